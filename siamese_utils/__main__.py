@@ -1,0 +1,5 @@
+"""``python -m siamese_utils``."""
+
+from siamese_utils.cli import main
+
+main()

@@ -1,0 +1,91 @@
+"""The command line: ``python -m siamese_utils COMMAND``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from siamese_utils import results
+from siamese_utils.checkpoints import load_encoder
+from siamese_utils.data import load_cifar100
+from siamese_utils.errors import SiameseError
+from siamese_utils.evaluation import METRICS, SplitEvaluation
+from siamese_utils.oneshot import classify_folder
+from siamese_utils.recipes import DEFAULT_RECIPE
+from siamese_utils.sweep import reevaluate, run_split
+
+app = typer.Typer(
+    help="One-shot learning with Siamese networks.", no_args_is_help=True, add_completion=False,
+    pretty_exceptions_enable=False,
+)  # fmt: skip
+
+
+def main() -> None:
+    """Run the command line; an error the user can act on is one sentence and exit code 1."""
+    try:
+        app()
+    except SiameseError as error:
+        typer.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+
+
+@app.command()
+def report(
+    out: Annotated[Path, typer.Option(help="Folder for the HTML pages.")] = Path("build/report"),
+    profile: Annotated[str, typer.Option(help="smoke, report or full.")] = "report",
+    in_place: Annotated[bool, typer.Option(help="Store the outputs in the notebooks instead of rendering.")] = False,
+    notebooks: Annotated[Path | None, typer.Option(help="Folder of the notebooks.")] = None,
+) -> None:
+    """Execute the notebooks and render the report as a web site that needs no network."""
+    from siamese_utils.report import build_report, execute_in_place  # slow to import, needed here alone
+
+    folder = notebooks or results.project_root() / "notebooks"
+    if in_place:
+        execute_in_place(folder, profile)
+    else:
+        build_report(folder, out, profile)
+
+
+@app.command()
+def train(
+    split: Annotated[str, typer.Option(help="Class split, for example 90-10.")] = "90-10",
+    draw: Annotated[int, typer.Option(help="Class draw; 0 is the alphabetical one.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seeds weights, batches and augmentation.")] = 0,
+    recipe: Annotated[str, typer.Option(help="A name in siamese_utils.recipes.")] = DEFAULT_RECIPE,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+) -> None:
+    """Train one split, store its checkpoint and metrics; started again after a kill, it goes on."""
+    evaluation = run_split(split, draw, seed, recipe, load_cifar100("train"), load_cifar100("test"), device=device)
+    _print(evaluation)
+
+
+@app.command()
+def evaluate(checkpoint: Annotated[Path, typer.Argument(help="A stored checkpoint of a split.")]) -> None:
+    """Compute every metric of a stored checkpoint anew."""
+    _print(reevaluate(checkpoint, load_cifar100("train"), load_cifar100("test")))
+
+
+@app.command()
+def classify(
+    support: Annotated[Path, typer.Argument(help="Folder with one sub-folder a class, one image or more each.")],
+    queries: Annotated[list[Path], typer.Argument(help="Images to classify, or folders of images.")],
+    checkpoint: Annotated[Path | None, typer.Option(help="Encoder to use; the stored 90-10 one if left out.")] = None,
+    csv: Annotated[bool, typer.Option(help="Print all similarities as CSV.")] = False,
+) -> None:
+    """Recognise your own classes from one example each."""
+    encoder = load_encoder(checkpoint or results.checkpoint_path("90-10", 0))
+    table = classify_folder(encoder, support, queries)
+    if csv:
+        typer.echo(table.to_csv(index=False, float_format="%.4f"), nl=False)
+        return
+    for row in table.itertuples():
+        typer.echo(f"{row.query}: {row.prediction} (similarity {row.similarity:.2f}, lead {row.margin:.2f})")
+
+
+def _print(evaluation: SplitEvaluation) -> None:
+    for name, estimate in evaluation.metrics.items():
+        typer.echo(f"{name:<24} {estimate!s:>15}   {METRICS[name]}")
+    typer.echo(f"threshold on the cosine similarity: {evaluation.threshold:.3f}")

@@ -1,0 +1,53 @@
+"""What the machine has: device, mixed precision, processor name."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import torch
+
+from siamese_utils.errors import ConfigError
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """Turn ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"`` into a device that works here.
+
+    Raises:
+        ConfigError: the device does not exist on this machine.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"The device {name!r} cannot be used on this machine; use 'auto' or 'cpu'.") from error
+    return device
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """The lower precision that this device computes natively, or ``None`` for plain float32.
+
+    On a processor without bfloat16 instructions autocast is emulated and slower than float32, so it is used
+    only where the instructions are really there.
+    """
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"):
+            return torch.bfloat16
+    return None
+
+
+def processor_name() -> str:
+    """The processor's name as its maker writes it, as far as the system tells."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,211 @@
+"""Encoders: the twin networks of a Siamese pair, each mapping an image to an embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from siamese_utils.augment import check_images, to_float
+from siamese_utils.errors import ConfigError, ShapeError, unknown
+
+Body = Callable[[], tuple[nn.Module, int]]  # makes a network and says how many features it gives
+
+ENCODERS: dict[str, Body] = {}
+
+
+def register(name: str) -> Callable[[Body], Body]:
+    """Put a body in the registry under ``name``."""
+
+    def add(make: Body) -> Body:
+        ENCODERS[name] = make
+        return make
+
+    return add
+
+
+class Encoder(nn.Module):
+    """A convolutional body, an optional linear projection, and what it takes to embed raw images.
+
+    Besides its weights an encoder carries three buffers, so that a checkpoint is all that is needed to
+    embed an image: the colour statistics of its training images, and the centre of its embeddings.
+
+    Args:
+        name: a name in ``ENCODERS``.
+        embedding_dim: size of the embedding; ``None`` takes the body's features as they are.
+        image_size: side in pixels of the square images it is made for.
+
+    Raises:
+        UnknownNameError: no such encoder.
+        ConfigError: the embedding size is not positive.
+    """
+
+    pixel_mean: torch.Tensor
+    pixel_std: torch.Tensor
+    centre: torch.Tensor
+
+    def __init__(self, name: str, embedding_dim: int | None = None, image_size: int = 32) -> None:
+        super().__init__()
+        if name not in ENCODERS:
+            raise unknown("encoder", name, ENCODERS)
+        if embedding_dim is not None and embedding_dim < 1:
+            raise ConfigError(f"An embedding needs at least one dimension, not {embedding_dim}.")
+        self.name = name
+        self.image_size = image_size
+        self.body, features = ENCODERS[name]()
+        self.projection: nn.Module = nn.Identity() if embedding_dim is None else nn.Linear(features, embedding_dim)
+        self.projected = embedding_dim is not None
+        self.embedding_dim = embedding_dim or features
+        self.register_buffer("pixel_mean", torch.full((3,), 127.5))
+        self.register_buffer("pixel_std", torch.full((3,), 64.0))
+        self.register_buffer("centre", torch.zeros(self.embedding_dim))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Features of normalised images: float (N, 3, H, W) to float (N, D), not of unit length."""
+        return self.projection(self.body(pixels))
+
+    @torch.no_grad()
+    def embed(self, images: np.ndarray | torch.Tensor, batch_size: int = 500) -> torch.Tensor:
+        """Embed raw images.
+
+        The direction of an image and of its mirror image are averaged; the mean direction of the
+        training classes (``centre``) is taken away, which spreads out what all classes share; the result
+        is scaled to unit length, so that a dot product of two rows is their cosine similarity.
+
+        Args:
+            images: uint8 (N, H, W, 3) with H = W = ``image_size``.
+            batch_size: images a forward pass; it does not change the result beyond rounding.
+
+        Returns:
+            float32 (N, D) on the CPU, rows of unit length.
+
+        Raises:
+            ShapeError: the images have another shape or type.
+        """
+        images = torch.as_tensor(images)
+        check_images(images)
+        if tuple(images.shape[1:3]) != (self.image_size, self.image_size):
+            raise ShapeError(
+                f"This encoder takes images of {self.image_size}x{self.image_size} pixels, got "
+                f"{images.shape[1]}x{images.shape[2]}; resize them, for example with siamese_utils.load_image."
+            )
+        directions = self._directions(images, batch_size)
+        return F.normalize(directions - self.centre.cpu(), dim=1)
+
+    def _directions(self, images: torch.Tensor, batch_size: int) -> torch.Tensor:
+        """Unit-length mean of the features of each image and its mirror image, before centring."""
+        was_training, device = self.training, self.pixel_mean.device
+        self.eval()
+        try:
+            rows = []
+            for batch in images.split(batch_size):
+                pixels = to_float(batch.to(device), self.pixel_mean, self.pixel_std)
+                both = F.normalize(self(pixels).float(), dim=1) + F.normalize(self(pixels.flip(3)).float(), dim=1)
+                rows.append(F.normalize(both, dim=1).cpu())
+        finally:
+            self.train(was_training)
+        return torch.cat(rows) if rows else torch.empty(0, self.embedding_dim)
+
+    @torch.no_grad()
+    def set_pixel_statistics(self, images: torch.Tensor) -> None:
+        """Take mean and standard deviation of each colour channel from training images, uint8 (N, H, W, 3)."""
+        check_images(images)
+        # Whole-number sums are exact and independent of the order of the images.
+        counts = torch.stack([torch.bincount(images[..., c].reshape(-1), minlength=256) for c in range(3)])
+        levels = torch.arange(256, dtype=torch.float64)
+        total = counts.sum(dim=1).to(torch.float64)
+        mean = (counts * levels).sum(dim=1) / total
+        variance = (counts * levels**2).sum(dim=1) / total - mean**2
+        self.pixel_mean.copy_(mean)
+        self.pixel_std.copy_(variance.clamp(min=1.0).sqrt())
+
+    @torch.no_grad()
+    def set_centre(self, images: torch.Tensor, batch_size: int = 500) -> None:
+        """Store the mean direction of training images (uint8 (N, H, W, 3)) as the centre that ``embed`` removes."""
+        self.centre.copy_(self._directions(images, batch_size).mean(dim=0))
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+
+
+def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+@register("conv3")
+def _conv3() -> tuple[nn.Module, int]:
+    """Three convolutions of 32, 64 and 128 channels with max-pooling between: the classic small baseline."""
+    stages = [_conv(3, 32), nn.MaxPool2d(2), _conv(32, 64), nn.MaxPool2d(2), _conv(64, 128)]
+    return nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1), nn.Flatten()), 128
+
+
+class _Residual(nn.Module):
+    """Two convolutions added to their input."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.path = nn.Sequential(_conv(channels, channels), _conv(channels, channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.path(x)
+
+
+def _resnet9(width: int) -> tuple[nn.Module, int]:
+    """A ResNet-9 in the manner of fast CIFAR training (Page, "How to train your ResNet", 2018).
+
+    Pooling follows the first convolution at once: on a processor the 32x32 stage is bound by memory and
+    takes most of the time for the least of the features.
+    """
+    body = nn.Sequential(
+        _conv(3, width), nn.MaxPool2d(2),
+        _conv(width, 2 * width), _Residual(2 * width), nn.MaxPool2d(2),
+        _conv(2 * width, 4 * width), _Residual(4 * width), nn.MaxPool2d(2),
+        _conv(4 * width, 8 * width), _Residual(8 * width),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    )  # fmt: skip
+    return body, 8 * width
+
+
+for _width in (16, 32, 48, 64):
+    ENCODERS[f"resnet9-{_width}"] = lambda width=_width: _resnet9(width)
+
+
+class _BasicBlock(nn.Module):
+    """ResNet basic block with the parameter-free shortcut (option A of He et al., 2016, section 4.2)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.stride, self.extra = stride, outputs - inputs
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)), inplace=True)))
+        if self.stride > 1 or self.extra:
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.extra // 2, self.extra - self.extra // 2))
+        return F.relu(out + x, inplace=True)
+
+
+def _cifar_resnet(depth: int) -> tuple[nn.Module, int]:
+    """ResNet of 6n+2 layers for CIFAR (He et al., 2016, section 4.2); 64 features."""
+    blocks = (depth - 2) // 6
+    layers: list[nn.Module] = [_conv(3, 16)]
+    for inputs, outputs in ((16, 16), (16, 32), (32, 64)):
+        layers.append(_BasicBlock(inputs, outputs, stride=1 if outputs == 16 else 2))
+        layers += [_BasicBlock(outputs, outputs, stride=1) for _ in range(blocks - 1)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), 64
+
+
+for _depth in (20, 32, 44, 56):
+    ENCODERS[f"resnet{_depth}"] = lambda depth=_depth: _cifar_resnet(depth)

@@ -1,0 +1,64 @@
+"""Errors a user can act on: each message is one clear sentence that says what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SiameseError(Exception):
+    """Base of every error this package raises on purpose; the command line prints its text alone."""
+
+
+class DataError(SiameseError, ValueError):
+    """A data set, image file or image folder is missing, damaged or not what it should be."""
+
+
+class SplitError(SiameseError, ValueError):
+    """A class split that does not exist or cannot be made."""
+
+
+class SamplingError(SiameseError, ValueError):
+    """Pairs, triplets, batches or episodes that the given images cannot supply."""
+
+
+class ShapeError(SiameseError, ValueError):
+    """An array of the wrong shape, type or range."""
+
+
+class ConfigError(SiameseError, ValueError):
+    """A configuration value that makes no sense."""
+
+
+class CheckpointError(SiameseError, ValueError):
+    """A checkpoint that is missing, damaged or foreign."""
+
+
+class ResultsError(SiameseError, ValueError):
+    """A results table that is missing a row or damaged."""
+
+
+class UnknownNameError(SiameseError, ValueError):
+    """A name that no registry knows."""
+
+
+class TrainingError(SiameseError, RuntimeError):
+    """Training cannot go on, for example because the loss is not a number."""
+
+
+class CollapseError(TrainingError):
+    """The encoder maps every image to nearly the same embedding."""
+
+
+def unknown(kind: str, name: object, known: Iterable[str]) -> UnknownNameError:
+    """Make the error for a name that is not in a registry, with the nearest known name as a hint.
+
+    Args:
+        kind: what was looked up, for example ``"encoder"``.
+        name: what the caller asked for.
+        known: the names that exist.
+    """
+    names = list(known)
+    near = difflib.get_close_matches(str(name), names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return UnknownNameError(f"Unknown {kind} {name!r}; known are: {', '.join(names)}.{hint}")

@@ -1,0 +1,171 @@
+"""What every notebook starts with: the profile, the data, the encoder, and figures that save themselves.
+
+The profile comes from the environment variable ``SIAMESE_PROFILE``:
+
+========  ==========================================================================================
+smoke     the synthetic set and a small encoder trained on it: checks that every cell runs
+report    the default: CIFAR-100 and the stored checkpoints and results; nothing is retrained
+full      CIFAR-100, and everything that takes hours is computed again and stored
+========  ==========================================================================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from dataclasses import dataclass, field
+from functools import cached_property
+from html import escape
+from pathlib import Path
+
+import pandas as pd
+from IPython.display import HTML, Image, display
+from matplotlib.figure import Figure
+
+from siamese_utils import plotting, results
+from siamese_utils.checkpoints import checkpoint_info, load_encoder, save_encoder
+from siamese_utils.data import ImageSet, SyntheticDataWarning, cache_folder, load_images
+from siamese_utils.encoders import Encoder
+from siamese_utils.errors import CheckpointError, unknown
+from siamese_utils.evaluation import SplitEvaluation
+from siamese_utils.recipes import DEFAULT_RECIPE, recipe
+from siamese_utils.splits import ClassSplit, class_split
+from siamese_utils.sweep import evaluate_encoder, run_split
+from siamese_utils.training import TrainConfig, train
+
+PROFILES = ("smoke", "report", "full")
+
+
+@dataclass(eq=False)
+class Study:
+    """The data and the encoder of one notebook.
+
+    Attributes:
+        profile: ``smoke``, ``report`` or ``full``.
+        train_set: training images.
+        test_set: test images.
+        split: seen and unseen classes.
+    """
+
+    profile: str
+    train_set: ImageSet
+    test_set: ImageSet
+    split: ClassSplit
+    _history: pd.DataFrame | None = field(default=None, repr=False)
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether the images are the synthetic stand-in rather than CIFAR-100."""
+        return self.test_set.is_synthetic
+
+    @property
+    def run_name(self) -> str:
+        """Name under which the split's run is stored."""
+        return f"cifar100-{self.split.name}-draw{self.split.draw}"
+
+    @property
+    def figures(self) -> Path:
+        """Where figures go; those of synthetic data never take the place of real ones."""
+        return results.project_root() / ("build/synthetic-figures" if self.is_synthetic else "figures")
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The encoder of the split: stored, retrained (profile ``full``), or a small one for synthetic data."""
+        if self.is_synthetic:
+            return load_encoder(self._synthetic_checkpoint())
+        path = results.checkpoint_path(self.split.name, self.split.draw)
+        if self.profile == "full":
+            run_split(self.split.name, self.split.draw, 0, DEFAULT_RECIPE, self.train_set, self.test_set)
+        return load_encoder(path)
+
+    @cached_property
+    def config(self) -> TrainConfig:
+        """The configuration that ``encoder`` was trained with."""
+        if self.is_synthetic:
+            return recipe("smoke")
+        _ = self.encoder
+        return TrainConfig.from_json(checkpoint_info(results.checkpoint_path(self.split.name, self.split.draw))["config"])
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        """One row an epoch of the training of ``encoder``."""
+        _ = self.encoder
+        if self.is_synthetic:
+            return pd.DataFrame(checkpoint_info(self._synthetic_checkpoint())["history"])
+        return pd.DataFrame(results.load_json(self.run_name)["history"])
+
+    @cached_property
+    def evaluation(self) -> SplitEvaluation:
+        """Every metric of the protocol, computed here and now for ``encoder``."""
+        return evaluate_encoder(
+            self.encoder, self.config, self.train_set, self.test_set, self.split.name, self.split.draw
+        )
+
+    def _synthetic_checkpoint(self) -> Path:
+        """A small encoder for the synthetic set, trained once (under a minute) and then kept in the cache."""
+        config = recipe("smoke")
+        key = json.dumps([config.to_json(), self.split.name, self.split.draw, self.train_set.source], sort_keys=True)
+        name = f"synthetic-{self.split.name}-{hashlib.blake2b(key.encode(), digest_size=6).hexdigest()}.safetensors"
+        path = cache_folder() / name
+        try:
+            load_encoder(path)
+        except CheckpointError:  # missing, or damaged by a full disk
+            trained = train(config, self.train_set, self.split.seen, device="cpu", progress=False)
+            save_encoder(trained.encoder, path, {"history": trained.history.to_dict(orient="records")})
+        return path
+
+    def show_figure(self, figure: Figure, name: str, alt: str) -> None:
+        """Save a figure under ``name`` (SVG, PNG, alternative text) and display it."""
+        png = plotting.save_figure(figure, name, alt, self.figures)
+        display(Image(data=png, format="png", alt=" ".join(alt.split())))
+
+    def show_table(self, table: pd.DataFrame, caption: str, decimals: int = 2) -> None:
+        """Display a table with a caption."""
+        styled = table.style.format(precision=decimals, na_rep="–").hide(axis="index").set_caption(caption)
+        # Fixed ids keep the stored output the same from run to run.
+        display(HTML(styled.set_uuid(hashlib.blake2b(caption.encode(), digest_size=4).hexdigest()).to_html()))
+
+
+def start(split: str = "90-10", draw: int = 0) -> Study:
+    """Begin a notebook: choose the profile, load the data, set the look, and say what is used.
+
+    Args:
+        split: the class split whose encoder the notebook looks at.
+        draw: class draw.
+
+    Raises:
+        UnknownNameError: ``SIAMESE_PROFILE`` names no profile.
+        DataError: a data set was found and is damaged.
+    """
+    profile = os.environ.get("SIAMESE_PROFILE", "report")
+    if profile not in PROFILES:
+        raise unknown("SIAMESE_PROFILE", profile, PROFILES)
+    if profile == "smoke":
+        os.environ["SIAMESE_SYNTHETIC"] = "1"
+    plotting.set_style()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntheticDataWarning)  # the banner says it better
+        train_set, test_set = load_images("train"), load_images("test")
+    study = Study(profile, train_set, test_set, class_split(split, draw, train_set.num_classes))
+    display(HTML(_banner(study)))
+    return study
+
+
+def _banner(study: Study) -> str:
+    source = escape(study.test_set.name)
+    if study.is_synthetic:
+        style = "background:#FFF3CD;color:#533F03;border-left:6px solid #D55E00;padding:.7em 1em"
+        text = (
+            "<strong>Synthetic data.</strong> CIFAR-100 is not in use here, so the live cells below show drawn "
+            "shapes and a small encoder trained on them within a minute. Their numbers say nothing about CIFAR-100. "
+            "Tables that are read from <code>results/</code> are about CIFAR-100 and say so."
+        )
+    else:
+        style = "background:#EAF4FB;color:#123;border-left:6px solid #0072B2;padding:.7em 1em"
+        text = (
+            f"Profile <code>{escape(study.profile)}</code>: {len(study.train_set):,} training and "
+            f"{len(study.test_set):,} test images of CIFAR-100."
+        )
+    return f'<div class="siamese-banner" data-siamese-source="{source}" style="{style}">{text}</div>'

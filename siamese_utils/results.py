@@ -1,0 +1,224 @@
+"""Results on disk: tidy tables, one number a row, and beside them what each number came from."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from filelock import FileLock
+
+from siamese_utils.devices import autocast_dtype, pick_device, processor_name
+from siamese_utils.errors import ResultsError
+from siamese_utils.evaluation import Estimate
+from siamese_utils.files import write_text_atomically
+
+SPLIT_SWEEP_COLUMNS = ("split", "draw", "seed", "recipe", "metric", "value", "ci95", "n", "checkpoint")
+_PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scikit-learn")
+
+
+def project_root() -> Path:
+    """The folder that holds ``results/``: the working folder or the nearest one above it that has it.
+
+    Falls back to the folder this package lies in, so that notebooks and commands find the stored results
+    wherever they are started.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "results").is_dir() and (folder / "siamese_utils").is_dir():
+            return folder
+    return Path(__file__).resolve().parents[1]
+
+
+def results_dir() -> Path:
+    """The folder of the stored tables, runs and checkpoints."""
+    return project_root() / "results"
+
+
+def checkpoint_path(split: str, draw: int) -> Path:
+    """Where the checkpoint of a CIFAR-100 split is stored."""
+    return results_dir() / "checkpoints" / f"cifar100-{split}-draw{draw}.safetensors"
+
+
+def provenance(device: str = "auto") -> dict[str, Any]:
+    """What a number was computed with: commit, versions, processor, precision, time of day (UTC)."""
+    where = pick_device(device)
+    versions = {"python": sys.version.split()[0]}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:  # installed without metadata
+            versions[package] = "unknown"
+    precision = autocast_dtype(where)
+    return {
+        "commit": _commit(),
+        "versions": versions,
+        "processor": processor_name(),
+        "threads": torch.get_num_threads(),
+        "device": where.type,
+        "precision": str(precision or torch.float32).removeprefix("torch."),
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _commit() -> str:
+    """The commit of the code, with ``+changes`` when the package differs from it; empty outside git."""
+
+    def git(*arguments: str) -> str:
+        run = subprocess.run(["git", *arguments], cwd=project_root(), capture_output=True, text=True, timeout=30)
+        return run.stdout.strip() if run.returncode == 0 else ""
+
+    try:
+        commit = git("rev-parse", "--short=12", "HEAD")
+        return commit + ("+changes" if commit and git("status", "--porcelain", "siamese_utils") else "")
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Read a results table.
+
+    Args:
+        path: a CSV file.
+        columns: what it must hold; extra columns are an error too.
+
+    Raises:
+        ResultsError: the file is missing or has other columns.
+    """
+    if not path.is_file():
+        raise ResultsError(f"There is no results table {path}; run the study that writes it, or fetch the results folder.")
+    try:
+        table = pd.read_csv(path, keep_default_na=False, dtype={"split": str, "checkpoint": str, "metric": str})
+    except (ValueError, pd.errors.ParserError) as error:
+        raise ResultsError(f"The results table {path} is damaged ({error}); restore it from version control.") from error
+    if columns is not None and tuple(table.columns) != tuple(columns):
+        raise ResultsError(f"The results table {path} has columns {list(table.columns)}, expected {list(columns)}.")
+    return table
+
+
+def split_sweep() -> pd.DataFrame:
+    """The stored rows of ``results/split_sweep.csv``."""
+    return read_table(results_dir() / "split_sweep.csv", SPLIT_SWEEP_COLUMNS)
+
+
+def result(table: pd.DataFrame, **key: Any) -> pd.Series:
+    """The single row of a table with these values, for example ``result(t, split="90-10", metric="acc_5w1s")``.
+
+    Raises:
+        ResultsError: no row fits, or several do.
+    """
+    rows = table
+    for column, value in key.items():
+        rows = rows[rows[column] == value]
+    if len(rows) != 1:
+        raise ResultsError(f"Expected one results row with {key}, found {len(rows)}; name more columns or run the study.")
+    return rows.iloc[0]
+
+
+def store_run(
+    key: Mapping[str, Any],
+    metrics: Mapping[str, Estimate],
+    checkpoint: str,
+    *,
+    table: Path | None = None,
+    columns: Sequence[str] = SPLIT_SWEEP_COLUMNS,
+) -> pd.DataFrame:
+    """Put one run's metrics into a tidy table, replacing rows of the same key.
+
+    Safe against a kill (the file is replaced in one step) and against a second process (a lock file).
+
+    Args:
+        key: the identifying columns, for example split, draw, seed and recipe.
+        metrics: estimates by metric name.
+        checkpoint: path relative to the project root of the file that the numbers come from, or ``""``.
+        table: CSV file; ``None`` for ``results/split_sweep.csv``.
+        columns: its columns.
+
+    Returns:
+        the whole table as stored.
+    """
+    path = table if table is not None else results_dir() / "split_sweep.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = pd.DataFrame(
+        [{**key, "metric": name, "value": round(e.value, 4), "ci95": round(e.ci95, 4), "n": e.n, "checkpoint": checkpoint}
+         for name, e in metrics.items()]
+    )[list(columns)]  # fmt: skip
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        if path.exists():
+            old = read_table(path, columns)
+            same = pd.Series(True, index=old.index)
+            for column, value in key.items():
+                same &= old[column] == value
+            new = pd.concat([old[~same], new], ignore_index=True)
+        buffer = io.StringIO()
+        new.to_csv(buffer, index=False, lineterminator="\n")
+        write_text_atomically(path, buffer.getvalue())
+    return new
+
+
+def store_json(name: str, content: Mapping[str, Any]) -> Path:
+    """Write ``results/runs/<name>.json``: configuration, history and provenance of one run."""
+    path = results_dir() / "runs" / f"{name}.json"
+    write_text_atomically(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
+    return path
+
+
+def load_json(name: str) -> dict[str, Any]:
+    """Read what ``store_json`` wrote.
+
+    Raises:
+        ResultsError: it is missing or damaged.
+    """
+    path = results_dir() / "runs" / f"{name}.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"The run record {path} is missing or damaged; run the study that writes it.") from error
+
+
+SEED_COLUMNS = ("split", "metric", "value", "ci95", "source")
+
+
+def seed_reference() -> pd.DataFrame:
+    """Numbers of the seed project: ``published`` in its own table, or ``measured`` from its published weights.
+
+    The measured ones use this project's protocol on the same test images.
+    """
+    table = read_table(results_dir() / "seed_reference.csv", SEED_COLUMNS)
+    return table.assign(ci95=pd.to_numeric(table.ci95, errors="coerce"))
+
+
+def comparison_table(split: str, draw: int = 0, recipe: str | None = None) -> pd.DataFrame:
+    """One row a metric: ours with its 95% interval, the seed's, and the difference; percent.
+
+    Args:
+        split: for example ``"90-10"``.
+        draw: class draw; the seed's numbers belong to draw 0 and are left out for others.
+        recipe: which of our recipes, where several are stored.
+
+    Raises:
+        ResultsError: nothing is stored for this split and draw.
+    """
+    ours = split_sweep()
+    ours = ours[(ours.split == split) & (ours.draw == draw) & (True if recipe is None else ours.recipe == recipe)]
+    if ours.empty:
+        raise ResultsError(f"No results are stored for split {split}, draw {draw}; train it first.")
+    seed = seed_reference().set_index(["split", "metric"])
+    rows = []
+    for row in ours.itertuples():
+        line = {"metric": row.metric, "ours": f"{row.value:.2f} ± {row.ci95:.2f}", "seed": "–", "difference": "–"}
+        if draw == 0 and (split, row.metric) in seed.index:
+            reference = seed.loc[(split, row.metric)]
+            interval = f" ± {reference.ci95:.2f}" if pd.notna(reference.ci95) else ""
+            line["seed"] = f"{reference.value:.2f}{interval} ({reference.source})"
+            line["difference"] = f"{row.value - reference.value:+.2f}"
+        rows.append(line)
+    return pd.DataFrame(rows)

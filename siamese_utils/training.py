@@ -1,0 +1,394 @@
+"""The training loop: one forward pass a batch, pairs and triplets found inside it, exact resume after a kill."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.tensorboard import SummaryWriter
+from tqdm.auto import tqdm
+
+from siamese_utils.augment import AugmentConfig, augment_batch
+from siamese_utils.data import ImageSet
+from siamese_utils.devices import autocast_dtype, pick_device
+from siamese_utils.encoders import Encoder
+from siamese_utils.errors import CheckpointError, CollapseError, ConfigError, TrainingError
+from siamese_utils.evaluation import few_shot_accuracy
+from siamese_utils.files import atomic_path
+from siamese_utils.losses import Term, WeightedSum, embedding_spread
+from siamese_utils.sampling import PKBatches, named_rng
+from siamese_utils.splits import hold_out_classes, hold_out_images
+
+COLLAPSE_SPREAD = 0.002  # below this share of spread, all embeddings point the same way
+COLLAPSE_PATIENCE = 30  # consecutive steps, so that one odd batch does not stop a run
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a training run, apart from data and classes.
+
+    Attributes:
+        recipe: name under which results are filed.
+        terms: the objectives, added up.
+        encoder: a name in ``ENCODERS``.
+        embedding_dim: size of a linear projection, or ``None`` for the encoder's own features.
+        epochs: passes over the training images.
+        batch_size: images a step, P classes x K images.
+        images_per_class: K; raised where a split has too few classes to fill a batch.
+        learning_rate: peak rate of AdamW.
+        weight_decay: decoupled weight decay (Loshchilov & Hutter, 2019) on matrices and kernels.
+        warmup: share of the training in which the rate rises linearly; afterwards it falls along a cosine.
+        clip_norm: largest norm of the gradient.
+        resolutions: ``(begin, side)`` pairs: from that share of the training on, images are scaled to that
+            side. Small images first cost little and teach the coarse features.
+        augment: how images are varied.
+        held_out_images: training images a class kept out of training, for choosing thresholds.
+        validation_classes: training classes kept out of training, for choosing recipes; 0 for a final run.
+        seed: seeds everything: initial weights, batches, augmentation, what is held out.
+    """
+
+    recipe: str
+    terms: tuple[Term, ...]
+    encoder: str = "resnet9-32"
+    embedding_dim: int | None = None
+    epochs: int = 10
+    batch_size: int = 256
+    images_per_class: int = 4
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    warmup: float = 0.2
+    clip_norm: float = 1.0
+    resolutions: tuple[tuple[float, int], ...] = ()
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    held_out_images: int = 20
+    validation_classes: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 4 or self.images_per_class < 2:
+            raise ConfigError("Training needs at least 1 epoch, batches of 4 images and 2 images a class in a batch.")
+        if self.learning_rate <= 0 or not 0 <= self.warmup < 1 or self.clip_norm <= 0:
+            raise ConfigError("Training needs a positive learning rate and clip norm, and a warm-up share in [0, 1).")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data that JSON can hold; ``from_json`` reads it back."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> TrainConfig:
+        """Rebuild a configuration.
+
+        Raises:
+            ConfigError: the data hold an unknown or missing field.
+        """
+        try:
+            fields = dict(data)
+            fields["terms"] = tuple(Term(**term) for term in fields["terms"])
+            fields["augment"] = AugmentConfig(**fields["augment"])
+            fields["resolutions"] = tuple((float(begin), int(side)) for begin, side in fields["resolutions"])
+            return cls(**fields)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"This is not a training configuration of siamese_utils ({error}).") from error
+
+
+@dataclass(frozen=True, eq=False)
+class TrainResult:
+    """A finished run.
+
+    Attributes:
+        encoder: trained, in evaluation mode, on the CPU.
+        config: what it was trained with.
+        history: one row an epoch: loss, learning rate, statistics of the objectives, seconds, images/s.
+        classes: labels trained on.
+        validation_classes: labels held out for choices.
+        held_out: positions, in the training set, of the images held out for the threshold; int64 (M,).
+        seconds: time spent training, over all resumptions.
+    """
+
+    encoder: Encoder
+    config: TrainConfig
+    history: pd.DataFrame
+    classes: tuple[int, ...]
+    validation_classes: tuple[int, ...]
+    held_out: torch.Tensor
+    seconds: float
+
+
+def learning_rate_at(progress: float, config: TrainConfig) -> float:
+    """Rate at a share of the training: linear warm-up to the peak, then a cosine to zero."""
+    if progress < config.warmup:
+        return config.learning_rate * (0.05 + 0.95 * progress / config.warmup)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (progress - config.warmup) / (1 - config.warmup)))
+
+
+def _side_at(progress: float, config: TrainConfig, full: int) -> int:
+    sides = [side for begin, side in config.resolutions if begin <= progress]
+    return sides[-1] if sides else full
+
+
+def _optimizer(encoder: Encoder, objective: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    parameters = [*encoder.parameters(), *objective.parameters()]
+    decayed = [p for p in parameters if p.ndim > 1]
+    rest = [p for p in parameters if p.ndim <= 1]  # biases and normalisation: decay only hurts them
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.learning_rate)
+
+
+def _make_batches(labels: torch.Tensor, config: TrainConfig) -> PKBatches:
+    """P x K batches of the configured size; with few classes, more images of each."""
+    classes = int(labels.max()) + 1
+    per_class = max(config.images_per_class, math.ceil(config.batch_size / classes))
+    return PKBatches(labels, max(2, config.batch_size // per_class), per_class, config.seed)
+
+
+class _CollapseWatch:
+    """Stops a run whose embeddings have shrunk to a point, instead of letting it run on for hours."""
+
+    def __init__(self) -> None:
+        self.flat_steps = 0
+
+    def check(self, embeddings: torch.Tensor, epoch: int) -> None:
+        spread = embedding_spread(embeddings)
+        self.flat_steps = self.flat_steps + 1 if spread < COLLAPSE_SPREAD else 0
+        if self.flat_steps >= COLLAPSE_PATIENCE:
+            raise CollapseError(
+                f"The encoder collapsed in epoch {epoch + 1}: every image gets nearly the same embedding (spread "
+                f"{spread:.1e}), so a triplet loss can only stay at its margin; lower the learning rate, lengthen the "
+                "warm-up, mine 'semi_hard' instead of 'batch_hard', use a soft margin (temperature), or start with a "
+                "proxy term."
+            )
+
+
+def _state_path(run_dir: Path) -> Path:
+    return run_dir / "state.pt"
+
+
+def _load_state(run_dir: Path, config: TrainConfig, classes: tuple[int, ...]) -> dict[str, Any] | None:
+    path = _state_path(run_dir)
+    if not path.exists():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        same = json.loads(state["config"]) == config.to_json() and tuple(state["classes"]) == classes
+    except Exception as error:  # torch.load raises many types for a damaged file
+        raise CheckpointError(f"The training state {path} is damaged; delete it to start the run again.") from error
+    if not same:
+        raise CheckpointError(
+            f"{path} belongs to a run with another configuration or other classes; choose another run folder or "
+            "delete it."
+        )
+    return state
+
+
+def train(
+    config: TrainConfig,
+    train_set: ImageSet,
+    classes: Iterable[int],
+    *,
+    run_dir: str | Path | None = None,
+    device: str = "auto",
+    progress: bool = True,
+    stop_after: int | None = None,
+) -> TrainResult:
+    """Train an encoder on some classes.
+
+    Everything random is derived from the seed and the epoch's number, so a run that is killed and started
+    again with the same ``run_dir`` repeats the interrupted epoch and ends with the same weights.
+
+    Args:
+        config: the recipe.
+        train_set: training images; only those of ``classes`` are touched.
+        classes: labels of the seen classes.
+        run_dir: folder for the state after each epoch and the TensorBoard log; ``None`` keeps nothing.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        progress: show a progress bar.
+        stop_after: stop after so many epochs of this call, as a kill would (the state is on disk).
+
+    Returns:
+        the encoder and how it got there.
+
+    Raises:
+        CollapseError: all embeddings have become the same.
+        TrainingError: the loss is not finite, or ``stop_after`` was reached.
+        CheckpointError: ``run_dir`` holds a damaged state or that of another run.
+        SplitError, SamplingError, ConfigError, UnknownNameError: the configuration does not fit the data.
+    """
+    seen = tuple(sorted(set(classes)))
+    training_classes, validation_classes = hold_out_classes(seen, config.validation_classes, config.seed)
+    used, held_out = hold_out_images(train_set.labels, training_classes, config.held_out_images, config.seed)
+    number_of = torch.full((train_set.num_classes,), -1, dtype=torch.int64)
+    number_of[list(training_classes)] = torch.arange(len(training_classes))
+    labels = number_of[train_set.labels[used]]
+    where = pick_device(device)
+    images = train_set.images[used].to(where)
+    batches = _make_batches(labels, config)
+    labels = labels.to(where)
+
+    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
+        torch.manual_seed(config.seed)
+        encoder = Encoder(config.encoder, config.embedding_dim, image_size=train_set.images.shape[1])
+        objective = WeightedSum(config.terms, len(training_classes), encoder.embedding_dim).to(where)
+        encoder.set_pixel_statistics(train_set.images[used])
+        encoder.to(where, memory_format=torch.channels_last)
+        optimizer = _optimizer(encoder, objective, config)
+
+        history: list[dict[str, float]] = []
+        run_path = Path(run_dir) if run_dir is not None else None
+        if run_path is not None and (state := _load_state(run_path, config, seen)):
+            encoder.load_state_dict(state["encoder"])
+            objective.load_state_dict(state["objective"])
+            optimizer.load_state_dict(state["optimizer"])
+            history = json.loads(state["history"])
+        first_epoch = len(history)
+        writer = SummaryWriter(run_path / "tensorboard") if run_path is not None else None
+        bar = tqdm(
+            total=config.epochs * batches.steps * batches.batch_size,
+            initial=first_epoch * batches.steps * batches.batch_size,
+            unit="img", unit_scale=True, desc=config.recipe, disable=not progress, smoothing=0.05,
+        )  # fmt: skip
+        try:
+            for epoch in range(first_epoch, config.epochs):
+                if stop_after is not None and epoch - first_epoch >= stop_after:
+                    raise TrainingError(f"Stopped after {stop_after} epochs as asked; start again to go on.")
+                row = _train_epoch(epoch, config, encoder, objective, optimizer, images, labels, batches, bar)
+                if validation_classes:
+                    row["validation_acc_5w1s"] = validation_accuracy(encoder, train_set, validation_classes)
+                history.append(row)
+                bar.set_postfix({key: f"{row[key]:.3g}" for key in row if key in ("loss", "validation_acc_5w1s")})
+                if run_path is not None and writer is not None:
+                    for key, value in row.items():
+                        writer.add_scalar(key, value, epoch + 1)
+                    _save_state(run_path, config, seen, encoder, objective, optimizer, history)
+        finally:
+            bar.close()
+            if writer is not None:
+                writer.close()
+
+    centre_images = _some_of_each_class(labels.cpu(), 50)
+    encoder.set_centre(train_set.images[used[centre_images]])
+    return TrainResult(
+        encoder=encoder.cpu().eval(),
+        config=config,
+        history=pd.DataFrame(history),
+        classes=training_classes,
+        validation_classes=validation_classes,
+        held_out=held_out,
+        seconds=sum(row["seconds"] for row in history),
+    )
+
+
+def _train_epoch(
+    epoch: int,
+    config: TrainConfig,
+    encoder: Encoder,
+    objective: WeightedSum,
+    optimizer: torch.optim.Optimizer,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    batches: PKBatches,
+    bar: tqdm,
+) -> dict[str, float]:
+    """One pass over the training images; returns the epoch's row of the history."""
+    start = time.perf_counter()
+    seed = zlib.crc32(f"{config.seed}/{epoch}".encode())
+    torch.manual_seed(seed)  # for random mining
+    generator = torch.Generator().manual_seed(seed)
+    low_precision = autocast_dtype(images.device)
+    watch = _CollapseWatch()
+    totals: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    encoder.train()
+    for step, positions in enumerate(batches.epoch(epoch).to(images.device)):
+        progress = (epoch + step / batches.steps) / config.epochs
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate_at(progress, config)
+        pixels = augment_batch(
+            images[positions], config.augment, encoder.pixel_mean, encoder.pixel_std, generator
+        )
+        side = _side_at(progress, config, images.shape[1])
+        if side != pixels.shape[2]:
+            pixels = F.interpolate(pixels, size=(side, side), mode="bilinear", align_corners=False)
+        with torch.autocast(images.device.type, dtype=low_precision, enabled=low_precision is not None):
+            embeddings = encoder(pixels)
+        output = objective(embeddings, labels[positions], progress)
+        loss = float(output.loss.detach())
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"The loss became {loss} in epoch {epoch + 1}, step {step + 1}; lower the learning rate or lengthen "
+                "the warm-up. The state after the last whole epoch is kept."
+            )
+        watch.check(embeddings, epoch)
+        optimizer.zero_grad(set_to_none=True)
+        output.loss.backward()
+        nn.utils.clip_grad_norm_([*encoder.parameters(), *objective.parameters()], config.clip_norm)
+        optimizer.step()
+        for key, value in {"loss": loss, **{k: float(v) for k, v in output.stats.items()}}.items():
+            totals[key] = totals.get(key, 0.0) + value
+            counts[key] = counts.get(key, 0) + 1
+        bar.update(len(positions))
+    seconds = time.perf_counter() - start
+    means = {key: totals[key] / counts[key] for key in totals}
+    return {
+        "epoch": epoch + 1,
+        **means,
+        "learning_rate": learning_rate_at((epoch + 1) / config.epochs, config),
+        "seconds": seconds,
+        "images_per_second": batches.steps * batches.batch_size / seconds,
+    }
+
+
+def _save_state(
+    run_dir: Path,
+    config: TrainConfig,
+    classes: tuple[int, ...],
+    encoder: Encoder,
+    objective: WeightedSum,
+    optimizer: torch.optim.Optimizer,
+    history: list[dict[str, float]],
+) -> None:
+    state = {
+        "config": json.dumps(config.to_json()),
+        "classes": list(classes),
+        "encoder": encoder.state_dict(),
+        "objective": objective.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "history": json.dumps(history),
+    }
+    try:
+        with atomic_path(_state_path(run_dir)) as temporary:
+            torch.save(state, temporary)
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(
+            f"Cannot write the training state to {run_dir} ({error}); make room there or choose another run folder. "
+            "The state before this epoch is kept."
+        ) from error
+
+
+def validation_accuracy(encoder: Encoder, train_set: ImageSet, classes: tuple[int, ...], episodes: int = 2_000) -> float:
+    """5-way 1-shot accuracy (percent) on held-out training classes, from their first 100 training images each.
+
+    This, not a test class, is what recipes are chosen by.
+    """
+    positions = train_set.indices_of(classes)
+    positions = positions[_some_of_each_class(train_set.labels[positions], 100)]
+    embeddings = encoder.embed(train_set.images[positions])
+    ways = min(5, len(classes))
+    rng = named_rng(0, "validation")
+    labels = train_set.labels[positions]
+    return few_shot_accuracy(embeddings, labels, rng, ways=ways, shots=1, episodes=episodes).value
+
+
+def _some_of_each_class(labels: torch.Tensor, most: int) -> torch.Tensor:
+    """Positions of the first ``most`` images of every class."""
+    return torch.cat([(labels == label).nonzero().squeeze(1)[:most] for label in labels.unique()])

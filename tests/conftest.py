@@ -1,0 +1,69 @@
+"""Fixtures that every test file shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from siamese_utils.data import ImageSet, cache_folder, find_cifar100, load_cifar100
+from siamese_utils.synthetic import make_synthetic
+
+# The same examples every time and no time limit: a slow or busy machine must not fail a test at random.
+settings.register_profile("siamese", deadline=None, derandomize=True, database=None, max_examples=50)
+settings.load_profile("siamese")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the project's marker."""
+    config.addinivalue_line("markers", "real_data: needs CIFAR-100 on this machine, otherwise skipped")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs CIFAR-100 where it cannot be found; no test downloads it."""
+    needy = [item for item in items if item.get_closest_marker("real_data")]
+    if needy and find_cifar100() is None:
+        for item in needy:
+            item.add_marker(pytest.mark.skip(reason="CIFAR-100 is not on this machine"))
+
+
+@pytest.fixture(autouse=True)
+def isolated_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keep every test away from the user's cache and from the network."""
+    monkeypatch.setenv("SIAMESE_CACHE", str(tmp_path / "siamese-cache"))
+    monkeypatch.setenv("SIAMESE_OFFLINE", "1")
+    monkeypatch.delenv("SIAMESE_SYNTHETIC", raising=False)
+
+
+@pytest.fixture(scope="session")
+def synthetic_train() -> ImageSet:
+    """Twenty synthetic classes of 30 training images."""
+    return make_synthetic("train", num_classes=20, per_class=30)
+
+
+@pytest.fixture(scope="session")
+def synthetic_test() -> ImageSet:
+    """The same twenty classes, 20 test images each."""
+    return make_synthetic("test", num_classes=20, per_class=20)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Callable[[str], ImageSet]:
+    """Return a loader of real CIFAR-100, ``real_data("test")``; skips where it is not on this machine."""
+    source = find_cifar100()
+    if source is None:
+        pytest.skip("CIFAR-100 is not on this machine")
+    folder, cache = source.path.resolve(), cache_folder()
+
+    @lru_cache
+    def load(part: str) -> ImageSet:
+        with (
+            pytest.MonkeyPatch.context() as patch
+        ):  # the user's cache, which `isolated_data` hides from tests
+            patch.setenv("SIAMESE_CACHE", str(cache))
+            return load_cifar100(part, root=folder, download=False)
+
+    return load
