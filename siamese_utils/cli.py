@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from siamese_utils import results
+from siamese_utils import plotting, results, summary
 from siamese_utils.checkpoints import load_encoder
 from siamese_utils.data import load_cifar100
 from siamese_utils.errors import SiameseError
@@ -83,6 +83,18 @@ def classify(
         return
     for row in table.itertuples():
         typer.echo(f"{row.query}: {row.prediction} (similarity {row.similarity:.2f}, lead {row.margin:.2f})")
+
+
+@app.command()
+def readme(
+    path: Annotated[Path | None, typer.Argument(help="The README to update.")] = None,
+) -> None:
+    """Write the headline figure, and the README's headline table, from the stored results."""
+    plotting.set_style()
+    figure, alt = summary.headline_figure()
+    plotting.save_figure(figure, "headline", alt, results.project_root() / "figures")
+    changed = summary.update_readme(path or results.project_root() / "README.md")
+    typer.echo("The headline figure is written; the README " + ("has changed." if changed else "was up to date."))
 
 
 def _print(evaluation: SplitEvaluation) -> None:

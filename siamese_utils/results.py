@@ -65,7 +65,7 @@ def provenance(device: str = "auto") -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": where.type,
         "precision": str(precision or torch.float32).removeprefix("torch."),
-        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
 
 

@@ -79,6 +79,7 @@ def run_split(
     """
     name = f"cifar100-{split}-draw{draw}"
     run_dir = results.project_root() / "runs" / f"{name}-{recipe_name}-seed{seed}"
+    computed_with = results.provenance(device)  # of the code that trains, not of what it becomes meanwhile
     trained = train_split(
         split, draw, seed, recipe_name, train_set, run_dir=run_dir, device=device, progress=progress
     )
@@ -98,7 +99,7 @@ def run_split(
             "threshold": evaluation.threshold,
             "seconds": trained.seconds,
             "history": trained.history.to_dict(orient="records"),
-            "provenance": results.provenance(device),
+            "provenance": computed_with,
         },
     )
     return evaluation

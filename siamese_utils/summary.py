@@ -1,0 +1,126 @@
+"""The headline: one figure and one table, made from ``results/`` and put into the README by code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from siamese_utils import plotting, results
+from siamese_utils.errors import ResultsError
+from siamese_utils.files import write_text_atomically
+from siamese_utils.splits import SPLIT_NAMES
+
+HEADLINE_METRICS = {
+    "acc_5w1s": "5-way 1-shot",
+    "acc_5w5s": "5-way 5-shot",
+    "acc_allway_1s": "all-way 1-shot",
+    "pair_auc_unseen": "pair AUC",
+}
+_BEGIN, _END = "<!-- headline: made by `python -m siamese_utils readme` -->", "<!-- end of headline -->"
+
+
+def headline_rows() -> pd.DataFrame:
+    """One row a split of class draw 0 that has results: ours and the seed's, by metric; percent.
+
+    Columns: ``split``, ``classes`` (learned), ``metric``, ``value``, ``ci95``, ``seed``, ``seed_ci95``.
+    """
+    ours = results.split_sweep()
+    ours = ours[(ours.draw == 0) & (ours.seed == 0) & ours.metric.isin(HEADLINE_METRICS)]
+    reference = results.seed_reference()
+    reference = reference[reference.source == "measured"].rename(columns={"value": "seed", "ci95": "seed_ci95"})
+    rows = ours.merge(reference[["split", "metric", "seed", "seed_ci95"]], on=["split", "metric"], how="left")
+    rows = rows.assign(classes=rows.split.str.split("-").str[0].astype(int))
+    return rows.sort_values("classes")[["split", "classes", "metric", "value", "ci95", "seed", "seed_ci95"]]
+
+
+def headline_table() -> str:
+    """The README's table, in Markdown: unseen classes, ours with 95% intervals, the seed's weights in brackets."""
+    rows = headline_rows()
+    lines = [
+        "| classes learned – unseen | " + " | ".join(HEADLINE_METRICS.values()) + " |",
+        "|---" * (1 + len(HEADLINE_METRICS)) + "|",
+    ]
+    for split in SPLIT_NAMES:
+        of_split = rows[rows.split == split].set_index("metric")
+        if of_split.empty:
+            continue
+        cells = []
+        for metric in HEADLINE_METRICS:
+            row = of_split.loc[metric]
+            seed = "" if pd.isna(row.seed) else f" ({row.seed:.1f})"
+            cells.append(f"**{row.value:.1f}** ± {row.ci95:.1f}{seed}")
+        lines.append(f"| {split} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def headline_text() -> str:
+    """The README's headline block: a sentence with the main numbers, the table, and what it was computed with."""
+    rows = headline_rows()
+    best = rows[rows.metric == "acc_5w1s"].iloc[-1]
+    run = results.load_json(f"cifar100-{best.split}-draw0")
+    computed = run["provenance"]
+    hours = results.result(results.seed_reference(), split=best.split, metric="training_hours").value
+    return "\n".join(
+        [
+            f"After learning {best.classes} classes for {run['seconds'] / 60:.0f} minutes on {computed['threads']} processor "
+            f"cores, the network names an image of one of five *unseen* classes right **{best.value:.1f} ± {best.ci95:.1f}%** of "
+            f"the time from a single example of each ({best.seed:.1f}% with the seed project's weights, which took {hours:.0f} hours; "
+            "chance is 20%).",
+            "",
+            headline_table(),
+            "",
+            "Percent on unseen classes of the CIFAR-100 test set, class draw 0, with 95% intervals over episodes, supports or "
+            "images; in brackets the seed project's published weights under the same protocol. "
+            f"Recipe `{run['recipe']}`, {computed['processor']}, {computed['precision']}.",
+        ]
+    )
+
+
+def update_readme(readme: Path) -> bool:
+    """Put the headline block between its markers in the README; True if that changed the file.
+
+    Raises:
+        ResultsError: the README has no markers.
+    """
+    old = readme.read_text(encoding="utf-8")
+    pattern = re.compile(re.escape(_BEGIN) + ".*?" + re.escape(_END), re.DOTALL)
+    if not pattern.search(old):
+        raise ResultsError(f"{readme} has no headline markers; put {_BEGIN} and {_END} where the table belongs.")
+    new = pattern.sub(lambda _: f"{_BEGIN}\n{headline_text()}\n{_END}", old)
+    if new != old:
+        write_text_atomically(readme, new)
+    return new != old
+
+
+def headline_figure() -> tuple[Figure, str]:
+    """Few-shot accuracy against the number of classes learned: the figure and its alternative text."""
+    reference = results.seed_reference().query("metric == 'acc_5w1s' and source == 'measured'")
+    seed_classes = reference.split.str.split("-").str[0].astype(int)
+    ours = headline_rows().query("metric == 'acc_5w1s'")
+    figure, axis = plt.subplots(figsize=(9, 4.6))
+    axis.errorbar(seed_classes, reference.value, reference.ci95, fmt="s-", ms=5, color=plotting.SEED, capsize=2)
+    axis.errorbar(ours.classes, ours.value, ours.ci95, fmt="o-", ms=9, color=plotting.UNSEEN, capsize=3)
+    axis.axhline(20, color=plotting.SEED, ls="--", lw=1)
+    for row in ours.itertuples():
+        axis.annotate(f"{row.value:.1f}", (row.classes, row.value), (0, 9), textcoords="offset points", ha="center",
+                      color=plotting.UNSEEN, fontweight="bold", fontsize=12)  # fmt: skip
+    last = ours.iloc[-1]
+    axis.annotate("this project", (last.classes, last.value), (-22, 2), textcoords="offset points", ha="right",
+                  color=plotting.UNSEEN, fontweight="bold", fontsize=12)  # fmt: skip
+    axis.annotate("seed project's weights,\nsame protocol", (seed_classes.iloc[5], reference.value.iloc[5]), (4, -34),
+                  textcoords="offset points", color=plotting.SEED, fontweight="bold")  # fmt: skip
+    axis.annotate("chance", (10, 20), (0, 5), textcoords="offset points", color=plotting.SEED)
+    axis.set(xlabel="classes of CIFAR-100 learned", ylabel="accuracy on unseen classes (%)", xlim=(5, 97), ylim=(0, 100),
+             xticks=range(10, 100, 10), title="Naming one of five unseen classes from one example of each")  # fmt: skip
+    figure.tight_layout()
+    gains = ", ".join(f"{row.value:.1f} against {row.seed:.1f} percent at {row.split}" for row in ours.itertuples())
+    alt = (
+        "Five-way one-shot accuracy on unseen CIFAR-100 classes against the number of classes learned. The seed project's "
+        f"weights rise from {reference.value.iloc[0]:.1f} percent at 10 classes to {reference.value.iloc[-1]:.1f} at 90; "
+        f"this project reaches {gains}; chance is 20 percent."
+    )
+    return figure, alt

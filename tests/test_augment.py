@@ -1,0 +1,212 @@
+"""Augmentation against a slow image-by-image version that re-derives the same random numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from siamese_utils.augment import AugmentConfig, augment_batch, check_images, to_float
+from siamese_utils.errors import ConfigError, ShapeError
+
+MEAN, STD = torch.tensor([100.0, 120.0, 140.0]), torch.tensor([50.0, 60.0, 70.0])
+OFF = AugmentConfig(translate=0, flip=False)
+NO_CHANGE = (torch.zeros(3), torch.ones(3))  # mean and deviation that leave the 0-255 scale as it is
+
+
+def random_images(count: int = 6, height: int = 12, width: int = 12, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, height, width, 3), generator=generator).to(torch.uint8)
+
+
+def run(images: torch.Tensor, config: AugmentConfig, seed: int = 0, mean: Any = MEAN, std: Any = STD) -> torch.Tensor:
+    return augment_batch(images, config, mean, std, torch.Generator().manual_seed(seed))
+
+
+def shift_and_flip_slowly(images: torch.Tensor, config: AugmentConfig, seed: int) -> np.ndarray:
+    """Float64 (N, H, W, 3): pad every image by reflection, cut a window out, mirror it."""
+    generator = torch.Generator().manual_seed(seed)
+    count, (height, width) = len(images), images.shape[1:3]
+    t = config.translate
+    down = torch.randint(-t, t + 1, (count, 1), generator=generator).flatten().tolist()
+    right = torch.randint(-t, t + 1, (count, 1), generator=generator).flatten().tolist()
+    mirrored = (torch.rand(count, 1, generator=generator) < 0.5).flatten().tolist() if config.flip else [False] * count
+    result = []
+    for image, dy, dx, mirror in zip(images.numpy(), down, right, mirrored, strict=True):
+        padded = np.pad(image, ((t, t), (t, t), (0, 0)), mode="reflect")
+        window = padded[t + dy : t + dy + height, t + dx : t + dx + width]
+        result.append(window[:, ::-1] if mirror else window)
+    return np.stack(result).astype(np.float64)
+
+
+def channels_last(pixels: np.ndarray) -> np.ndarray:
+    return pixels.transpose(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("translate", [0, 1, 4, 11])
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("size", [(12, 12), (12, 17), (15, 12)])
+def test_shift_and_flip_agree_with_numpy(translate: int, flip: bool, size: tuple[int, int]) -> None:
+    config = AugmentConfig(translate=translate, flip=flip)
+    images = random_images(40, *size)
+    for seed in range(3):
+        expected = (shift_and_flip_slowly(images, config, seed) - MEAN.numpy()) / STD.numpy()
+        np.testing.assert_allclose(run(images, config, seed), channels_last(expected), atol=1e-5)
+
+
+def test_every_shift_and_both_sides_occur() -> None:
+    config = AugmentConfig(translate=2, flip=True)
+    image = random_images(1)
+    seen = {tuple(window.flatten().tolist()) for window in run(image.repeat(1000, 1, 1, 1), config)}
+    assert len(seen) == 5 * 5 * 2
+
+
+def test_border_is_filled_by_reflection() -> None:
+    ramp = torch.arange(8, dtype=torch.uint8)[None, None, :, None].expand(1, 8, 8, 3).contiguous()
+    out = run(ramp.repeat(200, 1, 1, 1), AugmentConfig(translate=3, flip=False), 0, *NO_CHANGE)
+    rows = {tuple(int(v) for v in image[0, 0]) for image in out}
+    positions = [3, 2, 1, 0, 1, 2, 3, 4, 5, 6, 7, 6, 5, 4]
+    assert rows == {tuple(positions[start : start + 8]) for start in range(7)}
+
+
+def test_all_off_is_only_normalisation() -> None:
+    images = random_images()
+    expected = (images.numpy().astype(np.float64) - MEAN.numpy()) / STD.numpy()
+    np.testing.assert_allclose(run(images, OFF), channels_last(expected), atol=1e-6)
+    torch.testing.assert_close(run(images, OFF), to_float(images, MEAN, STD))
+
+
+def test_to_float_standardises() -> None:
+    images = random_images(50)
+    flat = images.reshape(-1, 3).double()
+    out = to_float(images, flat.mean(0).float(), flat.std(0).float())
+    assert out.shape == (50, 3, 12, 12) and out.dtype == torch.float32
+    torch.testing.assert_close(out.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(out.std(dim=(0, 2, 3)), torch.ones(3), atol=1e-3, rtol=0)
+
+
+EVERYTHING = AugmentConfig(translate=3, flip=True, cutout=5, brightness=0.3, contrast=0.3, saturation=0.3)
+
+
+@pytest.mark.parametrize("config", [OFF, AugmentConfig(), EVERYTHING])
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_form_of_the_result(config: AugmentConfig, count: int) -> None:
+    out = run(random_images(count, 16, 20), config)
+    assert out.shape == (count, 3, 16, 20) and out.dtype == torch.float32
+    assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("config", [OFF, AugmentConfig(), EVERYTHING])
+def test_images_are_left_alone(config: AugmentConfig) -> None:
+    images = random_images()
+    before, mean, std = images.clone(), MEAN.clone(), STD.clone()
+    run(images, config)
+    assert torch.equal(images, before) and torch.equal(mean, MEAN) and torch.equal(std, STD)
+
+
+def test_same_generator_same_batch() -> None:
+    images = random_images()
+    assert torch.equal(run(images, EVERYTHING, 1), run(images, EVERYTHING, 1))
+    assert not torch.equal(run(images, EVERYTHING, 1), run(images, EVERYTHING, 2))
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    run(images, EVERYTHING)
+    assert torch.equal(torch.get_rng_state(), before)  # draws from its own generator only
+
+
+@pytest.mark.parametrize("side", [1, 4, 5, 12, 30])
+def test_cutout_agrees_with_a_loop(side: int) -> None:
+    images = random_images(60)
+    config = AugmentConfig(translate=0, flip=False, cutout=side)
+    generator = torch.Generator().manual_seed(3)
+    tops = torch.randint(0, 12, (60, 1), generator=generator).flatten().tolist()
+    lefts = torch.randint(0, 12, (60, 1), generator=generator).flatten().tolist()
+    expected = run(images, OFF).clone()
+    areas = []
+    for image, top, left in zip(expected, tops, lefts, strict=True):
+        hole = np.zeros((12, 12), bool)
+        for y in range(12):
+            for x in range(12):
+                hole[y, x] = 0 <= y - (top - side // 2) < side and 0 <= x - (left - side // 2) < side
+        image[:, torch.from_numpy(hole)] = 0
+        areas.append(int(hole.sum()))
+    assert torch.equal(run(images, config, 3), expected)
+    assert max(areas) == min(side, 12) ** 2 and min(areas) >= (side // 2) ** 2  # a square, cut off only at the border
+
+
+def test_cutout_shows_the_mean_colour() -> None:
+    out = run(random_images(), AugmentConfig(translate=0, flip=False, cutout=50))
+    assert (out == 0).all()
+
+
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
+def test_colour_agrees_with_a_loop(name: str) -> None:
+    images = random_images(30)
+    out = run(images, AugmentConfig(translate=0, flip=False, **{name: 0.4}), 5, *NO_CHANGE).numpy()
+    factors = 1 + 0.4 * (2 * torch.rand(30, 1, 1, 1, generator=torch.Generator().manual_seed(5)) - 1).flatten()
+    assert factors.min() < 0.8 and factors.max() > 1.2
+    for image, changed, factor in zip(images.numpy().astype(np.float64), out, factors.tolist(), strict=True):
+        around = {"brightness": 0.0, "contrast": image.mean(), "saturation": image.mean(axis=2, keepdims=True)}[name]
+        expected = np.clip(around + factor * (image - around), 0, 255)
+        np.testing.assert_allclose(changed.transpose(1, 2, 0), expected, atol=1e-3)
+
+
+@given(
+    brightness=st.floats(0, 0.99), contrast=st.floats(0, 0.99), saturation=st.floats(0, 0.99),
+    translate=st.integers(0, 11), flip=st.booleans(), seed=st.integers(0, 100),
+)  # fmt: skip
+def test_values_stay_in_the_range_of_pixels(**values: Any) -> None:
+    seed = values.pop("seed")
+    out = run(random_images(), AugmentConfig(**values), seed, *NO_CHANGE)
+    assert out.isfinite().all() and out.min() >= 0 and out.max() <= 255
+
+
+@given(translate=st.integers(0, 7), flip=st.booleans(), seed=st.integers(0, 1000), count=st.integers(0, 5))
+def test_shifting_invents_no_colours(translate: int, flip: bool, seed: int, count: int) -> None:
+    images = random_images(count, 8, 8, seed)
+    out = run(images, AugmentConfig(translate=translate, flip=flip), seed, *NO_CHANGE).permute(0, 2, 3, 1)
+    for image, changed in zip(images, out, strict=True):
+        colours = {tuple(c) for c in image.reshape(-1, 3).tolist()}
+        assert {tuple(int(v) for v in c) for c in changed.reshape(-1, 3).tolist()} <= colours
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        torch.zeros(2, 8, 8, 3),
+        torch.zeros(2, 8, 8, 3, dtype=torch.int64),
+        torch.zeros(2, 8, 8, dtype=torch.uint8),
+        torch.zeros(2, 8, 8, 1, dtype=torch.uint8),
+        torch.zeros(2, 8, 8, 4, dtype=torch.uint8),
+        torch.zeros(2, 3, 8, 8, dtype=torch.uint8),
+        torch.zeros(8, 8, 3, dtype=torch.uint8),
+        torch.zeros(0, dtype=torch.uint8),
+    ],
+    ids=lambda images: f"{str(images.dtype)[6:]} {tuple(images.shape)}",
+)
+def test_other_shapes_and_types_are_an_error(images: torch.Tensor) -> None:
+    for check in (check_images, lambda x: run(x, AugmentConfig())):
+        with pytest.raises(ShapeError, match=r"Expected uint8 images of shape \(N, H, W, 3\)") as error:
+            check(images)
+        assert str(tuple(images.shape)) in str(error.value)
+
+
+@pytest.mark.parametrize("size", [(4, 8), (8, 4), (4, 4)])
+def test_shift_beyond_the_image_is_an_error(size: tuple[int, int]) -> None:
+    with pytest.raises(ShapeError, match=f"{size[0]}x{size[1]} pixels cannot be shifted by 4"):
+        run(random_images(1, *size), AugmentConfig(translate=4))
+    run(random_images(1, *size), AugmentConfig(translate=3))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"translate": -1}, {"cutout": -1}]
+    + [{name: value} for name in ("brightness", "contrast", "saturation") for value in (-0.1, 1.0, float("nan"))],
+)
+def test_senseless_configuration_is_an_error(values: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(values))):
+        AugmentConfig(**values)

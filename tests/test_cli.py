@@ -1,0 +1,242 @@
+"""The command line: what it prints, and that every error is one line and exit code 1."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from siamese_utils import cli, results, sweep
+from siamese_utils.checkpoints import checkpoint_info, load_encoder, save_encoder
+from siamese_utils.data import ImageSet
+from siamese_utils.encoders import Encoder
+from siamese_utils.evaluation import METRICS
+from siamese_utils.oneshot import classify_folder
+from siamese_utils.recipes import RECIPES
+from siamese_utils.results import split_sweep
+from siamese_utils.synthetic import make_synthetic
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in this process: exit code, standard output, standard error."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["siamese_utils", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(stop.value.code or 0), out, err
+
+    return call
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty project folder to work in."""
+    root = tmp_path / "project"
+    for folder in ("results", "siamese_utils"):
+        (root / folder).mkdir(parents=True)
+    monkeypatch.chdir(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def sets() -> dict[str, ImageSet]:
+    return {
+        "train": make_synthetic("train", num_classes=12, per_class=16),
+        "test": make_synthetic("test", num_classes=12, per_class=20),
+    }
+
+
+@pytest.fixture
+def folders(project: Path, sets: dict[str, ImageSet]) -> tuple[Path, Path]:
+    """Support folder of three classes with two images each, and a folder of three queries."""
+    support, queries = project / "support", project / "queries"
+    queries.mkdir()
+    for label in range(3):
+        (support / f"class {label}").mkdir(parents=True)
+        for number, position in enumerate(sets["test"].indices_of([label])[:3].tolist()):
+            image = Image.fromarray(sets["test"].images[position].numpy())
+            image.save(support / f"class {label}" / f"{number}.png" if number < 2 else queries / f"{label}.png")
+    return support, queries
+
+
+@pytest.fixture
+def checkpoint(project: Path) -> Path:
+    path = project / "tiny.safetensors"
+    torch.manual_seed(0)
+    save_encoder(Encoder("conv3", 8), path)
+    return path
+
+
+def check_error(answer: tuple[int, str, str], *words: str) -> None:
+    code, out, err = answer
+    assert code == 1 and out == ""
+    assert err.startswith("Error: ") and err.count("\n") == 1 and err.endswith(".\n"), err
+    assert "Traceback" not in err
+    for word in words:
+        assert word in err
+
+
+# ------------------------------------------------------------------------------------------- classify
+
+
+def test_classify(run: Run, folders: tuple[Path, Path], checkpoint: Path) -> None:
+    support, queries = folders
+    code, out, err = run("classify", support, queries, "--checkpoint", checkpoint)
+    table = classify_folder(load_encoder(checkpoint), support, [queries])
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        f"{row.query}: {row.prediction} (similarity {row.similarity:.2f}, lead {row.margin:.2f})"
+        for row in table.itertuples()
+    ]
+    assert len(out.splitlines()) == 3
+
+
+def test_classify_as_csv(run: Run, folders: tuple[Path, Path], checkpoint: Path) -> None:
+    support, queries = folders
+    files = sorted(queries.iterdir())
+    code, out, _ = run("classify", support, *files[:2], "--checkpoint", checkpoint, "--csv")
+    assert code == 0
+    expected = classify_folder(load_encoder(checkpoint), support, files[:2])
+    pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(out)), expected, atol=1e-4, check_dtype=False)
+
+
+def test_classify_uses_the_stored_checkpoint(run: Run, folders: tuple[Path, Path], checkpoint: Path) -> None:
+    check_error(run("classify", *folders), "cifar100-90-10-draw0.safetensors")
+    results.checkpoint_path("90-10", 0).parent.mkdir()
+    checkpoint.rename(results.checkpoint_path("90-10", 0))
+    assert run("classify", *folders)[0] == 0
+
+
+def test_classify_errors(run: Run, folders: tuple[Path, Path], checkpoint: Path, project: Path) -> None:
+    support, queries = folders
+    option = ("--checkpoint", checkpoint)
+    check_error(run("classify", support, queries, "--checkpoint", project / "none"), "no checkpoint", "none")
+    check_error(run("classify", project / "none", queries, *option), "no support folder", "none")
+    check_error(run("classify", support, queries / "none.png", *option), "no image file", "none.png")
+    (queries / "a.png").write_bytes(b"not an image")
+    check_error(run("classify", support, queries, *option), "a.png is not a readable image")
+    (support / "empty").mkdir()
+    check_error(run("classify", support, queries, *option), "holds no image", "empty")
+    checkpoint.write_bytes(b"not a checkpoint")
+    check_error(run("classify", support, queries, *option), "damaged")
+
+
+def test_classify_in_a_process_of_its_own(folders: tuple[Path, Path], checkpoint: Path) -> None:
+    program = [sys.executable, "-W", "error::RuntimeWarning", "-m", "siamese_utils", "classify", *map(str, folders)]
+    root = Path(cli.__file__).resolve().parents[1]
+    good = subprocess.run([*program, "--checkpoint", str(checkpoint)], cwd=root, capture_output=True, text=True)
+    assert good.returncode == 0 and len(good.stdout.splitlines()) == 3 and "class" in good.stdout, good.stderr
+    bad = subprocess.run([*program, "--checkpoint", str(checkpoint) + "x"], cwd=root, capture_output=True, text=True)
+    check_error((bad.returncode, bad.stdout, bad.stderr), "no checkpoint")
+
+
+# ----------------------------------------------------------------------------------------------- help
+
+
+@pytest.mark.parametrize("command", [(), ("report",), ("train",), ("evaluate",), ("classify",)])
+def test_help(run: Run, command: tuple[str, ...]) -> None:
+    code, out, _ = run(*command, "--help")
+    assert code == 0 and "Usage" in out
+    if not command:
+        assert all(name in out for name in ("report", "train", "evaluate", "classify"))
+
+
+@pytest.mark.parametrize(
+    "arguments", [("nonsense",), ("classify",), ("train", "--draw", "x"), ("train", "--colour", "blue")]
+)
+def test_wrong_usage(run: Run, arguments: tuple[str, ...]) -> None:
+    code, _, err = run(*arguments)
+    assert code == 2 and "Traceback" not in err
+
+
+# ---------------------------------------------------------------------------------- train and evaluate
+
+
+@pytest.fixture
+def no_cifar100(monkeypatch: pytest.MonkeyPatch, sets: dict[str, ImageSet]) -> None:
+    """Stand-in data for the commands that ask for CIFAR-100."""
+    monkeypatch.setattr(cli, "load_cifar100", lambda part: sets[part])
+
+
+@pytest.fixture
+def tiny_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = dataclasses.replace(
+        RECIPES["smoke"], recipe="tiny", encoder="conv3", epochs=1, batch_size=16, images_per_class=2, held_out_images=3
+    )
+    monkeypatch.setitem(RECIPES, "tiny", config)
+
+
+def test_train_stores_what_evaluate_finds_again(run: Run, project: Path, no_cifar100: None, tiny_recipe: None) -> None:
+    code, out, _ = run("train", "--split", "7-5", "--recipe", "tiny", "--device", "cpu")
+    assert code == 0
+    path = project / "results" / "checkpoints" / "cifar100-7-5-draw0.safetensors"
+    assert checkpoint_info(path)["config"] == RECIPES["tiny"].to_json()
+    table = split_sweep()
+    assert set(table["metric"]) == set(METRICS) and len(table) == len(METRICS)
+    assert set(table["checkpoint"]) == {"results/checkpoints/cifar100-7-5-draw0.safetensors"}
+    for row in table.itertuples():
+        (line,) = [line for line in out.splitlines() if line.split()[0] == row.metric]
+        assert f"{row.value:.2f}" in line
+    record = results.load_json("cifar100-7-5-draw0")
+    assert record["recipe"] == "tiny" and len(record["history"]) == 1 and record["provenance"]["device"] == "cpu"
+    again = run("evaluate", path)
+    assert again == (0, out, "")
+
+    rows = (project / "results" / "split_sweep.csv").read_bytes()
+    assert run("train", "--split", "7-5", "--recipe", "tiny", "--device", "cpu")[:2] == (0, out)
+    assert (project / "results" / "split_sweep.csv").read_bytes() == rows  # a finished run changes nothing
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("--split", "91-9"), ("91-9",)),
+        (("--split", "../../evil"), ("evil",)),
+        (("--recipe", "smoek"), ("smoek", "smoke")),
+        (("--draw", "-1"), ("draw",)),
+        (("--seed", "-1"), ("seed",)),
+        (("--device", "abacus"), ("abacus",)),
+    ],
+)
+def test_train_errors(
+    run: Run, project: Path, no_cifar100: None, tiny_recipe: None, arguments: tuple[str, str], words: tuple[str, ...]
+) -> None:
+    options = {"--split": "7-5", "--recipe": "tiny", **dict([arguments])}
+    check_error(run("train", *(text for pair in options.items() for text in pair)), *words)
+    assert list((project / "results").iterdir()) == []
+
+
+def test_evaluate_errors(run: Run, checkpoint: Path, no_cifar100: None, project: Path) -> None:
+    check_error(run("evaluate", project / "none.safetensors"), "no checkpoint", "none.safetensors")
+    check_error(run("evaluate", checkpoint), "does not say which split")
+
+
+def test_without_data(run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("siamese_utils.data._bases", list)
+    monkeypatch.delenv("SIAMESE_DATA", raising=False)
+    check_error(run("evaluate", checkpoint), "CIFAR-100")
+
+
+def test_train_split_takes_the_seed(sets: dict[str, ImageSet], tiny_recipe: None) -> None:
+    trained = sweep.train_split("7-5", 1, 3, "tiny", sets["train"], device="cpu", progress=False)
+    assert trained.config == dataclasses.replace(RECIPES["tiny"], seed=3)
+    assert len(trained.classes) == 7 and trained.classes != tuple(range(7))
+
+
+def test_report_errors(run: Run, project: Path) -> None:
+    check_error(run("report", "--profile", "smoek"), "smoek", "smoke")
+    check_error(run("report", "--notebooks", project / "none"), "none")

@@ -1,0 +1,570 @@
+"""Distances, miners and objectives against slow obvious loops and against pytorch-metric-learning."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pytorch_metric_learning import distances as pml_distances
+from pytorch_metric_learning import losses as pml_losses
+from pytorch_metric_learning import miners as pml_miners
+
+from siamese_utils.errors import ConfigError, SamplingError, UnknownNameError
+from siamese_utils.losses import (
+    DISTANCES,
+    MINERS,
+    OBJECTIVES,
+    ProxyObjective,
+    Term,
+    TripletObjective,
+    WeightedSum,
+    embedding_spread,
+    mine_batch_all,
+    mine_batch_hard,
+    mine_random,
+    mine_semi_hard,
+    positive_pairs,
+)
+
+MARGIN = 0.2
+
+
+def batch(classes: int = 5, per_class: int = 3, dim: int = 6, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random embeddings float32 (B, D) in shuffled order, labels int64 (B,)."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(classes).repeat_interleave(per_class)
+    labels = labels[torch.randperm(len(labels), generator=generator)]
+    return torch.randn(len(labels), dim, generator=generator), labels
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor]:
+    """Batches of any composition that holds at least one triplet."""
+    labels = draw(st.lists(st.integers(0, 3), min_size=3, max_size=12))
+    labels += [labels[0], (labels[0] + 1) % 4]  # a positive and a negative for the first image
+    seed = draw(st.integers(0, 10_000))
+    z = torch.randn(len(labels), 4, generator=torch.Generator().manual_seed(seed))
+    return z, torch.tensor(labels)
+
+
+# ------------------------------------------------------------------------------------ slow references
+
+
+def slow_distance(name: str, a: np.ndarray, b: np.ndarray) -> float:
+    if name == "cosine":
+        return 1 - float(a @ b) / math.sqrt(float(a @ a) * float(b @ b))
+    return math.sqrt(float(((a - b) ** 2).sum()))
+
+
+def slow_triplets(
+    z: torch.Tensor, labels: torch.Tensor, distance: str, mining: str
+) -> list[tuple[float, float]]:
+    """(d(a,p), d(a,n)) of every mined triplet, in float64, by loops over the definition."""
+    points, classes = z.double().numpy(), labels.tolist()
+    everyone = range(len(classes))
+    found = []
+    for a in everyone:
+        to = [slow_distance(distance, points[a], point) for point in points]
+        positives = [to[p] for p in everyone if p != a and classes[p] == classes[a]]
+        negatives = [to[n] for n in everyone if classes[n] != classes[a]]
+        if not positives:
+            continue
+        if mining == "batch_all":
+            found += list(itertools.product(positives, negatives))
+        elif mining == "batch_hard":
+            found.append((max(positives), min(negatives)))
+        elif mining == "semi_hard":
+            for positive in positives:
+                beyond = [n for n in negatives if n > positive]
+                found.append((positive, min(beyond) if beyond else max(negatives)))
+    return found
+
+
+def slow_loss(triplets: list[tuple[float, float]], margin: float, temperature: float | None) -> float:
+    if temperature is None:
+        violations = [p - n + margin for p, n in triplets if p - n + margin > 0]
+        return sum(violations) / len(violations) if violations else 0.0
+    return sum(math.log1p(math.exp((p - n) / temperature)) for p, n in triplets) / len(triplets)
+
+
+def mined_pairs(z: torch.Tensor, labels: torch.Tensor, distance: str, mining: str) -> np.ndarray:
+    """The chosen (d(a,p), d(a,n)) of a miner, sorted, float64 (M, 2)."""
+    mined = MINERS[mining](DISTANCES[distance](z.double()), labels)
+    to_positive, to_negative = torch.broadcast_tensors(mined.to_positive, mined.to_negative)
+    assert mined.chosen.shape == to_negative.shape and mined.chosen.dtype == torch.bool
+    pairs = torch.stack([to_positive[mined.chosen], to_negative[mined.chosen]], dim=1).numpy()
+    return pairs[np.lexsort(pairs.T)]
+
+
+def as_sorted(triplets: list[tuple[float, float]]) -> np.ndarray:
+    pairs = np.asarray(triplets)
+    return pairs[np.lexsort(pairs.T)]
+
+
+# ----------------------------------------------------------------------------------------- distances
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_distance_agrees_with_a_loop(name: str) -> None:
+    z, _ = batch()
+    expected = [[slow_distance(name, a, b) for b in z.double().numpy()] for a in z.double().numpy()]
+    np.testing.assert_allclose(DISTANCES[name](z.double()), expected, atol=1e-7)
+    np.testing.assert_allclose(DISTANCES[name](z), expected, atol=2e-6)
+
+
+def test_distances_agree_with_pytorch_metric_learning() -> None:
+    z, _ = batch()
+    cosine = 1 - pml_distances.CosineSimilarity()(z)
+    euclidean = pml_distances.LpDistance(normalize_embeddings=False, p=2)(z)
+    torch.testing.assert_close(DISTANCES["cosine"](z), cosine, atol=1e-5, rtol=0)
+    # Theirs takes a root of a clamped sum, so its diagonal is not exactly zero.
+    torch.testing.assert_close(DISTANCES["euclidean"](z), euclidean, atol=2e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_distance_is_symmetric_and_zero_on_the_diagonal(name: str) -> None:
+    distance = DISTANCES[name](batch()[0])
+    torch.testing.assert_close(distance, distance.T, atol=1e-6, rtol=0)
+    torch.testing.assert_close(distance.diagonal(), torch.zeros(len(distance)), atol=1e-6, rtol=0)
+
+
+def test_cosine_ignores_length_and_euclidean_does_not() -> None:
+    z, _ = batch()
+    longer = z * torch.linspace(0.5, 7, len(z))[:, None]
+    torch.testing.assert_close(DISTANCES["cosine"](longer), DISTANCES["cosine"](z), atol=1e-6, rtol=0)
+    assert not torch.allclose(DISTANCES["euclidean"](longer), DISTANCES["euclidean"](z), atol=0.1)
+
+
+def test_euclidean_keeps_small_distances_of_far_points() -> None:
+    # From dot products, float32 would lose this distance entirely.
+    z = torch.tensor([[1000.0, 0.0], [1000.001, 0.0]])
+    assert DISTANCES["euclidean"](z)[0, 1].item() == pytest.approx(1e-3, rel=0.05)
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_distance_gradient(name: str) -> None:
+    z = batch(classes=3, per_class=2, dim=3)[0].double().requires_grad_()
+    apart = ~torch.eye(len(z), dtype=torch.bool)  # at zero distance the Euclidean one has no derivative
+    assert torch.autograd.gradcheck(lambda x: DISTANCES[name](x)[apart], z)
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+@pytest.mark.parametrize("mining", MINERS)
+def test_gradient_is_finite_when_rows_coincide(name: str, mining: str) -> None:
+    z, labels = batch()
+    z[1] = z[0]
+    z[2:4] = 0  # zero has no direction
+    z.requires_grad_()
+    TripletObjective(name, mining)(z, labels).loss.backward()
+    assert z.grad is not None and z.grad.isfinite().all()
+
+
+# -------------------------------------------------------------------------------------------- mining
+
+
+def test_positive_pairs_are_all_ordered_pairs() -> None:
+    labels = torch.tensor([0, 1, 0, 2, 0])
+    pairs = set(zip(*(t.tolist() for t in positive_pairs(labels)), strict=True))
+    assert pairs == {(0, 2), (0, 4), (2, 0), (2, 4), (4, 0), (4, 2)}
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("mining", ["batch_all", "batch_hard", "semi_hard"])
+@given(data=batches())
+def test_miner_agrees_with_a_loop(distance: str, mining: str, data: tuple[torch.Tensor, torch.Tensor]) -> None:
+    z, labels = data
+    expected = as_sorted(slow_triplets(z, labels, distance, mining))
+    np.testing.assert_allclose(mined_pairs(z, labels, distance, mining), expected, atol=1e-9)
+
+
+def test_batch_hard_agrees_with_pytorch_metric_learning() -> None:
+    z, labels = batch()
+    miner = pml_miners.BatchHardMiner(distance=pml_distances.LpDistance(normalize_embeddings=False))
+    anchors, positives, negatives = miner(z.double(), labels)
+    distance = DISTANCES["euclidean"](z.double())
+    expected = as_sorted(torch.stack([distance[anchors, positives], distance[anchors, negatives]], 1).tolist())
+    np.testing.assert_allclose(mined_pairs(z, labels, "euclidean", "batch_hard"), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_semi_hard_agrees_with_batch_easy_hard_miner(seed: int) -> None:
+    # Theirs mines once an anchor, ours once a positive pair, so the two coincide where a class has two images.
+    # Where every negative is nearer than the positive, theirs drops the anchor and ours takes the farthest.
+    z, labels = batch(classes=6, per_class=2, dim=3, seed=seed)
+    lp = pml_distances.LpDistance(normalize_embeddings=False)
+    anchors, positives, negatives = pml_miners.BatchEasyHardMiner(
+        pos_strategy="hard", neg_strategy="semihard", distance=lp
+    )(z.double(), labels)
+    distance = DISTANCES["euclidean"](z.double())
+    expected = as_sorted(torch.stack([distance[anchors, positives], distance[anchors, negatives]], 1).tolist())
+    ours = mined_pairs(z, labels, "euclidean", "semi_hard")
+    assert 0 < len(expected) <= len(ours) == len(labels)
+    np.testing.assert_allclose(ours[ours[:, 1] > ours[:, 0]], expected, atol=1e-12)
+
+
+def test_semi_hard_is_the_nearest_of_the_triplet_margin_miner() -> None:
+    # Theirs gives every negative beyond the positive by at most the margin, ours the nearest of them. With a
+    # margin that no distance exceeds, theirs are all the negatives beyond.
+    z, labels = batch(seed=4)
+    lp = pml_distances.LpDistance(normalize_embeddings=False)
+    miner = pml_miners.TripletMarginMiner(margin=1e6, type_of_triplets="semihard", distance=lp)
+    distance = DISTANCES["euclidean"](z.double())
+    nearest: dict[tuple[int, int], float] = {}
+    for a, p, n in zip(*(index.tolist() for index in miner(z.double(), labels)), strict=True):
+        nearest[a, p] = min(nearest.get((a, p), math.inf), float(distance[a, n]))
+    expected = as_sorted([(float(distance[pair]), n) for pair, n in nearest.items()])
+    ours = mined_pairs(z, labels, "euclidean", "semi_hard")
+    np.testing.assert_allclose(ours[ours[:, 1] > ours[:, 0]], expected, atol=1e-12)
+
+
+def test_random_mining_draws_real_triplets_of_every_anchor() -> None:
+    z, labels = batch(classes=3, per_class=3, dim=4)
+    labels[0] = 9  # an image without a partner is nobody's anchor
+    distance = DISTANCES["euclidean"](z.double())
+    same = labels[:, None] == labels[None, :]
+    partner = same & ~torch.eye(len(labels), dtype=torch.bool)
+    anchors = partner.any(1).nonzero().squeeze(1)
+    torch.manual_seed(0)
+    used_positive, used_negative = set(), set()
+    for _ in range(100):
+        mined = mine_random(distance, labels)
+        assert mined.to_positive.shape == mined.to_negative.shape == (len(anchors),) and mined.chosen.all()
+        for a, p, n in zip(anchors, mined.to_positive, mined.to_negative, strict=True):
+            p_index, n_index = (distance[a] == p).nonzero().item(), (distance[a] == n).nonzero().item()
+            assert partner[a, p_index] and not same[a, n_index]
+            used_positive.add((int(a), p_index))
+            used_negative.add((int(a), n_index))
+    assert len(used_positive) == int(partner.sum())  # each is drawn sooner or later
+    assert len(used_negative) == int((~same)[anchors].sum())
+
+
+# --------------------------------------------------------------------------------- triplet objective
+
+
+@pytest.mark.parametrize("temperature", [None, 0.1])
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("mining", ["batch_all", "batch_hard", "semi_hard"])
+@given(data=batches())
+def test_triplet_loss_agrees_with_a_loop(
+    mining: str, distance: str, temperature: float | None, data: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    z, labels = data
+    triplets = slow_triplets(z, labels, distance, mining)
+    output = TripletObjective(distance, mining, MARGIN, temperature)(z, labels)
+    assert float(output.loss) == pytest.approx(slow_loss(triplets, MARGIN, temperature), rel=1e-4, abs=1e-5)
+    positive, negative = np.mean(triplets, axis=0)
+    assert float(output.stats["distance_positive"]) == pytest.approx(positive, rel=1e-4, abs=1e-5)
+    assert float(output.stats["distance_negative"]) == pytest.approx(negative, rel=1e-4, abs=1e-5)
+    edge = 0.0 if temperature else -MARGIN
+    if min(abs(p - n - edge) for p, n in triplets) > 1e-5:  # else rounding decides
+        share = np.mean([p - n > edge for p, n in triplets])
+        assert float(output.stats["active_share"]) == pytest.approx(share, abs=1e-6)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_hinge_agrees_with_pytorch_metric_learning(distance: str) -> None:
+    oracle = {
+        "cosine": pml_distances.CosineSimilarity(),
+        "euclidean": pml_distances.LpDistance(normalize_embeddings=False),
+    }[distance]
+    theirs = pml_losses.TripletMarginLoss(margin=MARGIN, distance=oracle)  # averages the triplets above zero
+    ours = TripletObjective(distance, "batch_all", MARGIN)
+    for seed in range(3):
+        z, labels = batch(seed=seed)
+        a, b = z.clone().requires_grad_(), z.clone().requires_grad_()
+        loss, expected = ours(a, labels).loss, theirs(b, labels)
+        torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+        loss.backward()
+        expected.backward()
+        torch.testing.assert_close(a.grad, b.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_soft_margin_agrees_with_pytorch_metric_learning() -> None:
+    # Their smooth loss has no temperature; dividing the embeddings by T divides Euclidean distances by T.
+    z, labels = batch()
+    theirs = pml_losses.TripletMarginLoss(
+        margin=0, smooth_loss=True, distance=pml_distances.LpDistance(normalize_embeddings=False)
+    )
+    ours = TripletObjective("euclidean", "batch_all", temperature=0.5)
+    torch.testing.assert_close(ours(z, labels).loss, theirs(z / 0.5, labels), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mining", ["batch_all", "batch_hard", "semi_hard"])
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_objective_gradient(distance: str, mining: str) -> None:
+    # The objective computes in float32, too coarse for gradcheck; its gradient is that of the mined distances.
+    z, labels = batch(classes=3, per_class=2, dim=3, seed=1)
+
+    def soft_margin(x: torch.Tensor) -> torch.Tensor:
+        mined = MINERS[mining](DISTANCES[distance](x), labels)
+        gap = (mined.to_positive - mined.to_negative).expand(mined.chosen.shape)[mined.chosen]
+        return torch.nn.functional.softplus(gap / 0.3).mean()
+
+    exact = z.double().requires_grad_()
+    assert torch.autograd.gradcheck(soft_margin, exact)
+    soft_margin(exact).backward()
+    z.requires_grad_()
+    TripletObjective(distance, mining, temperature=0.3)(z, labels).loss.backward()
+    torch.testing.assert_close(z.grad.double(), exact.grad, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [None, 0.1])
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("mining", ["batch_all", "batch_hard", "semi_hard"])
+@given(data=batches(), seed=st.integers(0, 100))
+def test_order_of_the_batch_does_not_matter(
+    mining: str, distance: str, temperature: float | None, data: tuple[torch.Tensor, torch.Tensor], seed: int
+) -> None:
+    z, labels = data
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    objective = TripletObjective(distance, mining, MARGIN, temperature)
+    loss, shuffled = objective(z, labels).loss, objective(z[order], labels[order]).loss
+    torch.testing.assert_close(loss, shuffled, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mining", MINERS)
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_collapsed_embeddings_leave_the_loss_at_the_margin(distance: str, mining: str) -> None:
+    z, labels = torch.ones(6, 4), torch.tensor([0, 0, 1, 1, 2, 2])
+    assert float(TripletObjective(distance, mining, 0.7)(z, labels).loss) == pytest.approx(0.7, abs=1e-5)
+    soft = float(TripletObjective(distance, mining, temperature=0.1)(z, labels).loss)
+    assert soft == pytest.approx(math.log(2), abs=1e-4)
+
+
+@pytest.mark.parametrize("mining", MINERS)
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_well_separated_classes_cost_nothing(distance: str, mining: str) -> None:
+    z = torch.eye(3).repeat_interleave(2, dim=0)
+    output = TripletObjective(distance, mining, MARGIN)(z, torch.tensor([0, 0, 1, 1, 2, 2]))
+    assert float(output.loss) == 0 and float(output.stats["active_share"]) == 0
+
+
+@pytest.mark.parametrize("mining", MINERS)
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("temperature", [None, 0.5])
+def test_following_the_gradient_lowers_the_loss(distance: str, mining: str, temperature: float | None) -> None:
+    z, labels = batch(classes=4, per_class=3, dim=3)
+    objective = TripletObjective(distance, mining, MARGIN, temperature)
+    torch.manual_seed(0)
+    z.requires_grad_()
+    optimizer = torch.optim.Adam([z], lr=0.05)
+    losses = []
+    for _ in range(80):
+        loss = objective(z, labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+
+
+def test_stats_carry_no_gradient() -> None:
+    z, labels = batch()
+    output = WeightedSum((Term("triplet"), Term("proxy")), 5, 6)(z.requires_grad_(), labels)
+    assert output.loss.requires_grad and output.loss.ndim == 0
+    assert output.stats and not any(value.requires_grad for value in output.stats.values())
+
+
+@pytest.mark.parametrize("mining", MINERS)
+def test_batch_of_one_class_is_an_error(mining: str) -> None:
+    with pytest.raises(SamplingError, match="no negatives"):
+        TripletObjective(mining=mining)(torch.randn(4, 3), torch.zeros(4, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("mining", MINERS)
+def test_batch_without_positives_is_an_error(mining: str) -> None:
+    with pytest.raises(SamplingError, match="no positives"):
+        TripletObjective(mining=mining)(torch.randn(4, 3), torch.arange(4))
+
+
+@given(
+    labels=st.lists(st.integers(0, 5), min_size=1, max_size=10),
+    mining=st.sampled_from(sorted(MINERS)),
+    distance=st.sampled_from(sorted(DISTANCES)),
+)
+def test_any_batch_gives_a_number_or_a_clear_error(labels: list[int], mining: str, distance: str) -> None:
+    counts = [labels.count(label) for label in set(labels)]
+    z = torch.randn(len(labels), 3, generator=torch.Generator().manual_seed(0))
+    objective = TripletObjective(distance, mining)
+    if len(counts) > 1 and max(counts) > 1:
+        loss = objective(z, torch.tensor(labels)).loss
+        assert loss.isfinite() and loss >= 0
+    else:
+        with pytest.raises(SamplingError):
+            objective(z, torch.tensor(labels))
+
+
+def test_unknown_names_and_senseless_values() -> None:
+    with pytest.raises(UnknownNameError, match="cosine"):
+        TripletObjective(distance="cosin")
+    with pytest.raises(UnknownNameError, match="semi_hard"):
+        TripletObjective(mining="semihard")
+    for margin, temperature in ((0.0, None), (-1.0, None), (0.2, 0.0), (0.2, -1.0)):
+        with pytest.raises(ConfigError, match="positive"):
+            TripletObjective(margin=margin, temperature=temperature)
+
+
+# ----------------------------------------------------------------------------------- proxy objective
+
+
+def test_proxy_loss_agrees_with_a_loop() -> None:
+    z, labels = batch()
+    objective = ProxyObjective(5, 6, scale=7.0, smoothing=0.2)
+    proxies = objective.proxies.detach().double().numpy()
+    losses, right = [], []
+    for point, label in zip(z.double().numpy(), labels.tolist(), strict=True):
+        logits = [7.0 * (1 - slow_distance("cosine", point, proxy)) for proxy in proxies]
+        log_sum = math.log(sum(math.exp(logit) for logit in logits))
+        target = [0.2 / 5 + (0.8 if c == label else 0.0) for c in range(5)]
+        losses.append(sum(share * (log_sum - logit) for share, logit in zip(target, logits, strict=True)))
+        right.append(int(np.argmax(logits)) == label)
+    output = objective(z, labels)
+    assert float(output.loss.detach()) == pytest.approx(np.mean(losses), rel=1e-5)
+    assert float(output.stats["proxy_accuracy"]) == pytest.approx(np.mean(right))
+
+
+def test_proxy_loss_agrees_with_pytorch_metric_learning() -> None:
+    z, labels = batch()
+    objective = ProxyObjective(5, 6, scale=8.0, smoothing=0.0)
+    ours = objective(z, labels).loss
+    softmax = pml_losses.NormalizedSoftmaxLoss(5, 6, temperature=1 / 8)
+    softmax.W.data = objective.proxies.detach().T.clone()
+    torch.testing.assert_close(ours, softmax(z, labels), atol=1e-5, rtol=1e-5)
+    # Proxy-NCA takes squared distances of unit vectors, 2 - 2 cos: the same softmax at half the scale.
+    nca = pml_losses.ProxyNCALoss(5, 6, softmax_scale=4)
+    nca.proxies.data = objective.proxies.detach().clone()
+    torch.testing.assert_close(ours, nca(z, labels), atol=1e-5, rtol=1e-5)
+
+
+def test_proxy_gradients_agree_with_pytorch_metric_learning() -> None:
+    z, labels = batch()
+    a, b = z.clone().requires_grad_(), z.clone().requires_grad_()
+    objective = ProxyObjective(5, 6, scale=8.0, smoothing=0.0)
+    softmax = pml_losses.NormalizedSoftmaxLoss(5, 6, temperature=1 / 8)
+    softmax.W.data = objective.proxies.detach().T.clone()
+    objective(a, labels).loss.backward()
+    softmax(b, labels).backward()
+    torch.testing.assert_close(a.grad, b.grad, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(objective.proxies.grad, softmax.W.grad.T, atol=1e-6, rtol=1e-4)
+
+
+def test_proxies_start_from_the_seed() -> None:
+    torch.manual_seed(3)
+    first = ProxyObjective(4, 5).proxies
+    torch.manual_seed(3)
+    assert torch.equal(first, ProxyObjective(4, 5).proxies)
+    assert first.shape == (4, 5) and first.requires_grad
+
+
+# ----------------------------------------------------------------------------- terms and their sum
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_can_be_a_term(name: str) -> None:
+    z, labels = batch()
+    torch.manual_seed(0)
+    objective = WeightedSum((Term(name),), 5, 6)
+    loss = objective(z.requires_grad_(), labels).loss
+    loss.backward()
+    assert loss.isfinite() and z.grad is not None and z.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("mining", MINERS)
+def test_every_distance_and_miner_reaches_the_loss(distance: str, mining: str) -> None:
+    z, labels = batch()
+    term = Term("triplet", weight=3.0, distance=distance, mining=mining, margin=0.4)
+    torch.manual_seed(0)
+    summed = WeightedSum((term,), 5, 6)(z, labels).loss
+    torch.manual_seed(0)
+    alone = TripletObjective(distance, mining, 0.4)(z, labels).loss
+    torch.testing.assert_close(summed, 3 * alone)
+
+
+def test_schedule_switches_terms() -> None:
+    z, labels = batch()
+    early, late = Term("proxy", end=0.5), Term("triplet", weight=0.5, begin=0.25, temperature=0.1)
+    objective = WeightedSum((early, late), 5, 6)
+    proxy = objective.objectives[0](z, labels).loss
+    triplet = TripletObjective(temperature=0.1)(z, labels).loss
+    expectations = {0.0: proxy, 0.25: proxy + 0.5 * triplet, 0.5: 0.5 * triplet, 0.99: 0.5 * triplet}
+    for progress, expected in expectations.items():
+        torch.testing.assert_close(objective(z, labels, progress).loss, expected)
+    assert set(objective(z, labels, 0.0).stats) == {"proxy_loss", "proxy_accuracy"}
+    assert "triplet_loss" in objective(z, labels, 0.3).stats and "proxy_loss" in objective(z, labels, 0.3).stats
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        (),
+        (Term("proxy", begin=0.1),),
+        (Term("proxy", end=0.9),),
+        (Term("proxy", end=0.4), Term("triplet", begin=0.5)),
+        (Term("proxy", end=0.4), Term("triplet", begin=0.3, end=0.8), Term("proxy", begin=0.9)),
+    ],
+)
+def test_gap_in_the_schedule_is_an_error(terms: tuple[Term, ...]) -> None:
+    with pytest.raises(ConfigError, match="no active objective"):
+        WeightedSum(terms, 5, 6)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 10)).filter(lambda t: t[0] < t[1]), max_size=5))
+def test_schedule_check_finds_exactly_the_gaps(spans: list[tuple[int, int]]) -> None:
+    terms = tuple(Term("triplet", begin=begin / 10, end=end / 10) for begin, end in spans)
+    covered = all(any(begin <= tenth < end for begin, end in spans) for tenth in range(10))
+    if covered:
+        assert WeightedSum(terms, 5, 6).terms == terms
+    else:
+        with pytest.raises(ConfigError):
+            WeightedSum(terms, 5, 6)
+
+
+@pytest.mark.parametrize("begin, end", [(-0.1, 1), (0, 1.1), (0.5, 0.5), (0.6, 0.4), (math.nan, 1)])
+def test_term_outside_the_training_is_an_error(begin: float, end: float) -> None:
+    with pytest.raises(ConfigError, match="begin < end"):
+        Term("proxy", begin=begin, end=end)
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0])
+def test_term_needs_a_positive_weight(weight: float) -> None:
+    with pytest.raises(ConfigError, match="weight"):
+        Term("proxy", weight=weight)
+
+
+def test_unknown_objective_is_an_error() -> None:
+    with pytest.raises(UnknownNameError, match="'triplet'"):
+        WeightedSum((Term("tripet"),), 5, 6)
+
+
+def test_registries_hold_what_is_documented() -> None:
+    assert set(DISTANCES) == {"cosine", "euclidean"}
+    assert {
+        "random": mine_random,
+        "batch_all": mine_batch_all,
+        "batch_hard": mine_batch_hard,
+        "semi_hard": mine_semi_hard,
+    } == MINERS
+    assert {"triplet", "proxy"} <= set(OBJECTIVES)
+
+
+# ------------------------------------------------------------------------------------------- spread
+
+
+def test_spread_is_zero_for_a_point_and_one_for_opposites() -> None:
+    z = torch.randn(1, 8)
+    assert embedding_spread(z.repeat(10, 1) * torch.arange(1, 11)[:, None]) == pytest.approx(0, abs=1e-6)
+    assert embedding_spread(torch.cat([z, -z])) == pytest.approx(1, abs=1e-6)
+
+
+@given(st.integers(0, 1000), st.integers(2, 20))
+def test_spread_agrees_with_the_mean_pairwise_similarity(seed: int, count: int) -> None:
+    z = torch.randn(count, 5, generator=torch.Generator().manual_seed(seed)).double()
+    unit = z / z.norm(dim=1, keepdim=True)
+    similarity = float(np.mean([[float(a @ b) for b in unit] for a in unit]))
+    assert embedding_spread(z) == pytest.approx(1 - similarity, abs=1e-5)

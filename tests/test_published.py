@@ -1,0 +1,60 @@
+"""The published numbers hold: anyone who loads the stored checkpoint gets the rows of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from siamese_utils import load_encoder, results
+from siamese_utils.checkpoints import checkpoint_info
+from siamese_utils.data import ImageSet
+from siamese_utils.evaluation import few_shot_accuracy
+from siamese_utils.sampling import named_rng
+from siamese_utils.splits import class_split
+from siamese_utils.sweep import reevaluate
+
+ROOT = Path(__file__).resolve().parents[1]
+CHECKPOINT = ROOT / "results" / "checkpoints" / "cifar100-90-10-draw0.safetensors"
+
+
+@pytest.fixture
+def cifar100(
+    real_data: Callable[[str], ImageSet], monkeypatch: pytest.MonkeyPatch
+) -> tuple[ImageSet, ImageSet]:
+    monkeypatch.chdir(ROOT)
+    return real_data("train"), real_data("test")
+
+
+@pytest.mark.real_data
+def test_every_row_of_the_checkpoint_is_reproduced(cifar100: tuple[ImageSet, ImageSet]) -> None:
+    train_set, test_set = cifar100
+    again = reevaluate(CHECKPOINT, train_set, test_set).metrics
+    table = results.split_sweep().query("checkpoint == @CHECKPOINT.relative_to(@ROOT).as_posix()")
+    assert set(table.metric) == set(again)
+    for row in table.itertuples():
+        assert again[row.metric].value == pytest.approx(row.value, abs=max(row.ci95, 0.02)), row.metric
+        assert again[row.metric].n == row.n
+
+
+@pytest.mark.real_data
+def test_public_calls_alone_pass_the_seed_by_eight_points(cifar100: tuple[ImageSet, ImageSet]) -> None:
+    _, test_set = cifar100
+    unseen = test_set.indices_of(class_split("90-10").unseen)
+    z = load_encoder(CHECKPOINT).embed(test_set.images[unseen])
+    assert z.dtype == torch.float32
+    assert z.norm(dim=1).sub(1).abs().max() < 1e-5
+    # Another seed than the table's: the margin does not hang on one draw of episodes.
+    accuracy = few_shot_accuracy(z, test_set.labels[unseen], named_rng(1, "acc_5w1s"))
+    assert accuracy.value - accuracy.ci95 > 62.18 + 8
+
+
+def test_checkpoint_says_what_it_was_trained_on() -> None:
+    info = checkpoint_info(CHECKPOINT)
+    assert (info["split"], info["draw"], info["data"]) == ("90-10", 0, "cifar100")
+    assert info["config"]["validation_classes"] == 0
+    encoder = load_encoder(CHECKPOINT)
+    assert not encoder.training
+    assert encoder.embed(torch.zeros(2, 32, 32, 3, dtype=torch.uint8)).shape == (2, encoder.embedding_dim)

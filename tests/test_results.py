@@ -1,0 +1,307 @@
+"""Results tables: replacing a run's rows and nothing else, two writers at once, and where numbers came from."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import multiprocessing
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from siamese_utils import results
+from siamese_utils.errors import ResultsError
+from siamese_utils.evaluation import METRICS, Estimate
+from siamese_utils.files import atomic_path, write_text_atomically
+from siamese_utils.results import (
+    SPLIT_SWEEP_COLUMNS,
+    checkpoint_path,
+    load_json,
+    project_root,
+    provenance,
+    read_table,
+    result,
+    results_dir,
+    split_sweep,
+    store_json,
+    store_run,
+)
+
+KEY = {"split": "90-10", "draw": 0, "seed": 0, "recipe": "proxy-triplet"}
+METRIC_VALUES = {"acc_5w1s": Estimate(70.123456, 0.21987, 10_000), "acc_5w5s": Estimate(85.0, 0.1, 10_000)}
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty project folder, so that no test can touch the real results."""
+    root = tmp_path / "project"
+    for folder in ("results", "siamese_utils", "notebooks"):
+        (root / folder).mkdir(parents=True)
+    monkeypatch.chdir(root)
+    return root
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+# --------------------------------------------------------------------------------------------- where
+
+
+def test_project_is_found_from_below(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert project_root().resolve() == project.resolve()
+    monkeypatch.chdir(project / "notebooks")
+    assert project_root().resolve() == project.resolve()
+    assert results_dir().resolve() == (project / "results").resolve()
+    expected = project / "results" / "checkpoints" / "cifar100-90-10-draw2.safetensors"
+    assert checkpoint_path("90-10", 2).resolve() == expected.resolve()
+
+
+def test_outside_a_project_the_packages_own_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert project_root() == Path(results.__file__).resolve().parents[1]
+
+
+# -------------------------------------------------------------------------------------------- tables
+
+
+def test_rows_are_tidy(project: Path) -> None:
+    table = store_run(KEY, METRIC_VALUES, "results/checkpoints/x.safetensors")
+    assert lines(project / "results" / "split_sweep.csv") == [
+        "split,draw,seed,recipe,metric,value,ci95,n,checkpoint",
+        "90-10,0,0,proxy-triplet,acc_5w1s,70.1235,0.2199,10000,results/checkpoints/x.safetensors",
+        "90-10,0,0,proxy-triplet,acc_5w5s,85.0,0.1,10000,results/checkpoints/x.safetensors",
+    ]
+    stored = split_sweep()
+    pd.testing.assert_frame_equal(stored, table, check_dtype=False)
+    assert tuple(stored.columns) == SPLIT_SWEEP_COLUMNS
+    assert result(stored, metric="acc_5w1s", **KEY)["value"] == 70.1235
+
+
+def test_no_checkpoint_stays_an_empty_text(project: Path) -> None:
+    store_run(KEY, METRIC_VALUES, "")
+    assert split_sweep()["checkpoint"].tolist() == ["", ""]
+    store_run({**KEY, "seed": 1}, METRIC_VALUES, "")
+    assert all(line.endswith(",10000,") for line in lines(project / "results" / "split_sweep.csv")[1:])
+
+
+def test_only_rows_of_the_same_key_are_replaced(project: Path) -> None:
+    path = project / "results" / "split_sweep.csv"
+    others = [{**KEY, "split": "80-20"}, {**KEY, "draw": 1}, {**KEY, "seed": 1}, {**KEY, "recipe": "triplet"}]
+    rng = np.random.default_rng(0)
+    for key in (KEY, *others):
+        store_run(key, {name: Estimate(*rng.uniform(0, 100, 2), 50_000) for name in METRICS}, "a.safetensors")
+    before = lines(path)
+    store_run(KEY, {"acc_5w1s": Estimate(99.0, 0.5, 7)}, "b.safetensors")
+    after = lines(path)
+    own = before[1 : 1 + len(METRICS)]
+    assert all(line.startswith("90-10,0,0,proxy-triplet,") for line in own)
+    expected = [before[0], *before[1 + len(METRICS) :], "90-10,0,0,proxy-triplet,acc_5w1s,99.0,0.5,7,b.safetensors"]
+    assert after == expected
+
+
+def test_storing_again_changes_nothing(project: Path) -> None:
+    path = project / "results" / "split_sweep.csv"
+    store_run(KEY, METRIC_VALUES, "")
+    first = path.read_bytes()
+    store_run(KEY, METRIC_VALUES, "")
+    assert path.read_bytes() == first
+
+
+@given(values=st.lists(st.floats(0, 100), min_size=1, max_size=20))
+def test_stored_numbers_survive_rewriting(values: list[float], tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("t") / "t.csv"
+    store_run(KEY, {f"m{n}": Estimate(v, v / 7, n) for n, v in enumerate(values)}, "", table=path)
+    before = lines(path)
+    store_run({**KEY, "draw": 1}, METRIC_VALUES, "", table=path)
+    assert lines(path)[: len(before)] == before
+    assert read_table(path)["value"][: len(values)].tolist() == [round(v, 4) for v in values]
+
+
+def test_metric_without_an_interval_leaves_the_others_numbers(project: Path) -> None:
+    store_run(KEY, {"exact": Estimate(90.0, float("nan"), 100), **METRIC_VALUES}, "")
+    table = split_sweep()
+    assert result(table, metric="acc_5w1s")["ci95"] == 0.2199
+    assert pd.isna(result(table, metric="exact")["ci95"])
+
+
+def test_recipe_that_looks_like_a_number_is_a_name(project: Path) -> None:
+    key = {**KEY, "recipe": "007"}
+    store_run(key, METRIC_VALUES, "")
+    store_run(key, METRIC_VALUES, "")
+    table = split_sweep()
+    assert table["recipe"].tolist() == ["007", "007"]
+    assert result(table, metric="acc_5w1s", **key)["value"] == 70.1235
+
+
+def test_other_studies_have_their_own_columns(project: Path) -> None:
+    columns = ("shots", "method", "metric", "value", "ci95", "n")
+    path = project / "results" / "imprinting.csv"
+    store_run({"shots": 1, "method": "cosine"}, METRIC_VALUES, "", table=path, columns=columns)
+    store_run({"shots": 5, "method": "cosine"}, METRIC_VALUES, "", table=path, columns=columns)
+    table = read_table(path, columns)
+    assert result(table, shots=5, metric="acc_5w5s")["value"] == 85
+    assert not (project / "results" / "split_sweep.csv").exists()
+
+
+def test_missing_and_ambiguous_rows(project: Path) -> None:
+    table = store_run(KEY, METRIC_VALUES, "")
+    with pytest.raises(ResultsError, match="found 0"):
+        result(table, split="10-90", metric="acc_5w1s")
+    with pytest.raises(ResultsError, match=r"found 2.*name more columns"):
+        result(table, split="90-10")
+
+
+def test_unknown_column(project: Path) -> None:
+    with pytest.raises(ResultsError, match="spilt"):
+        result(store_run(KEY, METRIC_VALUES, ""), spilt="90-10")
+
+
+def test_missing_table(project: Path) -> None:
+    with pytest.raises(ResultsError, match=r"no results table .*split_sweep\.csv"):
+        split_sweep()
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00garbage", b'a,b\n"1,2\n', b"a,b\n1,2,3\n4,5,6,7\n"])
+def test_damaged_table(project: Path, content: bytes) -> None:
+    (project / "results" / "split_sweep.csv").write_bytes(content)
+    with pytest.raises(ResultsError, match=r"split_sweep\.csv") as error:
+        split_sweep()
+    assert "\n" not in str(error.value)
+
+
+def test_table_with_other_columns_is_left_alone(project: Path) -> None:
+    path = project / "results" / "split_sweep.csv"
+    path.write_text("split,draw,metric,value\n90-10,0,acc_5w1s,62.18\n")
+    for action in (split_sweep, lambda: store_run(KEY, METRIC_VALUES, "")):
+        with pytest.raises(ResultsError, match="has columns"):
+            action()
+    assert path.read_text() == "split,draw,metric,value\n90-10,0,acc_5w1s,62.18\n"
+
+
+@pytest.mark.parametrize("key", [{"split": "90-10"}, {**KEY, "colour": "blue"}])
+def test_key_that_does_not_fit_the_columns(project: Path, key: dict[str, object]) -> None:
+    store_run(KEY, METRIC_VALUES, "")
+    before = (project / "results" / "split_sweep.csv").read_bytes()
+    with pytest.raises(ResultsError, match="columns"):
+        store_run(key, METRIC_VALUES, "")
+    assert (project / "results" / "split_sweep.csv").read_bytes() == before
+
+
+def test_run_without_metrics(project: Path) -> None:
+    with pytest.raises(ResultsError, match="metric"):
+        store_run(KEY, {}, "")
+
+
+def write_ten_runs(path: str, draw: int) -> None:
+    for seed in range(10):
+        store_run({**KEY, "draw": draw, "seed": seed}, METRIC_VALUES, f"{draw}-{seed}", table=Path(path))
+
+
+def test_two_processes_at_once_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    # Forked processes start at once and thus really compete; elsewhere they are started afresh.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    writers = [context.Process(target=write_ten_runs, args=(str(path), draw)) for draw in (1, 2)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(timeout=120)
+        assert writer.exitcode == 0
+    table = read_table(path, SPLIT_SWEEP_COLUMNS)
+    assert len(table) == 2 * 10 * len(METRIC_VALUES) and not table.duplicated().any()
+    assert set(table["checkpoint"]) == {f"{draw}-{seed}" for draw in (1, 2) for seed in range(10)}
+
+
+def test_failing_write_leaves_the_old_table(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = project / "results" / "split_sweep.csv"
+    store_run(KEY, METRIC_VALUES, "")
+    before = path.read_bytes()
+
+    def full_disk(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("siamese_utils.files.os.replace", full_disk)
+        with pytest.raises(OSError, match="No space"):
+            store_run({**KEY, "seed": 1}, METRIC_VALUES, "")
+    assert path.read_bytes() == before
+    assert {entry.name for entry in path.parent.iterdir()} <= {path.name, f".{path.name}.lock"}
+    store_run({**KEY, "seed": 1}, METRIC_VALUES, "")  # the lock was given back
+    assert len(lines(path)) == 5
+
+
+# -------------------------------------------------------------------------------------------- files
+
+
+def test_atomic_write(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "file.txt"
+    write_text_atomically(target, "é\n")
+    assert target.read_bytes() == "é\n".encode()
+    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
+        assert temporary.parent == target.parent  # else it could not take the target's place in one step
+        temporary.write_text("half")
+        raise RuntimeError
+    assert target.read_text(encoding="utf-8") == "é\n" and list(target.parent.iterdir()) == [target]
+
+
+# ------------------------------------------------------------------------------- records of the runs
+
+
+def test_run_record_comes_back(project: Path) -> None:
+    content = {"split": "90-10", "history": [{"loss": 0.5}], "seconds": 12.5}
+    path = store_json("cifar100-90-10-draw0", content)
+    assert path.resolve() == (project / "results" / "runs" / "cifar100-90-10-draw0.json").resolve()
+    assert load_json("cifar100-90-10-draw0") == content
+    assert path.read_text().endswith("\n")
+
+
+def test_missing_or_damaged_run_record(project: Path) -> None:
+    with pytest.raises(ResultsError, match=r"none\.json is missing or damaged"):
+        load_json("none")
+    store_json("half", {"a": 1}).write_text('{"a": ')
+    with pytest.raises(ResultsError, match=r"half\.json is missing or damaged"):
+        load_json("half")
+
+
+def test_provenance_says_what_a_number_was_computed_with() -> None:
+    record = provenance("cpu")
+    assert set(record) == {"commit", "versions", "processor", "threads", "device", "precision", "started"}
+    assert {"python", "torch", "torchvision", "numpy", "pandas", "scikit-learn"} == set(record["versions"])
+    assert record["versions"]["numpy"] == np.__version__
+    assert record["device"] == "cpu" and record["precision"] in ("float32", "bfloat16")
+    assert record["processor"] and record["threads"] >= 1
+    age = datetime.datetime.now(datetime.timezone.utc) - datetime.datetime.fromisoformat(record["started"])
+    assert datetime.timedelta(0) <= age + datetime.timedelta(seconds=1) < datetime.timedelta(minutes=1)
+    json.dumps(record)
+
+
+def test_provenance_outside_git(project: Path) -> None:
+    assert provenance("cpu")["commit"] == ""
+
+
+def test_provenance_names_the_commit_and_changes(project: Path) -> None:
+    import subprocess
+
+    def git(*arguments: str) -> str:
+        names = ("-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false")
+        return subprocess.run(["git", *names, *arguments], check=True, capture_output=True, text=True).stdout.strip()
+
+    try:
+        git("init", "-q")
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("git is not to be had")
+    (project / "siamese_utils" / "a.py").write_text("1\n")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    head = git("rev-parse", "HEAD")
+    assert provenance("cpu")["commit"] == head[:12]
+    (project / "results" / "table.csv").write_text("results are not code\n")
+    assert provenance("cpu")["commit"] == head[:12]
+    (project / "siamese_utils" / "a.py").write_text("2\n")
+    assert provenance("cpu")["commit"] == head[:12] + "+changes"

@@ -1,0 +1,97 @@
+"""The README, the headline figure and the stored results say the same."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from siamese_utils import results, summary
+from siamese_utils.errors import ResultsError
+from siamese_utils.evaluation import METRICS
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def in_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.usefixtures("in_project")
+def test_readme_headline_is_what_the_results_give() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = text.split(summary._BEGIN)[1].split(summary._END)[0].strip()
+    assert block == summary.headline_text(), "run `python -m siamese_utils readme`"
+
+
+@pytest.mark.usefixtures("in_project")
+def test_headline_numbers_are_rows_of_the_results() -> None:
+    stored = pd.read_csv(ROOT / "results" / "split_sweep.csv")
+    row = stored[(stored.split == "90-10") & (stored.draw == 0) & (stored.seed == 0) & (stored.metric == "acc_5w1s")]
+    assert len(row) == 1
+    assert f"**{row.value.iloc[0]:.1f}** ± {row.ci95.iloc[0]:.1f} (62.2)" in summary.headline_table()
+
+
+@pytest.mark.usefixtures("in_project")
+def test_headline_figure_description_is_current() -> None:
+    _, alt = summary.headline_figure()
+    assert (ROOT / "figures" / "headline.alt.txt").read_text(encoding="utf-8").strip() == alt
+    assert (ROOT / "figures" / "headline.svg").is_file()
+
+
+def test_readme_update_changes_a_wrong_number_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    right = (ROOT / "README.md").read_text(encoding="utf-8")
+    copy = tmp_path / "README.md"
+    head, block = right.split(summary._BEGIN)
+    copy.write_text(head + summary._BEGIN + re.sub(r"\d", "7", block.split(summary._END)[0]) + summary._END
+                    + block.split(summary._END)[1], encoding="utf-8")  # fmt: skip
+    assert summary.update_readme(copy) is True
+    assert copy.read_text(encoding="utf-8") == right
+    assert summary.update_readme(copy) is False
+
+
+def test_readme_without_markers_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "README.md").write_text("# nothing here\n")
+    with pytest.raises(ResultsError, match="no headline markers"):
+        summary.update_readme(tmp_path / "README.md")
+
+
+@pytest.mark.usefixtures("in_project")
+def test_every_stored_row_is_sound() -> None:
+    table = results.split_sweep()
+    assert set(table.metric) <= set(METRICS)
+    assert not table.duplicated(["split", "draw", "seed", "recipe", "metric"]).any()
+    assert table.value.between(0, 100).all()
+    assert (table.ci95 >= 0).all()
+    assert (table.n > 0).all()
+    for checkpoint in table.checkpoint.unique():
+        if checkpoint:
+            file = ROOT / checkpoint
+            assert file.is_file()
+            assert file.stat().st_size <= 8 * 2**20
+
+
+@pytest.mark.usefixtures("in_project")
+def test_every_run_has_its_record() -> None:
+    table = results.split_sweep()
+    for (split, draw, recipe), _ in table.groupby(["split", "draw", "recipe"]):
+        record = json.loads((ROOT / "results" / "runs" / f"cifar100-{split}-draw{draw}.json").read_text())
+        assert record["recipe"] == recipe
+        assert record["config"]["recipe"] == recipe
+        assert record["seconds"] == pytest.approx(sum(row["seconds"] for row in record["history"]))
+        assert record["provenance"]["commit"]
+        assert "+changes" not in record["provenance"]["commit"], "numbers must come from committed code"
+
+
+def test_seed_reference_has_no_row_twice() -> None:
+    seed = results.seed_reference()
+    assert not seed.duplicated(["split", "metric", "source"]).any()
+    assert (seed.source.isin(["published", "measured"])).all()

@@ -1,0 +1,689 @@
+"""The training loop: that it learns, what it may look at, and that a killed run ends as an unbroken one."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from siamese_utils import training
+from siamese_utils.augment import AugmentConfig
+from siamese_utils.data import ImageSet
+from siamese_utils.devices import autocast_dtype, pick_device
+from siamese_utils.encoders import Encoder
+from siamese_utils.errors import (
+    CheckpointError,
+    CollapseError,
+    ConfigError,
+    SamplingError,
+    SplitError,
+    TrainingError,
+    UnknownNameError,
+)
+from siamese_utils.evaluation import few_shot_accuracy
+from siamese_utils.losses import ObjectiveOutput, Term
+from siamese_utils.recipes import DEFAULT_RECIPE, RECIPES, recipe
+from siamese_utils.splits import hold_out_images
+from siamese_utils.synthetic import make_synthetic
+from siamese_utils.training import TrainConfig, TrainResult, learning_rate_at, train
+
+# Six batches an epoch in well under a second.
+TINY = TrainConfig(
+    recipe="tiny",
+    terms=(Term("proxy"), Term("triplet", weight=0.5, mining="random")),
+    encoder="conv3",
+    embedding_dim=8,
+    epochs=3,
+    batch_size=8,
+    images_per_class=2,
+    held_out_images=2,
+)
+CLASSES = (0, 1, 2, 4, 5, 7)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """So that sums are taken in one order, and small batches waste no time on threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def small_set() -> ImageSet:
+    return make_synthetic("train", num_classes=8, per_class=10)
+
+
+@pytest.fixture(scope="module")
+def reference(small_set: ImageSet) -> TrainResult:
+    """The unbroken run that others are compared with."""
+    return run(TINY, small_set)
+
+
+def run(config: TrainConfig, train_set: ImageSet, run_dir: Path | None = None, **more: Any) -> TrainResult:
+    return train(config, train_set, CLASSES, run_dir=run_dir, device="cpu", progress=False, **more)
+
+
+def same_weights(one: TrainResult, other: TrainResult) -> bool:
+    first, second = one.encoder.state_dict(), other.encoder.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def without_time(result: TrainResult) -> list[dict[str, float]]:
+    return result.history.drop(columns=["seconds", "images_per_second"]).to_dict(orient="records")
+
+
+def poisoned(train_set: ImageSet, positions: torch.Tensor) -> ImageSet:
+    """Copy a set with other pixels at some positions."""
+    images = train_set.images.clone()
+    images[positions] = 255 - images[positions].roll(5, dims=1)
+    return dataclasses.replace(train_set, images=images)
+
+
+# -------------------------------------------------------------------------------------- it learns
+
+
+@pytest.fixture(scope="module")
+def learned() -> TrainResult:
+    """A small encoder trained on 25 synthetic classes for some seconds."""
+    train_set = make_synthetic("train", num_classes=30, per_class=40)
+    config = dataclasses.replace(recipe("smoke"), encoder="conv3", epochs=4, batch_size=64, held_out_images=4)
+    return train(config, train_set, range(25), device="cpu", progress=False)
+
+
+def test_loss_falls(learned: TrainResult) -> None:
+    assert learned.history["loss"].iloc[-1] < 0.8 * learned.history["loss"].iloc[0]
+    assert learned.history["proxy_accuracy"].iloc[-1] > 3 / 25
+
+
+def test_unseen_classes_are_recognised(learned: TrainResult) -> None:
+    test_set = make_synthetic("test", num_classes=30, per_class=20)
+    unseen = test_set.indices_of(range(25, 30))
+    z, labels = learned.encoder.embed(test_set.images[unseen]), test_set.labels[unseen]
+    estimate = few_shot_accuracy(z, labels, np.random.default_rng(0), ways=5, shots=1, queries=10, episodes=2_000)
+    assert estimate.value > 45  # chance is 20, untrained weights reach 25
+
+
+def test_result_describes_the_run(reference: TrainResult, small_set: ImageSet) -> None:
+    used, held_out = hold_out_images(small_set.labels, CLASSES, 2, seed=0)
+    assert reference.config == TINY and reference.classes == CLASSES and reference.validation_classes == ()
+    assert torch.equal(reference.held_out, held_out)
+    history = reference.history
+    assert history["epoch"].tolist() == [1, 2, 3]
+    assert {"loss", "learning_rate", "seconds", "images_per_second", "proxy_loss", "triplet_loss"} <= set(history)
+    assert np.isfinite(history.to_numpy()).all()
+    assert reference.seconds == pytest.approx(history["seconds"].sum()) and reference.seconds > 0
+    encoder = reference.encoder
+    assert not encoder.training and encoder.embedding_dim == 8
+    pixels = small_set.images[used].double()
+    torch.testing.assert_close(encoder.pixel_mean.double(), pixels.mean(dim=(0, 1, 2)), atol=1e-3, rtol=0)
+    assert encoder.centre.norm() > 0
+
+
+def test_history_is_the_mean_of_the_steps(small_set: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+    forward = training.WeightedSum.forward
+
+    def recording(self: Any, *arguments: Any) -> ObjectiveOutput:
+        output = forward(self, *arguments)
+        seen.append(float(output.loss.detach()))
+        return output
+
+    monkeypatch.setattr(training.WeightedSum, "forward", recording)
+    history = run(dataclasses.replace(TINY, epochs=2), small_set).history
+    steps = len(seen) // 2
+    assert history["loss"].tolist() == pytest.approx([np.mean(seen[:steps]), np.mean(seen[steps:])])
+
+
+def test_terms_join_and_leave_on_time(small_set: ImageSet) -> None:
+    terms = (Term("proxy", end=1 / 3), Term("triplet", begin=1 / 3))
+    history = run(dataclasses.replace(TINY, terms=terms), small_set).history
+    assert history["proxy_loss"].notna().tolist() == [True, False, False]
+    assert history["triplet_loss"].notna().tolist() == [False, True, True]
+
+
+# --------------------------------------------------------------------------------- what it may see
+
+
+def test_images_of_other_classes_are_never_touched(small_set: ImageSet, reference: TrainResult) -> None:
+    others = [label for label in range(8) if label not in CLASSES]
+    assert same_weights(run(TINY, poisoned(small_set, small_set.indices_of(others))), reference)
+
+
+def test_held_out_images_are_never_touched(small_set: ImageSet, reference: TrainResult) -> None:
+    _, held_out = hold_out_images(small_set.labels, CLASSES, 2, seed=0)
+    assert same_weights(run(TINY, poisoned(small_set, held_out)), reference)
+
+
+def test_training_images_are_touched(small_set: ImageSet, reference: TrainResult) -> None:
+    # Else the two tests above would prove nothing.
+    used, _ = hold_out_images(small_set.labels, CLASSES, 2, seed=0)
+    assert not same_weights(run(TINY, poisoned(small_set, used[:1])), reference)
+
+
+def test_validation_classes_are_judged_but_not_trained_on(small_set: ImageSet) -> None:
+    config = dataclasses.replace(TINY, validation_classes=2, epochs=1)
+    result = run(config, small_set)
+    assert len(result.validation_classes) == 2
+    assert sorted(result.classes + result.validation_classes) == list(CLASSES)
+    assert set(small_set.labels[result.held_out].tolist()) == set(result.classes)
+    assert 0 <= result.history["validation_acc_5w1s"].iloc[0] <= 100
+    changed = run(config, poisoned(small_set, small_set.indices_of(result.validation_classes)[::2]))
+    assert same_weights(result, changed)
+
+
+def test_order_and_repetition_of_the_classes_do_not_matter(small_set: ImageSet, reference: TrainResult) -> None:
+    shuffled = train(TINY, small_set, [7, 0, 5, 1, 4, 2, 7], device="cpu", progress=False)
+    assert same_weights(shuffled, reference)
+
+
+# ------------------------------------------------------------------------------------ determinism
+
+
+def test_same_seed_same_weights(small_set: ImageSet, reference: TrainResult) -> None:
+    torch.manual_seed(12345)  # the state of the program around it must not matter
+    np.random.seed(1)
+    again = run(TINY, small_set)
+    assert same_weights(again, reference) and without_time(again) == without_time(reference)
+
+
+def test_other_seed_other_weights(small_set: ImageSet, reference: TrainResult) -> None:
+    other = run(dataclasses.replace(TINY, seed=1), small_set)
+    for key, tensor in reference.encoder.named_parameters():
+        if tensor.ndim > 1:
+            assert not torch.equal(tensor, other.encoder.state_dict()[key]), key
+    assert not torch.equal(other.held_out, reference.held_out)
+
+
+def test_random_state_of_the_caller_is_left_alone(small_set: ImageSet) -> None:
+    torch.manual_seed(7)
+    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    run(dataclasses.replace(TINY, epochs=1), small_set)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (np.random.get_state()[1] == numpy_before).all()
+
+
+def test_training_set_is_left_alone(small_set: ImageSet) -> None:
+    images, labels = small_set.images.clone(), small_set.labels.clone()
+    run(dataclasses.replace(TINY, epochs=1, augment=AugmentConfig(cutout=8, contrast=0.3)), small_set)
+    assert torch.equal(small_set.images, images) and torch.equal(small_set.labels, labels)
+
+
+# ----------------------------------------------------------------------------------------- resume
+
+
+def test_stopped_run_resumes_bit_for_bit(small_set: ImageSet, reference: TrainResult, tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(TrainingError, match="Stopped after 1 epochs"):
+            run(TINY, small_set, tmp_path, stop_after=1)
+    torch.manual_seed(99)
+    resumed = run(TINY, small_set, tmp_path)
+    assert same_weights(resumed, reference) and without_time(resumed) == without_time(reference)
+    assert resumed.seconds == pytest.approx(resumed.history["seconds"].sum())
+
+
+def test_finished_run_is_not_trained_again(
+    small_set: ImageSet, reference: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(TINY, small_set, tmp_path)
+    monkeypatch.setattr(training, "_train_epoch", lambda *_: pytest.fail("trained again"))
+    assert same_weights(run(TINY, small_set, tmp_path), reference)
+
+
+def test_validation_survives_a_resume(small_set: ImageSet, tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY, validation_classes=2, epochs=2)
+    unbroken = run(config, small_set)
+    with pytest.raises(TrainingError):
+        run(config, small_set, tmp_path, stop_after=1)
+    resumed = run(config, small_set, tmp_path)
+    assert same_weights(resumed, unbroken) and without_time(resumed) == without_time(unbroken)
+
+
+KILLED = """
+    import json, os, signal, sys
+    import torch
+    from siamese_utils import training
+    from siamese_utils.synthetic import make_synthetic
+    torch.set_num_threads(1)
+    augment_batch, calls = training.augment_batch, 0
+
+    def killing(*arguments):
+        global calls
+        calls += 1
+        if calls == int(sys.argv[3]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return augment_batch(*arguments)
+
+    training.augment_batch = killing
+    config = training.TrainConfig.from_json(json.loads(sys.argv[1]))
+    train_set = make_synthetic("train", num_classes=8, per_class=10)
+    training.train(config, train_set, {classes}, run_dir=sys.argv[2], device="cpu", progress=False)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows knows no SIGKILL")
+def test_killed_run_resumes_bit_for_bit(small_set: ImageSet, reference: TrainResult, tmp_path: Path) -> None:
+    # Six batches an epoch: the ninth lies in the middle of the second.
+    program = textwrap.dedent(KILLED).format(classes=CLASSES)
+    child = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(TINY.to_json()), str(tmp_path), "9"],
+        cwd=Path(training.__file__).parents[1], capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    saved = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert len(json.loads(saved["history"])) == 1
+    resumed = run(TINY, small_set, tmp_path)
+    assert same_weights(resumed, reference) and without_time(resumed) == without_time(reference)
+
+
+def test_failing_save_keeps_the_last_state(
+    small_set: ImageSet, reference: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(TrainingError):
+        run(TINY, small_set, tmp_path, stop_after=1)
+    before = (tmp_path / "state.pt").read_bytes()
+
+    def half_a_state(_: Any, path: Path) -> None:
+        Path(path).write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.torch, "save", half_a_state)
+        with pytest.raises(CheckpointError, match=r"No space left.*make room"):
+            run(TINY, small_set, tmp_path)
+    assert (tmp_path / "state.pt").read_bytes() == before
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["state.pt", "tensorboard"]
+    assert same_weights(run(TINY, small_set, tmp_path), reference)
+
+
+@pytest.fixture(scope="module")
+def state(small_set: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The state after the first epoch, as it lies on disk."""
+    folder = tmp_path_factory.mktemp("state")
+    with pytest.raises(TrainingError):
+        run(TINY, small_set, folder, stop_after=1)
+    return (folder / "state.pt").read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "text", "other data", "no history", "other weights"])
+def test_damaged_state_is_an_error(damage: str, state: bytes, small_set: ImageSet, tmp_path: Path) -> None:
+    path = tmp_path / "state.pt"
+    path.write_bytes(state)
+    content = torch.load(path, weights_only=True)
+    if damage in ("empty", "half", "text"):
+        path.write_bytes({"empty": b"", "half": state[: len(state) // 2], "text": b"hello"}[damage])
+    elif damage == "other data":
+        torch.save({"model": torch.zeros(3)}, path)
+    elif damage == "no history":
+        torch.save({key: value for key, value in content.items() if key != "history"}, path)
+    else:  # as after a change of the architecture under the same name
+        torch.save({**content, "encoder": Encoder("conv3", 9).state_dict()}, path)
+    before = path.read_bytes()
+    with pytest.raises(CheckpointError, match="delete it") as error:
+        run(TINY, small_set, tmp_path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+    assert path.read_bytes() == before
+
+
+class Intruder:
+    """Unpickling this makes a folder."""
+
+    def __init__(self, victim: Path) -> None:
+        self.victim = str(victim)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        import os
+
+        return os.mkdir, (self.victim,)
+
+
+def test_code_in_a_state_is_never_run(small_set: ImageSet, tmp_path: Path) -> None:
+    torch.save(Intruder(tmp_path / "victim"), tmp_path / "state.pt")
+    with pytest.raises(CheckpointError, match="damaged"):
+        run(TINY, small_set, tmp_path)
+    assert not (tmp_path / "victim").exists()
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"learning_rate": 1e-3}, {"recipe": "other"}, {"epochs": 4}])
+def test_state_of_another_configuration_is_an_error(
+    change: dict[str, Any], state: bytes, small_set: ImageSet, tmp_path: Path
+) -> None:
+    (tmp_path / "state.pt").write_bytes(state)
+    with pytest.raises(CheckpointError, match="another configuration or other classes"):
+        run(dataclasses.replace(TINY, **change), small_set, tmp_path)
+
+
+def test_state_of_other_classes_is_an_error(state: bytes, small_set: ImageSet, tmp_path: Path) -> None:
+    (tmp_path / "state.pt").write_bytes(state)
+    with pytest.raises(CheckpointError, match="another configuration or other classes"):
+        train(TINY, small_set, range(6), run_dir=tmp_path, device="cpu", progress=False)
+
+
+def test_run_folder_that_cannot_be_made(small_set: ImageSet, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(CheckpointError, match="another run folder"):
+        run(TINY, small_set, tmp_path / "file" / "run")
+
+
+def test_tensorboard_log(small_set: ImageSet, reference: TrainResult, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError):
+        run(TINY, small_set, tmp_path, stop_after=2)
+    run(TINY, small_set, tmp_path)
+    log = EventAccumulator(str(tmp_path / "tensorboard"))
+    log.Reload()
+    assert {"loss", "learning_rate", "proxy_loss", "triplet_loss"} <= set(log.Tags()["scalars"])
+    events = log.Scalars("loss")
+    assert [event.step for event in events] == [1, 2, 3]
+    assert [event.value for event in events] == pytest.approx(reference.history["loss"].tolist(), rel=1e-6)
+
+
+def test_without_a_run_folder_nothing_is_written(
+    small_set: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(dataclasses.replace(TINY, epochs=1), small_set)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------------------ runs that go wrong
+
+
+def test_loss_that_is_not_a_number(small_set: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(TrainingError):
+        run(TINY, small_set, tmp_path, stop_after=1)
+    before = (tmp_path / "state.pt").read_bytes()
+    forward = Encoder.forward
+
+    def diverged(self: Encoder, pixels: torch.Tensor) -> torch.Tensor:
+        return forward(self, pixels) * torch.nan
+
+    monkeypatch.setattr(Encoder, "forward", diverged)
+    with pytest.raises(TrainingError, match="loss became nan in epoch 2, step 1") as error:
+        run(TINY, small_set, tmp_path)
+    assert not isinstance(error.value, CollapseError)
+    assert (tmp_path / "state.pt").read_bytes() == before
+
+
+def collapse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every image have nearly the same embedding."""
+    forward = Encoder.forward
+
+    def collapsed(self: Encoder, pixels: torch.Tensor) -> torch.Tensor:
+        return 1e-3 * forward(self, pixels) + 1
+
+    monkeypatch.setattr(Encoder, "forward", collapsed)
+
+
+TRIPLETS_ONLY = dataclasses.replace(TINY, terms=(Term("triplet", mining="batch_hard"),))
+
+
+def test_collapse_is_detected(small_set: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    collapse(monkeypatch)
+    monkeypatch.setattr(training, "COLLAPSE_PATIENCE", 3)
+    with pytest.raises(CollapseError, match=r"collapsed in epoch 1.*learning rate") as error:
+        run(TRIPLETS_ONLY, small_set)
+    assert "\n" not in str(error.value)
+
+
+def test_collapse_is_detected_when_an_epoch_is_shorter_than_the_patience(
+    small_set: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As with few classes: an epoch of the 10-90 split has 20 batches.
+    collapse(monkeypatch)
+    monkeypatch.setattr(training, "COLLAPSE_PATIENCE", 10)
+    with pytest.raises(CollapseError, match="collapsed in epoch 2"):
+        run(TRIPLETS_ONLY, small_set)
+
+
+def test_collapse_needs_consecutive_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "COLLAPSE_PATIENCE", 3)
+    watch = training._CollapseWatch()
+    spread_out, flat = torch.eye(4), torch.ones(4, 4)
+    for _ in range(3):
+        watch.check(flat, 0)
+        watch.check(flat, 0)
+        watch.check(spread_out, 0)
+    watch.check(flat, 0)
+    watch.check(flat, 0)
+    with pytest.raises(CollapseError):
+        watch.check(flat, 0)
+
+
+def test_healthy_run_is_no_collapse(small_set: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "COLLAPSE_PATIENCE", 1)
+    run(dataclasses.replace(TINY, epochs=1), small_set)
+
+
+@pytest.mark.parametrize(
+    "change, error, words",
+    [
+        ({"encoder": "resnet21"}, UnknownNameError, "resnet20"),
+        ({"terms": (Term("tripet"),)}, UnknownNameError, "triplet"),
+        ({"terms": ()}, ConfigError, "no active objective"),
+        ({"held_out_images": 10}, SplitError, "hold out fewer"),
+        ({"validation_classes": 6}, SplitError, "validation classes"),
+        ({"batch_size": 4096}, SamplingError, "smaller batch|fewer images"),
+        ({"augment": AugmentConfig(translate=32)}, ValueError, "translate"),
+        ({"validation_classes": 1}, ValueError, "validation"),
+    ],
+)
+def test_configuration_that_does_not_fit_the_data(
+    change: dict[str, Any], error: type[Exception], words: str, small_set: ImageSet
+) -> None:
+    with pytest.raises(error, match=words):
+        run(dataclasses.replace(TINY, **change), small_set)
+
+
+@pytest.mark.parametrize("classes", [(), (0, 99), (-1, 2), (3,)])
+def test_classes_that_cannot_be_trained_on(classes: tuple[int, ...], small_set: ImageSet) -> None:
+    with pytest.raises((SplitError, SamplingError)):
+        train(TINY, small_set, classes, device="cpu", progress=False)
+
+
+def test_unknown_device(small_set: ImageSet) -> None:
+    with pytest.raises(ConfigError, match="abacus"):
+        train(TINY, small_set, CLASSES, device="abacus", progress=False)
+
+
+def test_devices() -> None:
+    assert pick_device("cpu").type == "cpu"
+    assert pick_device().type in ("cpu", "cuda", "mps")
+    assert autocast_dtype(torch.device("cpu")) in (None, torch.bfloat16)
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="cannot be used"):
+            pick_device("cuda")
+
+
+def test_low_precision_training_works(small_set: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "autocast_dtype", lambda _: torch.bfloat16)
+    history = run(dataclasses.replace(TINY, epochs=1), small_set).history
+    assert np.isfinite(history["loss"]).all()
+
+
+# --------------------------------------------------------------------------------------- schedules
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.2, 0.5])
+def test_learning_rate_rises_and_falls(warmup: float) -> None:
+    config = dataclasses.replace(TINY, learning_rate=0.01, warmup=warmup)
+    rates = [learning_rate_at(p, config) for p in np.linspace(0, 1, 201)]
+    peak = int(np.argmax(rates))
+    assert peak == round(200 * warmup) and rates[peak] == pytest.approx(0.01)
+    assert rates[-1] == pytest.approx(0, abs=1e-9)
+    assert all(np.diff(rates[: peak + 1]) > 0) and all(np.diff(rates[peak:]) < 0)
+    assert np.abs(np.diff(rates)).max() < 0.001  # no jump
+    if warmup:
+        assert rates[0] == pytest.approx(0.0005)
+        assert learning_rate_at(warmup / 2, config) == pytest.approx(0.01 * 0.525)
+    assert learning_rate_at((1 + warmup) / 2, config) == pytest.approx(0.005)
+
+
+def test_resolution_schedule(small_set: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    sides: list[tuple[int, ...]] = []
+    forward = Encoder.forward
+
+    def recording(self: Encoder, pixels: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            sides.append(tuple(pixels.shape[1:]))
+        return forward(self, pixels)
+
+    monkeypatch.setattr(Encoder, "forward", recording)
+    run(dataclasses.replace(TINY, resolutions=((0.0, 16), (1 / 3, 24), (0.6, 32))), small_set)
+    progress = [step / len(sides) for step in range(len(sides))]
+    assert sides == [(3, s, s) for s in (16 if p < 1 / 3 else 24 if p < 0.6 else 32 for p in progress)]
+
+
+def test_weight_decay_spares_biases_and_scales() -> None:
+    encoder = Encoder("conv3", 8)
+    objective = torch.nn.Linear(3, 4)
+    groups = training._optimizer(encoder, objective, TINY).param_groups
+    assert [group["weight_decay"] for group in groups] == [TINY.weight_decay, 0.0]
+    assert all(p.ndim > 1 for p in groups[0]["params"]) and all(p.ndim == 1 for p in groups[1]["params"])
+    total = [*encoder.parameters(), *objective.parameters()]
+    assert {id(p) for group in groups for p in group["params"]} == {id(p) for p in total}
+
+
+@given(
+    classes=st.integers(2, 100), batch_size=st.integers(4, 64), per_class=st.integers(2, 8),
+)  # fmt: skip
+def test_batches_have_the_configured_size(classes: int, batch_size: int, per_class: int) -> None:
+    labels = torch.arange(classes).repeat_interleave(40)
+    config = dataclasses.replace(TINY, batch_size=batch_size, images_per_class=per_class)
+    batches = training._make_batches(labels, config)
+    assert batches.images_per_class >= per_class
+    assert batches.batch_size <= max(batch_size, 2 * batches.images_per_class)
+    if per_class * 2 <= batch_size:
+        assert batches.batch_size > batch_size / 2
+
+
+# ----------------------------------------------------------------------------------- configurations
+
+shares = st.floats(0, 1, allow_nan=False)
+terms = st.builds(
+    Term,
+    objective=st.sampled_from(["proxy", "triplet"]),
+    weight=st.floats(0.01, 10),
+    end=st.floats(0.01, 1),
+    distance=st.sampled_from(["cosine", "euclidean"]),
+    mining=st.sampled_from(["random", "batch_all", "batch_hard", "semi_hard"]),
+    margin=st.floats(0.01, 2),
+    temperature=st.none() | st.floats(0.01, 2),
+)
+augments = st.builds(
+    AugmentConfig,
+    translate=st.integers(0, 8),
+    flip=st.booleans(),
+    cutout=st.integers(0, 16),
+    brightness=st.floats(0, 0.99),
+    contrast=st.floats(0, 0.99),
+)
+configs = st.builds(
+    TrainConfig,
+    recipe=st.text(max_size=10),
+    terms=st.lists(terms, max_size=3).map(tuple),
+    encoder=st.sampled_from(["conv3", "resnet20"]),
+    embedding_dim=st.none() | st.integers(1, 512),
+    epochs=st.integers(1, 100),
+    learning_rate=st.floats(1e-6, 1),
+    warmup=st.floats(0, 0.99),
+    resolutions=st.lists(st.tuples(shares, st.integers(8, 64)), max_size=3, unique_by=lambda r: r[0])
+    .map(sorted)
+    .map(tuple),
+    augment=augments,
+    seed=st.integers(0, 2**31),
+)
+
+
+@given(configs)
+def test_configuration_survives_json(config: TrainConfig) -> None:
+    text = json.dumps(config.to_json())
+    assert TrainConfig.from_json(json.loads(text)) == config
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes(name: str) -> None:
+    config = recipe(name)
+    assert config.recipe == name
+    assert TrainConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+    training.WeightedSum(config.terms, 10, Encoder(config.encoder, config.embedding_dim).embedding_dim)
+
+
+def test_unknown_recipe() -> None:
+    assert DEFAULT_RECIPE in RECIPES
+    with pytest.raises(UnknownNameError, match="'smoke'"):
+        recipe("smok")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epochs": 0},
+        {"batch_size": 3},
+        {"images_per_class": 1},
+        {"learning_rate": 0.0},
+        {"learning_rate": -1e-3},
+        {"warmup": 1.0},
+        {"warmup": -0.1},
+        {"clip_norm": 0.0},
+    ],
+)
+def test_senseless_configuration_is_an_error(change: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        dataclasses.replace(TINY, **change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"resolutions": ((0.0, 0),)},
+        {"resolutions": ((0.5, 32), (0.0, 24))},  # out of order, the later would never come
+        {"resolutions": ((1.5, 32),)},
+        {"weight_decay": -0.1},
+        {"held_out_images": -1},
+        {"validation_classes": -1},
+        {"embedding_dim": 0},
+    ],
+)
+def test_configuration_that_could_only_fail_later_is_an_error(change: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        dataclasses.replace(TINY, **change)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        None,
+        [],
+        {},
+        "text",
+        {"recipe": "x"},
+        {**TINY.to_json(), "colour": "blue"},
+        {**TINY.to_json(), "epochs": "three"},
+        {**TINY.to_json(), "epochs": 0},
+        {**TINY.to_json(), "terms": [{"objective": "proxy", "weight": -1}]},
+        {**TINY.to_json(), "terms": [{"weight": 1}]},
+        {**TINY.to_json(), "terms": 7},
+        {**TINY.to_json(), "augment": None},
+        {**TINY.to_json(), "augment": {"translate": -1}},
+        {**TINY.to_json(), "resolutions": [[0.0]]},
+        {key: value for key, value in TINY.to_json().items() if key != "terms"},
+    ],
+)
+def test_foreign_configuration_is_an_error(data: Any) -> None:
+    with pytest.raises(ConfigError):
+        TrainConfig.from_json(data)
