@@ -16,6 +16,7 @@ https://www.cs.toronto.edu/~kriz/cifar.html
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -487,7 +488,8 @@ def _write_cache(path: Path, fingerprint: str, images: torch.Tensor, labels: tor
         save_file({"images": images, "labels": labels}, temporary, metadata=metadata)
         os.replace(temporary, path)
     except (SafetensorError, OSError):  # a full or read-only disk only costs seconds at the next start
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def _checksum(images: torch.Tensor, labels: torch.Tensor) -> str:
@@ -535,9 +537,10 @@ def _check_counts(labels: np.ndarray, part: Part, path: Path) -> None:
     wrong = np.flatnonzero(counts != per_class)
     if len(wrong):
         name, total = CIFAR100_CLASSES[wrong[0]], per_class * len(CIFAR100_CLASSES)
+        in_all = f", {len(labels):,} in all instead of {total:,}" if len(labels) != total else ""
         raise DataError(
-            f"The {part} part in {path} has {len(labels):,} images instead of {total:,} "
-            f"({counts[wrong[0]]} instead of {per_class} of class {name!r}): delete it and download it again."
+            f"The {part} part in {path} has {counts[wrong[0]]} images of class {name!r} "
+            f"instead of {per_class}{in_all}: delete it and download it again."
         )
 
 

@@ -26,15 +26,15 @@ _BEGIN, _END = "<!-- headline: made by `python -m siamese_utils readme` -->", "<
 def headline_rows() -> pd.DataFrame:
     """One row a split of class draw 0 that has results: ours and the seed's, by metric; percent.
 
-    Columns: ``split``, ``classes`` (learned), ``metric``, ``value``, ``ci95``, ``seed``, ``seed_ci95``.
+    Columns: ``split``, ``classes`` (learned), ``metric``, ``value``, ``ci95``, ``reference``, ``reference_ci95``.
     """
     ours = results.split_sweep()
     ours = ours[(ours.draw == 0) & (ours.seed == 0) & ours.metric.isin(HEADLINE_METRICS)]
     reference = results.seed_reference()
-    reference = reference[reference.source == "measured"].rename(columns={"value": "seed", "ci95": "seed_ci95"})
-    rows = ours.merge(reference[["split", "metric", "seed", "seed_ci95"]], on=["split", "metric"], how="left")
+    reference = reference[reference.source == "measured"].rename(columns={"value": "reference", "ci95": "reference_ci95"})
+    rows = ours.merge(reference[["split", "metric", "reference", "reference_ci95"]], on=["split", "metric"], how="left")
     rows = rows.assign(classes=rows.split.str.split("-").str[0].astype(int))
-    return rows.sort_values("classes")[["split", "classes", "metric", "value", "ci95", "seed", "seed_ci95"]]
+    return rows.sort_values("classes")[["split", "classes", "metric", "value", "ci95", "reference", "reference_ci95"]]
 
 
 def headline_table() -> str:
@@ -51,7 +51,7 @@ def headline_table() -> str:
         cells = []
         for metric in HEADLINE_METRICS:
             row = of_split.loc[metric]
-            seed = "" if pd.isna(row.seed) else f" ({row.seed:.1f})"
+            seed = "" if pd.isna(row.reference) else f" ({row.reference:.1f})"
             cells.append(f"**{row.value:.1f}** ± {row.ci95:.1f}{seed}")
         lines.append(f"| {split} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -68,7 +68,7 @@ def headline_text() -> str:
         [
             f"After learning {best.classes} classes for {run['seconds'] / 60:.0f} minutes on {computed['threads']} processor "
             f"cores, the network names an image of one of five *unseen* classes right **{best.value:.1f} ± {best.ci95:.1f}%** of "
-            f"the time from a single example of each ({best.seed:.1f}% with the seed project's weights, which took {hours:.0f} hours; "
+            f"the time from a single example of each ({best.reference:.1f}% with the seed project's weights, which took {hours:.0f} hours; "
             "chance is 20%).",
             "",
             headline_table(),
@@ -117,7 +117,7 @@ def headline_figure() -> tuple[Figure, str]:
     axis.set(xlabel="classes of CIFAR-100 learned", ylabel="accuracy on unseen classes (%)", xlim=(5, 97), ylim=(0, 100),
              xticks=range(10, 100, 10), title="Naming one of five unseen classes from one example of each")  # fmt: skip
     figure.tight_layout()
-    gains = ", ".join(f"{row.value:.1f} against {row.seed:.1f} percent at {row.split}" for row in ours.itertuples())
+    gains = ", ".join(f"{row.value:.1f} against {row.reference:.1f} percent at {row.split}" for row in ours.itertuples())
     alt = (
         "Five-way one-shot accuracy on unseen CIFAR-100 classes against the number of classes learned. The seed project's "
         f"weights rise from {reference.value.iloc[0]:.1f} percent at 10 classes to {reference.value.iloc[-1]:.1f} at 90; "

@@ -100,7 +100,7 @@ def _star(u: Array, v: Array) -> Array:
     # A point is in the five-pointed star if it is on the inner side of at least four of its five lines.
     a, b, c, d = 0.951057, 0.309017, 0.587785, 0.809017  # sine and cosine of 72 degrees, of 36 degrees
     normals = ((0.0, -1.0), (a, -b), (c, d), (-c, d), (-a, -b))
-    return sum(((x * u + y * v) < 0.36).astype(np.int8) for x, y in normals) >= 4
+    return sum(((x * u + y * v) < 0.305).astype(np.int8) for x, y in normals) >= 4
 
 
 def _heart(u: Array, v: Array) -> Array:

@@ -17,13 +17,8 @@ settings.register_profile("siamese", deadline=None, derandomize=True, database=N
 settings.load_profile("siamese")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Declare the project's marker."""
-    config.addinivalue_line("markers", "real_data: needs CIFAR-100 on this machine, otherwise skipped")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs CIFAR-100 where it cannot be found; no test downloads it."""
+    """Skip what is marked ``real_data`` where it cannot be found; no test downloads it."""
     needy = [item for item in items if item.get_closest_marker("real_data")]
     if needy and find_cifar100() is None:
         for item in needy:

@@ -1,8 +1,9 @@
-"""Tests of siamese_utils.synthetic: same bits everywhere, real variation within a class, attributes shared."""
+"""Tests of siamese_utils.synthetic: same bits everywhere, variation within a class, shared attributes."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -42,10 +43,10 @@ def test_default_size() -> None:
 
 
 def test_the_images_are_the_same_bits_on_every_machine() -> None:
-    # Every class, hence every shape, texture and palette. If this fails after a deliberate change of the drawing,
-    # look at the new images and the learnability test, then store the new digests.
-    assert _digest(make_synthetic("train", per_class=2)) == "TRAINDIGEST"
-    assert _digest(make_synthetic("test", per_class=2, seed=5)) == "TESTDIGEST"
+    # Every class, hence every shape, texture and palette. After a deliberate change of the drawing: look at
+    # the new images, run the learnability test, then store the new digests.
+    assert _digest(make_synthetic("train", per_class=2)) == "81f2087559c04e17"
+    assert _digest(make_synthetic("test", per_class=2, seed=5)) == "b870cee4926f4d34"
 
 
 def test_parts_and_seeds_give_other_images_of_the_same_classes() -> None:
@@ -165,10 +166,10 @@ def test_classes_vary_within_and_pixels_alone_do_not_tell_them(synthetic_train: 
 
 
 def test_a_small_network_learns_what_unseen_classes_need() -> None:
-    """Fourteen seconds' worth of training in miniature: half a minute of the real thing reaches 75%."""
+    """A miniature: twice the width and nine epochs on the whole set (40 s on one core) reach 78%."""
     from torch import nn
 
-    classes, count = 60, 40
+    classes, count = 60, 30
     train = make_synthetic("train", num_classes=classes, per_class=count)
     test = make_synthetic("test", per_class=12)
     unseen = test.subset(test.indices_of(range(80, 100)))
@@ -181,12 +182,12 @@ def test_a_small_network_learns_what_unseen_classes_need() -> None:
         widths = (3, 12, 24, 48)
         blocks = [
             layer
-            for a, b in zip(widths, widths[1:], strict=False)
+            for a, b in itertools.pairwise(widths)
             for layer in (nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU(), nn.MaxPool2d(2))
         ]
         network = nn.Sequential(*blocks, nn.Flatten(), nn.Linear(48 * 16, 64))
         weights = nn.Parameter(torch.randn(classes, 64))
-        epochs, batch = 4, 100
+        epochs, batch = 4, 60
         optimiser = torch.optim.AdamW([*network.parameters(), weights], lr=5e-3)
         for _ in range(epochs):
             for rows in torch.randperm(len(train)).split(batch):
