@@ -28,7 +28,7 @@ def toy_triplet_descent(
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(3).repeat_interleave(points_per_class)
     points = torch.randn(len(labels), 2, generator=generator).requires_grad_()
-    objective = TripletObjective("euclidean", "semi_hard", margin=margin)
+    objective = TripletObjective("euclidean", "batch_all", margin=margin)
     path, losses = [points.detach().clone()], []
     for _ in range(steps):
         loss = objective(points, labels).loss

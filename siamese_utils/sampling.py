@@ -100,6 +100,7 @@ class ClassIndex:
         return np.flatnonzero(self.sizes[self.class_of] >= 2)
 
     def check_comparable(self, what: str) -> None:
+        """Raise a SamplingError unless there are 2 classes and one of them has 2 images."""
         if len(self.classes) < 2:
             raise SamplingError(
                 f"{what} need images of at least 2 classes, but there is 1; add another class."

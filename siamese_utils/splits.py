@@ -24,14 +24,14 @@ from .errors import SplitError, unknown
 SPLIT_NAMES: tuple[str, ...] = tuple(f"{seen}-{100 - seen}" for seen in range(10, 101, 10))
 """The ten splits of 100 classes: 10-90, 20-80, ..., 90-10, 100-0."""
 
-CIFAR_FS_VALIDATION: tuple[str, ...] = tuple(
-    "otter motorcycle television lamp crocodile shark butterfly sea beaver beetle tractor flatfish maple_tree"
-    " camel crab cattle".split()
-)
-CIFAR_FS_TEST: tuple[str, ...] = tuple(
-    "baby bed bicycle chimpanzee fox leopard man pickup_truck plain poppy rocket rose snail sweet_pepper"
-    " table telephone wardrobe whale woman worm".split()
-)
+CIFAR_FS_VALIDATION: tuple[str, ...] = (
+    "otter", "motorcycle", "television", "lamp", "crocodile", "shark", "butterfly", "sea", "beaver",
+    "beetle", "tractor", "flatfish", "maple_tree", "camel", "crab", "cattle",
+)  # fmt: skip
+CIFAR_FS_TEST: tuple[str, ...] = (
+    "baby", "bed", "bicycle", "chimpanzee", "fox", "leopard", "man", "pickup_truck", "plain", "poppy",
+    "rocket", "rose", "snail", "sweet_pepper", "table", "telephone", "wardrobe", "whale", "woman", "worm",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

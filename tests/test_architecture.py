@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -69,7 +70,9 @@ def imported_modules(path: Path, *, at_start_only: bool = False) -> set[str]:
 KNOWN_EXCEPTION = ("data", "synthetic")
 
 
+@cache
 def graph() -> dict[str, set[str]]:
+    """What each module imports, without the known exception."""
     imports = {name: imported_modules(path) for name, path in MODULES.items()}
     assert KNOWN_EXCEPTION[1] not in imported_modules(MODULES[KNOWN_EXCEPTION[0]], at_start_only=True)
     imports[KNOWN_EXCEPTION[0]].discard(KNOWN_EXCEPTION[1])

@@ -44,7 +44,7 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def embeddings(sizes: list[int], dim: int = 8, noise: float = 1.0, seed: int = 0):  # noqa: ANN201
+def embeddings(sizes: list[int], dim: int = 8, noise: float = 1.0, seed: int = 0):
     """Unit vectors around one random centre a class, in random order; labels with gaps."""
     random = rng(seed)
     number = random.permutation(np.repeat(np.arange(len(sizes)), sizes))
@@ -54,7 +54,7 @@ def embeddings(sizes: list[int], dim: int = 8, noise: float = 1.0, seed: int = 0
     return torch.from_numpy(z).float(), torch.from_numpy(3 * number + 5)
 
 
-def few_directions(sizes: list[int], seed: int = 0):  # noqa: ANN201
+def few_directions(sizes: list[int], seed: int = 0):
     """Unit vectors with coordinates 0, 1/2 or 1 and their negatives: many similarities are exactly equal."""
     random = rng(seed)
     number = random.permutation(np.repeat(np.arange(len(sizes)), sizes))
@@ -189,7 +189,7 @@ def test_threshold_bad_input() -> None:
 
 @pytest.mark.parametrize("make", [embeddings, few_directions])
 @pytest.mark.parametrize("sizes", [[2, 1], [9, 9, 9, 9], [1, 30, 5, 1, 12]])
-def test_pair_auc_equals_scikit_learn(make, sizes: list[int]) -> None:  # noqa: ANN001
+def test_pair_auc_equals_scikit_learn(make, sizes: list[int]) -> None:
     z, labels = make(sizes)
     similarity, same, *_ = all_pairs(z, labels)
     estimate = pair_auc(z, labels)
@@ -220,7 +220,7 @@ def slow_auc_interval(z: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("make", [embeddings, few_directions])
-def test_interval_of_the_auc_is_the_infinitesimal_jackknife(make) -> None:  # noqa: ANN001
+def test_interval_of_the_auc_is_the_infinitesimal_jackknife(make) -> None:
     z, labels = make([6, 12, 1, 9])
     assert pair_auc(z, labels).ci95 == pytest.approx(slow_auc_interval(z, labels), rel=2e-3)
 
@@ -370,7 +370,7 @@ def supports_of(labels: torch.Tensor, count: int, seed: int) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("make", [embeddings, few_directions])
-def test_all_way_accuracy_equals_the_slow_loop(make) -> None:  # noqa: ANN001
+def test_all_way_accuracy_equals_the_slow_loop(make) -> None:
     z, labels = make([6, 9, 4, 7])
     classes = labels.unique().tolist()
     exact = z.double().numpy()
@@ -408,7 +408,7 @@ def test_confusion_adds_up_to_the_all_way_accuracy() -> None:
 
 
 @pytest.mark.parametrize("make", [embeddings, few_directions])
-def test_legacy_metric_equals_the_slow_loop(make) -> None:  # noqa: ANN001
+def test_legacy_metric_equals_the_slow_loop(make) -> None:
     z, labels = make([6, 9, 4, 7])
     similarity = z.double() @ z.double().T
     shares = []
@@ -539,7 +539,7 @@ def test_split_without_unseen_classes(thirty_classes: tuple[torch.Tensor, torch.
 def test_nothing_may_be_chosen_on_unseen_classes(thirty_classes: tuple[torch.Tensor, torch.Tensor]) -> None:
     z, labels = thirty_classes
     split = class_split("20-10", num_classes=30)
-    with pytest.raises(SplitError, match="class 20, which split 20-10 .* does not train on"):
+    with pytest.raises(SplitError, match=r"class 20, which split 20-10 .* does not train on"):
         evaluate_split((z, labels), z, labels, split)
 
 
@@ -547,7 +547,7 @@ def test_evaluation_bad_input(thirty_classes: tuple[torch.Tensor, torch.Tensor])
     z, labels = thirty_classes
     split = class_split("20-10", num_classes=30)
     held_out = (z[:440], labels[:440])
-    with pytest.raises(UnknownNameError, match="Unknown metric 'acc_5w1'.*Did you mean 'acc_5w1s'"):
+    with pytest.raises(UnknownNameError, match=r"Unknown metric 'acc_5w1'.*Did you mean 'acc_5w1s'"):
         evaluate_split(held_out, z, labels, split, metrics=["acc_5w1"])
     with pytest.raises(SplitError, match="none of class 29"):
         evaluate_split(held_out, z[labels < 29], labels[labels < 29], split)
@@ -570,7 +570,7 @@ def test_evaluation_bad_input(thirty_classes: tuple[torch.Tensor, torch.Tensor])
         lambda z, y: sample_similarities(z, y, rng(), 10),
     ],
 )
-def test_embeddings_are_checked(metric) -> None:  # noqa: ANN001
+def test_embeddings_are_checked(metric) -> None:
     z, labels = embeddings([6, 6, 6])
     metric(z, labels)
     metric(z.numpy().astype(np.float64), labels.numpy().astype(np.int32))  # arrays and other types will do
@@ -584,7 +584,7 @@ def test_embeddings_are_checked(metric) -> None:  # noqa: ANN001
         metric(broken, labels)
     with pytest.raises(ShapeError, match="shape \\(18,\\)"):
         metric(z[:, 0], labels)
-    with pytest.raises(ShapeError, match="type torch.int64"):
+    with pytest.raises(ShapeError, match=r"type torch.int64"):
         metric(z.long(), labels)
     with pytest.raises(ShapeError, match="18 whole numbers, one for each embedding"):
         metric(z, labels[:-1])
@@ -598,7 +598,7 @@ def test_more_ways_than_classes_and_more_shots_than_images() -> None:
     z, labels = embeddings([20, 20, 18])
     with pytest.raises(SamplingError, match="4-way episodes need 4 classes, but there are 3"):
         few_shot_accuracy(z, labels, rng(), ways=4)
-    with pytest.raises(SamplingError, match="need 20 images, but class .* has 18"):
+    with pytest.raises(SamplingError, match=r"need 20 images, but class .* has 18"):
         few_shot_accuracy(z, labels, rng(), ways=2, shots=5)
     with pytest.raises(SamplingError, match="has 18; use fewer shots"):
         few_shot_predictions(z, labels, rng(), shots=18)

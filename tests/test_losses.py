@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytorch_metric_learning import distances as pml_distances
 from pytorch_metric_learning import losses as pml_losses
@@ -97,13 +97,12 @@ def mined_pairs(z: torch.Tensor, labels: torch.Tensor, distance: str, mining: st
     mined = MINERS[mining](DISTANCES[distance](z.double()), labels)
     to_positive, to_negative = torch.broadcast_tensors(mined.to_positive, mined.to_negative)
     assert mined.chosen.shape == to_negative.shape and mined.chosen.dtype == torch.bool
-    pairs = torch.stack([to_positive[mined.chosen], to_negative[mined.chosen]], dim=1).numpy()
-    return pairs[np.lexsort(pairs.T)]
+    return as_sorted(torch.stack([to_positive[mined.chosen], to_negative[mined.chosen]], dim=1).tolist())
 
 
 def as_sorted(triplets: list[tuple[float, float]]) -> np.ndarray:
     pairs = np.asarray(triplets)
-    return pairs[np.lexsort(pairs.T)]
+    return pairs[np.lexsort(np.round(pairs, 7).T)]  # rounded, so that the last bit does not decide between equals
 
 
 # ----------------------------------------------------------------------------------------- distances
@@ -175,6 +174,7 @@ def test_positive_pairs_are_all_ordered_pairs() -> None:
 
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("mining", ["batch_all", "batch_hard", "semi_hard"])
+@settings(max_examples=15)
 @given(data=batches())
 def test_miner_agrees_with_a_loop(distance: str, mining: str, data: tuple[torch.Tensor, torch.Tensor]) -> None:
     z, labels = data
@@ -197,9 +197,8 @@ def test_semi_hard_agrees_with_batch_easy_hard_miner(seed: int) -> None:
     # Where every negative is nearer than the positive, theirs drops the anchor and ours takes the farthest.
     z, labels = batch(classes=6, per_class=2, dim=3, seed=seed)
     lp = pml_distances.LpDistance(normalize_embeddings=False)
-    anchors, positives, negatives = pml_miners.BatchEasyHardMiner(
-        pos_strategy="hard", neg_strategy="semihard", distance=lp
-    )(z.double(), labels)
+    miner = pml_miners.BatchEasyHardMiner(pos_strategy="hard", neg_strategy="semihard", distance=lp)
+    anchors, positives, _, negatives = miner(z.double(), labels)
     distance = DISTANCES["euclidean"](z.double())
     expected = as_sorted(torch.stack([distance[anchors, positives], distance[anchors, negatives]], 1).tolist())
     ours = mined_pairs(z, labels, "euclidean", "semi_hard")
@@ -249,6 +248,7 @@ def test_random_mining_draws_real_triplets_of_every_anchor() -> None:
 @pytest.mark.parametrize("temperature", [None, 0.1])
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("mining", ["batch_all", "batch_hard", "semi_hard"])
+@settings(max_examples=15)
 @given(data=batches())
 def test_triplet_loss_agrees_with_a_loop(
     mining: str, distance: str, temperature: float | None, data: tuple[torch.Tensor, torch.Tensor]
@@ -316,6 +316,7 @@ def test_objective_gradient(distance: str, mining: str) -> None:
 @pytest.mark.parametrize("temperature", [None, 0.1])
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("mining", ["batch_all", "batch_hard", "semi_hard"])
+@settings(max_examples=15)
 @given(data=batches(), seed=st.integers(0, 100))
 def test_order_of_the_batch_does_not_matter(
     mining: str, distance: str, temperature: float | None, data: tuple[torch.Tensor, torch.Tensor], seed: int
@@ -359,7 +360,7 @@ def test_following_the_gradient_lowers_the_loss(distance: str, mining: str, temp
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
 
 

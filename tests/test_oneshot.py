@@ -24,18 +24,18 @@ from siamese_utils.training import train
 
 @pytest.fixture(scope="module")
 def train_set() -> ImageSet:
-    return make_synthetic("train", num_classes=24, per_class=30)
+    return make_synthetic("train", num_classes=20, per_class=32)
 
 
 @pytest.fixture(scope="module")
 def test_set() -> ImageSet:
-    return make_synthetic("test", num_classes=24, per_class=10)
+    return make_synthetic("test", num_classes=25, per_class=12)
 
 
 @pytest.fixture(scope="module")
 def encoder(train_set: ImageSet) -> Encoder:
-    """A small encoder trained for a few seconds on all but the last four classes."""
-    config = dataclasses.replace(recipe("smoke"), encoder="conv3", batch_size=64, held_out_images=2)
+    """A small encoder trained for a few seconds on all but the last five classes."""
+    config = dataclasses.replace(recipe("smoke"), encoder="conv3", epochs=6, batch_size=32, held_out_images=2)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     result = train(config, train_set, range(20), device="cpu", progress=False)
@@ -43,7 +43,7 @@ def encoder(train_set: ImageSet) -> Encoder:
     return result.encoder
 
 
-UNSEEN = (20, 21, 22, 23)
+UNSEEN = (20, 21, 22, 23, 24)
 
 
 def save_class_folders(folder: Path, images: ImageSet, classes: tuple[int, ...], start: int, count: int) -> list[Path]:
@@ -217,7 +217,7 @@ def test_similarity_is_the_cosine_to_the_prototype(encoder: Encoder, test_set: I
     groups = {str(label): test_set.images[test_set.indices_of([label])[:2]] for label in UNSEEN}
     classifier = OneShotClassifier(encoder).fit(groups)
     similarity = classifier.similarities(queries)
-    assert similarity.shape == (len(queries), 4) and similarity.dtype == torch.float32
+    assert similarity.shape == (len(queries), 5) and similarity.dtype == torch.float32
     expected = torch.nn.functional.cosine_similarity(
         encoder.embed(queries)[:, None, :], classifier.prototypes[None, :, :], dim=2
     )
@@ -227,21 +227,22 @@ def test_similarity_is_the_cosine_to_the_prototype(encoder: Encoder, test_set: I
 
 
 def test_support_image_is_recognised(encoder: Encoder, test_set: ImageSet) -> None:
-    images = test_set.images[::10]
+    images = test_set.images[::12]
     classifier = OneShotClassifier(encoder).fit({str(n): image[None] for n, image in enumerate(images)})
     assert classifier.predict(images) == [str(n) for n in range(len(images))]
     torch.testing.assert_close(classifier.similarities(images).diagonal(), torch.ones(len(images)), atol=1e-5, rtol=0)
 
 
-def test_unseen_classes_are_recognised(encoder: Encoder, test_set: ImageSet) -> None:
+@pytest.mark.parametrize("shots, least", [(1, 0.3), (3, 0.4)])
+def test_unseen_classes_are_recognised(encoder: Encoder, test_set: ImageSet, shots: int, least: float) -> None:
     right = total = 0
-    for shot in range(5):
-        groups = {str(c): test_set.images[test_set.indices_of([c])[shot : shot + 1]] for c in UNSEEN}
+    for first in range(6):
+        groups = {str(c): test_set.images[test_set.indices_of([c])[:6].roll(-first)[:shots]] for c in UNSEEN}
         classifier = OneShotClassifier(encoder).fit(groups)
         for c in UNSEEN:
-            predictions = classifier.predict(test_set.images[test_set.indices_of([c])[5:]])
+            predictions = classifier.predict(test_set.images[test_set.indices_of([c])[6:]])
             right, total = right + predictions.count(str(c)), total + len(predictions)
-    assert right / total > 0.4  # of four classes; chance is a quarter
+    assert right / total > least  # chance is 0.2
 
 
 def test_fitting_again_forgets(encoder: Encoder, test_set: ImageSet) -> None:
@@ -341,8 +342,8 @@ def test_class_named_like_a_column(name: str, encoder: Encoder, support: Path) -
     sorted(support.iterdir())[0].rename(support / name)
     query = images_in(support / name)[0]
     table = classify_folder(encoder, support, [query])
-    assert table.columns.is_unique
-    assert table.loc[0, "prediction"] == name and table.loc[0, "query"] == str(query)
+    assert table.iloc[0, :2].tolist() == [str(query), name]
+    assert table.iloc[0, 2] == pytest.approx(1, abs=1e-5) and table.shape == (1, 6)
 
 
 def test_missing_support_folder(encoder: Encoder, tmp_path: Path) -> None:

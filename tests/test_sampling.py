@@ -114,7 +114,7 @@ def test_triplets_and_pairs_are_drawn_evenly() -> None:
 
 
 @pytest.mark.parametrize("draw", [sample_pairs, sample_triplets])
-def test_pairs_and_triplets_that_cannot_be_drawn(draw) -> None:  # noqa: ANN001
+def test_pairs_and_triplets_that_cannot_be_drawn(draw) -> None:
     with pytest.raises(SamplingError, match="at least 2 classes"):
         draw(torch.tensor([3, 3, 3]), 5, rng())
     with pytest.raises(SamplingError, match="at least 2 images"):
@@ -181,7 +181,7 @@ def test_episodes_that_cannot_be_drawn() -> None:
     labels = torch.tensor([4] * 20 + [6] * 16 + [9] * 30)
     with pytest.raises(SamplingError, match="4-way episodes need 4 classes, but there are 3"):
         sample_episodes(labels, 4, 1, 5, 10, rng())
-    with pytest.raises(SamplingError, match="5 shots and 15 queries .* need 20 images, but class 6 has 16"):
+    with pytest.raises(SamplingError, match=r"5 shots and 15 queries .* need 20 images, but class 6 has 16"):
         sample_episodes(labels, 2, 5, 15, 10, rng())
     for ways, shots, queries, count in (
         (0, 1, 1, 1),
