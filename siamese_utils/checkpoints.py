@@ -80,7 +80,9 @@ def load_encoder(path: str | Path, device: str = "cpu") -> Encoder:
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(f"{path} has unreadable encoder metadata; fetch or train the checkpoint again.") from error
+        raise CheckpointError(
+            f"{path} has unreadable encoder metadata; fetch or train the checkpoint again."
+        ) from error
     try:
         encoder.load_state_dict({key: tensor.float() if tensor.is_floating_point() else tensor
                                  for key, tensor in tensors.items()})  # fmt: skip
@@ -118,4 +120,3 @@ def _read(path: Path, with_tensors: bool = True) -> tuple[dict[str, str], dict[s
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{path} was not written by siamese_utils.save_encoder; use one of its checkpoints.")
     return metadata, tensors
-

@@ -663,7 +663,7 @@ def _read_folders(path: Path, part: Part) -> tuple[np.ndarray, np.ndarray]:
 def _decode_all(sources: Iterable[tuple[bytes | Path, str]], count: int) -> np.ndarray:
     """Decode encoded images or image files, given with their names: uint8 (count, 32, 32, 3).
 
-    Measured on CIFAR-100: one thread takes 0.1 ms an image, several together four times as long, because
+    Measured on CIFAR-100: one thread takes 0.1 to 0.2 ms an image, several together longer, because
     decoding so small an image is mostly work under Python's global lock. (torchvision's decoders are hardly
     faster, and its PNG decoder crashes the whole process on a damaged file.)
     """

@@ -86,7 +86,9 @@ class Study:
         if self.is_synthetic:
             return recipe("smoke")
         _ = self.encoder
-        return TrainConfig.from_json(checkpoint_info(results.checkpoint_path(self.split.name, self.split.draw))["config"])
+        return TrainConfig.from_json(
+            checkpoint_info(results.checkpoint_path(self.split.name, self.split.draw))["config"]
+        )
 
     @cached_property
     def history(self) -> pd.DataFrame:
@@ -122,10 +124,10 @@ class Study:
         display(Image(data=png, format="png", alt=" ".join(alt.split())))
 
     def show_table(self, table: pd.DataFrame, caption: str, decimals: int = 2) -> None:
-        """Display a table with a caption."""
-        styled = table.style.format(precision=decimals, na_rep="–").hide(axis="index").set_caption(caption)
-        # Fixed ids keep the stored output the same from run to run.
-        display(HTML(styled.set_uuid(hashlib.blake2b(caption.encode(), digest_size=4).hexdigest()).to_html()))
+        """Display a table with a caption; the stored output is the same from run to run."""
+        html = table.to_html(index=False, border=0, na_rep="–", float_format=f"{{:.{decimals}f}}".format)
+        head, rest = html.split(">", 1)
+        display(HTML(f"{head}><caption>{escape(caption)}</caption>{rest}"))
 
 
 def start(split: str = "90-10", draw: int = 0) -> Study:

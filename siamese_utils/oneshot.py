@@ -178,5 +178,3 @@ def classify_folder(encoder: Encoder, support: str | Path, queries: Iterable[str
         DataError, SamplingError: see ``fit_folder`` and ``predict_files``.
     """
     return OneShotClassifier(encoder).fit_folder(support).predict_files(queries)
-
-

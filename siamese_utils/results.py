@@ -94,11 +94,15 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
         ResultsError: the file is missing or has other columns.
     """
     if not path.is_file():
-        raise ResultsError(f"There is no results table {path}; run the study that writes it, or fetch the results folder.")
+        raise ResultsError(
+            f"There is no results table {path}; run the study that writes it, or fetch the results folder."
+        )
     try:
         table = pd.read_csv(path, keep_default_na=False, dtype={"split": str, "checkpoint": str, "metric": str})
     except (ValueError, pd.errors.ParserError) as error:
-        raise ResultsError(f"The results table {path} is damaged ({error}); restore it from version control.") from error
+        raise ResultsError(
+            f"The results table {path} is damaged ({error}); restore it from version control."
+        ) from error
     if columns is not None and tuple(table.columns) != tuple(columns):
         raise ResultsError(f"The results table {path} has columns {list(table.columns)}, expected {list(columns)}.")
     return table
@@ -119,7 +123,9 @@ def result(table: pd.DataFrame, **key: Any) -> pd.Series:
     for column, value in key.items():
         rows = rows[rows[column] == value]
     if len(rows) != 1:
-        raise ResultsError(f"Expected one results row with {key}, found {len(rows)}; name more columns or run the study.")
+        raise ResultsError(
+            f"Expected one results row with {key}, found {len(rows)}; name more columns or run the study."
+        )
     return rows.iloc[0]
 
 
@@ -147,10 +153,11 @@ def store_run(
     """
     path = table if table is not None else results_dir() / "split_sweep.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = pd.DataFrame(
-        [{**key, "metric": name, "value": round(e.value, 4), "ci95": round(e.ci95, 4), "n": e.n, "checkpoint": checkpoint}
-         for name, e in metrics.items()]
-    )[list(columns)]  # fmt: skip
+    rows = []
+    for name, estimate in metrics.items():
+        numbers = {"value": round(estimate.value, 4), "ci95": round(estimate.ci95, 4), "n": estimate.n}
+        rows.append({**key, "metric": name, **numbers, "checkpoint": checkpoint})
+    new = pd.DataFrame(rows)[list(columns)]
     with FileLock(path.with_name(f".{path.name}.lock")):
         if path.exists():
             old = read_table(path, columns)

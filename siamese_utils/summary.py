@@ -31,7 +31,9 @@ def headline_rows() -> pd.DataFrame:
     ours = results.split_sweep()
     ours = ours[(ours.draw == 0) & (ours.seed == 0) & ours.metric.isin(HEADLINE_METRICS)]
     reference = results.seed_reference()
-    reference = reference[reference.source == "measured"].rename(columns={"value": "reference", "ci95": "reference_ci95"})
+    reference = reference[reference.source == "measured"].rename(
+        columns={"value": "reference", "ci95": "reference_ci95"}
+    )
     rows = ours.merge(reference[["split", "metric", "reference", "reference_ci95"]], on=["split", "metric"], how="left")
     rows = rows.assign(classes=rows.split.str.split("-").str[0].astype(int))
     return rows.sort_values("classes")[["split", "classes", "metric", "value", "ci95", "reference", "reference_ci95"]]
@@ -64,20 +66,18 @@ def headline_text() -> str:
     run = results.load_json(f"cifar100-{best.split}-draw0")
     computed = run["provenance"]
     hours = results.result(results.seed_reference(), split=best.split, metric="training_hours").value
-    return "\n".join(
-        [
-            f"After learning {best.classes} classes for {run['seconds'] / 60:.0f} minutes on {computed['threads']} processor "
-            f"cores, the network names an image of one of five *unseen* classes right **{best.value:.1f} ± {best.ci95:.1f}%** of "
-            f"the time from a single example of each ({best.reference:.1f}% with the seed project's weights, which took {hours:.0f} hours; "
-            "chance is 20%).",
-            "",
-            headline_table(),
-            "",
-            "Percent on unseen classes of the CIFAR-100 test set, class draw 0, with 95% intervals over episodes, supports or "
-            "images; in brackets the seed project's published weights under the same protocol. "
-            f"Recipe `{run['recipe']}`, {computed['processor']}, {computed['precision']}.",
-        ]
+    sentence = (
+        f"After learning {best.classes} classes for {run['seconds'] / 60:.0f} minutes on {computed['threads']} "
+        "processor cores, the network names an image of one of five *unseen* classes right "
+        f"**{best.value:.1f} ± {best.ci95:.1f}%** of the time from a single example of each "
+        f"({best.reference:.1f}% with the seed project's weights, which took {hours:.0f} hours; chance is 20%)."
     )
+    note = (
+        "Percent on unseen classes of the CIFAR-100 test set, class draw 0, with 95% intervals over episodes, supports "
+        "or images; in brackets the seed project's published weights under the same protocol. "
+        f"Recipe `{run['recipe']}`, {computed['processor']}, {computed['precision']}."
+    )
+    return f"{sentence}\n\n{headline_table()}\n\n{note}"
 
 
 def update_readme(readme: Path) -> bool:
@@ -114,13 +114,22 @@ def headline_figure() -> tuple[Figure, str]:
     axis.annotate("seed project's weights,\nsame protocol", (seed_classes.iloc[5], reference.value.iloc[5]), (4, -34),
                   textcoords="offset points", color=plotting.SEED, fontweight="bold")  # fmt: skip
     axis.annotate("chance", (10, 20), (0, 5), textcoords="offset points", color=plotting.SEED)
-    axis.set(xlabel="classes of CIFAR-100 learned", ylabel="accuracy on unseen classes (%)", xlim=(5, 97), ylim=(0, 100),
-             xticks=range(10, 100, 10), title="Naming one of five unseen classes from one example of each")  # fmt: skip
+    axis.set(
+        xlabel="classes of CIFAR-100 learned",
+        ylabel="accuracy on unseen classes (%)",
+        xlim=(5, 97),
+        ylim=(0, 100),
+        xticks=range(10, 100, 10),
+        title="Naming one of five unseen classes from one example of each",
+    )
     figure.tight_layout()
-    gains = ", ".join(f"{row.value:.1f} against {row.reference:.1f} percent at {row.split}" for row in ours.itertuples())
+    gains = ", ".join(
+        f"{row.value:.1f} against {row.reference:.1f} percent at {row.split}" for row in ours.itertuples()
+    )
+    first, final = reference.value.iloc[0], reference.value.iloc[-1]
     alt = (
-        "Five-way one-shot accuracy on unseen CIFAR-100 classes against the number of classes learned. The seed project's "
-        f"weights rise from {reference.value.iloc[0]:.1f} percent at 10 classes to {reference.value.iloc[-1]:.1f} at 90; "
-        f"this project reaches {gains}; chance is 20 percent."
+        "Five-way one-shot accuracy on unseen CIFAR-100 classes against the number of classes learned. The seed "
+        f"project's weights rise from {first:.1f} percent at 10 classes to {final:.1f} at 90; this project reaches "
+        f"{gains}; chance is 20 percent."
     )
     return figure, alt

@@ -80,9 +80,7 @@ def run_split(
     name = f"cifar100-{split}-draw{draw}"
     run_dir = results.project_root() / "runs" / f"{name}-{recipe_name}-seed{seed}"
     computed_with = results.provenance(device)  # of the code that trains, not of what it becomes meanwhile
-    trained = train_split(
-        split, draw, seed, recipe_name, train_set, run_dir=run_dir, device=device, progress=progress
-    )
+    trained = train_split(split, draw, seed, recipe_name, train_set, run_dir=run_dir, device=device, progress=progress)
     path = results.checkpoint_path(split, draw)
     source = {"split": split, "draw": draw, "seed": seed, "recipe": recipe_name, "data": train_set.name}
     save_encoder(trained.encoder, path, {**source, "config": trained.config.to_json()})
@@ -115,5 +113,7 @@ def reevaluate(path: Path, train_set: ImageSet, test_set: ImageSet) -> SplitEval
     try:
         split, draw, config = info["split"], info["draw"], TrainConfig.from_json(info["config"])
     except KeyError as error:
-        raise CheckpointError(f"{path} does not say which split it was trained on; use a checkpoint of a sweep.") from error
+        raise CheckpointError(
+            f"{path} does not say which split it was trained on; use a checkpoint of a sweep."
+        ) from error
     return evaluate_encoder(load_encoder(path), config, train_set, test_set, split, draw)

@@ -1,8 +1,8 @@
 """A drawn stand-in for CIFAR-100: 100 classes of 32x32 RGB images, made in seconds from a seed.
 
-A class is a combination of a shape, a texture and a palette, such as ``rose_ringed_gear``. The twenty shapes
-are the superclasses; every texture and every palette occurs with many shapes, so that what is learned from
-seen classes helps to recognise unseen ones. Within a class vary: place, size, rotation, mirror image,
+A class is a combination of a shape, a texture and a palette, such as ``violet_ringed_gear``. The twenty
+shapes are the superclasses; every texture and every palette occurs with many shapes, so that what is learned
+from seen classes helps to recognise unseen ones. Within a class vary: place, size, rotation, mirror image,
 proportions, hue, light, the texture's phase and pitch, the background with its clutter, a thing in front, and
 noise.
 

@@ -313,9 +313,7 @@ def _train_epoch(
         progress = (epoch + step / batches.steps) / config.epochs
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(progress, config)
-        pixels = augment_batch(
-            images[positions], config.augment, encoder.pixel_mean, encoder.pixel_std, generator
-        )
+        pixels = augment_batch(images[positions], config.augment, encoder.pixel_mean, encoder.pixel_std, generator)
         side = _side_at(progress, config, images.shape[1])
         if side != pixels.shape[2]:
             pixels = F.interpolate(pixels, size=(side, side), mode="bilinear", align_corners=False)
@@ -375,7 +373,9 @@ def _save_state(
         ) from error
 
 
-def validation_accuracy(encoder: Encoder, train_set: ImageSet, classes: tuple[int, ...], episodes: int = 2_000) -> float:
+def validation_accuracy(
+    encoder: Encoder, train_set: ImageSet, classes: tuple[int, ...], episodes: int = 2_000
+) -> float:
     """5-way 1-shot accuracy (percent) on held-out training classes, from their first 100 training images each.
 
     This, not a test class, is what recipes are chosen by.

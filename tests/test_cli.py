@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import pytest
 import torch
@@ -241,4 +242,5 @@ def test_train_split_takes_the_seed(sets: dict[str, ImageSet], tiny_recipe: None
 def test_report_errors(run: Run, project: Path) -> None:
     check_error(run("report", "--notebooks", project / "none"), "none")
     (project / "notebooks").mkdir()
+    nbformat.write(nbformat.v4.new_notebook(), project / "notebooks" / "01_test.ipynb")
     check_error(run("report", "--profile", "smoek"), "smoek", "smoke")

@@ -29,7 +29,9 @@ def test_mined_gaps_order_from_easy_to_hard() -> None:
     labels = torch.arange(20).repeat_interleave(8)
     centres = torch.randn(20, 16, generator=generator)
     z = torch.nn.functional.normalize(centres[labels] + 0.8 * torch.randn(160, 16, generator=generator), dim=1)
-    gaps = {kind: demonstrations.mined_gaps(z, labels, kind) for kind in ("random", "batch_all", "semi_hard", "batch_hard")}
+    gaps = {
+        kind: demonstrations.mined_gaps(z, labels, kind) for kind in ("random", "batch_all", "semi_hard", "batch_hard")
+    }
     assert gaps["batch_hard"].mean() < gaps["semi_hard"].mean() < gaps["batch_all"].mean()
     assert abs(gaps["random"].mean() - gaps["batch_all"].mean()) < 0.1
     assert len(gaps["batch_all"]) == 2 * 80 * 3 * 76  # batches x anchors x positives x negatives

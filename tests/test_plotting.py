@@ -140,4 +140,5 @@ def test_colours_can_be_told_apart() -> None:
 
 def test_style_uses_the_font_that_every_machine_has() -> None:
     assert matplotlib.rcParams["font.family"] == ["DejaVu Sans"]  # it comes with matplotlib
-    assert [c["color"].upper() for c in matplotlib.rcParams["axes.prop_cycle"]][:3] == [c.upper() for c in PALETTE[:3]]
+    cycle = [to_rgb(entry["color"]) for entry in matplotlib.rcParams["axes.prop_cycle"]]
+    assert cycle == [to_rgb(colour) for colour in PALETTE]

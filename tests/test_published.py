@@ -21,9 +21,7 @@ CHECKPOINT = ROOT / "results" / "checkpoints" / "cifar100-90-10-draw0.safetensor
 
 
 @pytest.fixture
-def cifar100(
-    real_data: Callable[[str], ImageSet], monkeypatch: pytest.MonkeyPatch
-) -> tuple[ImageSet, ImageSet]:
+def cifar100(real_data: Callable[[str], ImageSet], monkeypatch: pytest.MonkeyPatch) -> tuple[ImageSet, ImageSet]:
     monkeypatch.chdir(ROOT)
     return real_data("train"), real_data("test")
 

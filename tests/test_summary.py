@@ -43,9 +43,7 @@ def test_headline_figure_description_is_current() -> None:
     assert (ROOT / "figures" / "headline.svg").is_file()
 
 
-def test_readme_update_changes_a_wrong_number_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_readme_update_changes_a_wrong_number_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     right = (ROOT / "README.md").read_text(encoding="utf-8")
     copy = tmp_path / "README.md"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -614,6 +614,7 @@ configs = st.builds(
 )
 
 
+@settings(max_examples=25)
 @given(configs)
 def test_configuration_survives_json(config: TrainConfig) -> None:
     text = json.dumps(config.to_json())
