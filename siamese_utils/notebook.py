@@ -20,6 +20,7 @@ from functools import cached_property
 from html import escape
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from IPython.display import HTML, Image, display
 from matplotlib.figure import Figure
@@ -108,8 +109,10 @@ class Study:
     def _synthetic_checkpoint(self) -> Path:
         """A small encoder for the synthetic set, trained once (under a minute) and then kept in the cache."""
         config = recipe("smoke")
-        key = json.dumps([config.to_json(), self.split.name, self.split.draw, self.train_set.source], sort_keys=True)
-        name = f"synthetic-{self.split.name}-{hashlib.blake2b(key.encode(), digest_size=6).hexdigest()}.safetensors"
+        digest = hashlib.blake2b(json.dumps(config.to_json(), sort_keys=True).encode(), digest_size=6)
+        digest.update(np.asarray(self.split.seen).tobytes())
+        digest.update(self.train_set.images.numpy())  # another version may draw other images
+        name = f"synthetic-{self.split.name}-{digest.hexdigest()}.safetensors"
         path = cache_folder() / name
         try:
             load_encoder(path)
