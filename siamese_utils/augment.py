@@ -75,7 +75,7 @@ def _shift_and_flip(images: torch.Tensor, config: AugmentConfig, generator: torc
     if config.flip:
         mirrored = torch.rand(count, 1, generator=generator) < 0.5
         columns = torch.where(mirrored, columns.flip(1), columns)
-    flat = (rows[:, :, None] * width + columns[:, None, :]).reshape(count, -1)
+    flat = (rows[:, :, None] * width + columns[:, None, :]).reshape(count, height * width)
     flat += torch.arange(count)[:, None] * (height * width)
     pixels = images.reshape(-1, 3)
     return pixels.index_select(0, flat.reshape(-1).to(pixels.device)).reshape(images.shape)

@@ -36,9 +36,12 @@ def save_encoder(encoder: Encoder, path: str | Path, info: Mapping[str, Any] | N
     path = Path(path)
     tensors = {}
     for key, tensor in encoder.state_dict().items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise CheckpointError(f"The encoder's {key} is not finite, so it is not saved; train it again.")
         compact = tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor
+        if compact.is_floating_point() and not compact.isfinite().all():
+            raise CheckpointError(
+                f"The encoder's {key} holds numbers that are not finite or beyond half precision, so it is not saved; "
+                "train it again."
+            )
         tensors[key] = compact.detach().cpu().contiguous()
     design = {
         "name": encoder.name,
@@ -102,7 +105,13 @@ def checkpoint_info(path: str | Path) -> dict[str, Any]:
         CheckpointError: the file is missing, damaged or foreign.
     """
     metadata, _ = _read(Path(path), with_tensors=False)
-    return json.loads(metadata.get("info", "{}"))
+    try:
+        info = json.loads(metadata.get("info", "{}"))
+    except ValueError:
+        info = None
+    if not isinstance(info, dict):
+        raise CheckpointError(f"{path} has unreadable metadata; fetch or train the checkpoint again.")
+    return info
 
 
 def _read(path: Path, with_tensors: bool = True) -> tuple[dict[str, str], dict[str, torch.Tensor]]:

@@ -85,6 +85,8 @@ class Encoder(nn.Module):
         Raises:
             ShapeError: the images have another shape or type.
         """
+        if isinstance(images, np.ndarray):  # read-only and reversed arrays are copied, torch cannot share them
+            images = np.require(images, requirements=["C", "W"])
         images = torch.as_tensor(images)
         check_images(images)
         if tuple(images.shape[1:3]) != (self.image_size, self.image_size):

@@ -144,7 +144,7 @@ def start(split: str = "90-10", draw: int = 0) -> Study:
         UnknownNameError: ``SIAMESE_PROFILE`` names no profile.
         DataError: a data set was found and is damaged.
     """
-    profile = os.environ.get("SIAMESE_PROFILE", "report")
+    profile = os.environ.get("SIAMESE_PROFILE") or "report"
     if profile not in PROFILES:
         raise unknown("SIAMESE_PROFILE", profile, PROFILES)
     if profile == "smoke":

@@ -38,7 +38,10 @@ def load_image(path: str | Path, size: int = 32) -> np.ndarray:
         raise DataError(f"There is no image file {path}; check the path.")
     try:
         with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened).convert("RGBA")
+            upright = ImageOps.exif_transpose(opened)
+            if upright.mode.startswith("I;16"):  # Pillow would clip 16-bit grey at 255
+                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            image = upright.convert("RGBA")
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} is not a readable image ({type(error).__name__}); replace or remove it.") from error
     paper = Image.new("RGBA", image.size, "white")
@@ -131,11 +134,11 @@ class OneShotClassifier:
         """Name of the most similar class of every image; uint8 (N, H, W, 3)."""
         return [self.class_names[index] for index in self.similarities(images).argmax(dim=1).tolist()]
 
-    def predict_files(self, paths: Iterable[str | Path]) -> pd.DataFrame:
+    def predict_files(self, paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
         """Classify image files.
 
         Args:
-            paths: image files, or folders of image files.
+            paths: image files, or folders of image files; one may stand alone.
 
         Returns:
             one row an image: ``query`` (its path), ``prediction``, ``similarity`` (cosine, -1 to 1), ``margin``
@@ -144,6 +147,8 @@ class OneShotClassifier:
         Raises:
             DataError: a file is missing or unreadable, or no image was given.
         """
+        if isinstance(paths, (str, Path)):
+            paths = [paths]
         files: list[Path] = []
         for path in map(Path, paths):
             files += images_in(path) if path.is_dir() else [path]
@@ -163,13 +168,13 @@ class OneShotClassifier:
         return pd.concat([table, pd.DataFrame(similarity.numpy(), columns=list(self.class_names))], axis=1)
 
 
-def classify_folder(encoder: Encoder, support: str | Path, queries: Iterable[str | Path]) -> pd.DataFrame:
+def classify_folder(encoder: Encoder, support: str | Path, queries: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     """Support folder in, predictions with similarities for the query images out.
 
     Args:
         encoder: see ``load_encoder``.
         support: folder with one sub-folder a class, one image or more in each.
-        queries: image files, or folders of image files.
+        queries: image files, or folders of image files; one may stand alone.
 
     Returns:
         see ``OneShotClassifier.predict_files``.

@@ -97,11 +97,13 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
         raise ResultsError(
             f"There is no results table {path}; run the study that writes it, or fetch the results folder."
         )
+    text = dict.fromkeys(("split", "recipe", "metric", "checkpoint"), str)
     try:
-        table = pd.read_csv(path, keep_default_na=False, dtype={"split": str, "checkpoint": str, "metric": str})
+        table = pd.read_csv(path, keep_default_na=False, na_values={"ci95": [""]}, dtype=text)
     except (ValueError, pd.errors.ParserError) as error:
+        reason = " ".join(str(error).split())
         raise ResultsError(
-            f"The results table {path} is damaged ({error}); restore it from version control."
+            f"The results table {path} is damaged ({reason}); restore it from version control."
         ) from error
     if columns is not None and tuple(table.columns) != tuple(columns):
         raise ResultsError(f"The results table {path} has columns {list(table.columns)}, expected {list(columns)}.")
@@ -121,6 +123,8 @@ def result(table: pd.DataFrame, **key: Any) -> pd.Series:
     """
     rows = table
     for column, value in key.items():
+        if column not in table.columns:
+            raise ResultsError(f"The results table has no column {column!r}; it has {', '.join(table.columns)}.")
         rows = rows[rows[column] == value]
     if len(rows) != 1:
         raise ResultsError(
@@ -152,6 +156,10 @@ def store_run(
         the whole table as stored.
     """
     path = table if table is not None else results_dir() / "split_sweep.csv"
+    if {*key, "metric", "value", "ci95", "n"} != set(columns) - {"checkpoint"}:
+        raise ResultsError(f"The key {list(key)} does not fit the table's columns {list(columns)}; name each once.")
+    if not metrics:
+        raise ResultsError(f"There is no metric to store for {dict(key)}; evaluate the run first.")
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = []
     for name, estimate in metrics.items():
@@ -199,8 +207,7 @@ def seed_reference() -> pd.DataFrame:
 
     The measured ones use this project's protocol on the same test images.
     """
-    table = read_table(results_dir() / "seed_reference.csv", SEED_COLUMNS)
-    return table.assign(ci95=pd.to_numeric(table.ci95, errors="coerce"))
+    return read_table(results_dir() / "seed_reference.csv", SEED_COLUMNS)
 
 
 def comparison_table(split: str, draw: int = 0, recipe: str | None = None) -> pd.DataFrame:

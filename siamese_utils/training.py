@@ -80,6 +80,18 @@ class TrainConfig:
             raise ConfigError("Training needs at least 1 epoch, batches of 4 images and 2 images a class in a batch.")
         if self.learning_rate <= 0 or not 0 <= self.warmup < 1 or self.clip_norm <= 0:
             raise ConfigError("Training needs a positive learning rate and clip norm, and a warm-up share in [0, 1).")
+        if self.weight_decay < 0 or self.held_out_images < 0:
+            raise ConfigError("Weight decay and the number of held-out images cannot be negative.")
+        if self.validation_classes < 0 or self.validation_classes == 1:
+            raise ConfigError("Validation needs two classes or more to tell apart, or 0 for none.")
+        if self.embedding_dim is not None and self.embedding_dim < 1:
+            raise ConfigError("An embedding needs at least one dimension.")
+        begins = [begin for begin, _ in self.resolutions]
+        if begins != sorted(set(begins)) or any(not 0 <= b < 1 or side < 8 for b, side in self.resolutions):
+            raise ConfigError(
+                "Resolutions are (begin, side) pairs with rising shares of the training in [0, 1) and sides of 8 "
+                f"pixels or more, not {self.resolutions}."
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that JSON can hold; ``from_json`` reads it back."""
@@ -174,6 +186,17 @@ def _state_path(run_dir: Path) -> Path:
     return run_dir / "state.pt"
 
 
+def _damaged(path: Path) -> CheckpointError:
+    return CheckpointError(f"The training state {path} is damaged or of another version; delete it to start again.")
+
+
+def _unwritable(run_dir: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"Cannot write to the run folder {run_dir} ({error}); make room there or choose another run folder. What was "
+        "written before is kept."
+    )
+
+
 def _load_state(run_dir: Path, config: TrainConfig, classes: tuple[int, ...]) -> dict[str, Any] | None:
     path = _state_path(run_dir)
     if not path.exists():
@@ -182,7 +205,7 @@ def _load_state(run_dir: Path, config: TrainConfig, classes: tuple[int, ...]) ->
         state = torch.load(path, map_location="cpu", weights_only=True)
         same = json.loads(state["config"]) == config.to_json() and tuple(state["classes"]) == classes
     except Exception as error:  # torch.load raises many types for a damaged file
-        raise CheckpointError(f"The training state {path} is damaged; delete it to start the run again.") from error
+        raise _damaged(path) from error
     if not same:
         raise CheckpointError(
             f"{path} belongs to a run with another configuration or other classes; choose another run folder or "
@@ -246,12 +269,19 @@ def train(
         history: list[dict[str, float]] = []
         run_path = Path(run_dir) if run_dir is not None else None
         if run_path is not None and (state := _load_state(run_path, config, seen)):
-            encoder.load_state_dict(state["encoder"])
-            objective.load_state_dict(state["objective"])
-            optimizer.load_state_dict(state["optimizer"])
-            history = json.loads(state["history"])
+            try:
+                encoder.load_state_dict(state["encoder"])
+                objective.load_state_dict(state["objective"])
+                optimizer.load_state_dict(state["optimizer"])
+                history = json.loads(state["history"])
+            except (KeyError, RuntimeError, ValueError, TypeError) as error:
+                raise _damaged(_state_path(run_path)) from error
         first_epoch = len(history)
-        writer = SummaryWriter(run_path / "tensorboard") if run_path is not None else None
+        try:
+            writer = SummaryWriter(run_path / "tensorboard") if run_path is not None else None
+        except OSError as error:
+            raise _unwritable(run_path, error) from error
+        watch = _CollapseWatch()
         bar = tqdm(
             total=config.epochs * batches.steps * batches.batch_size,
             initial=first_epoch * batches.steps * batches.batch_size,
@@ -261,7 +291,7 @@ def train(
             for epoch in range(first_epoch, config.epochs):
                 if stop_after is not None and epoch - first_epoch >= stop_after:
                     raise TrainingError(f"Stopped after {stop_after} epochs as asked; start again to go on.")
-                row = _train_epoch(epoch, config, encoder, objective, optimizer, images, labels, batches, bar)
+                row = _train_epoch(epoch, config, encoder, objective, optimizer, images, labels, batches, bar, watch)
                 if validation_classes:
                     row["validation_acc_5w1s"] = validation_accuracy(encoder, train_set, validation_classes)
                 history.append(row)
@@ -298,6 +328,7 @@ def _train_epoch(
     labels: torch.Tensor,
     batches: PKBatches,
     bar: tqdm,
+    watch: _CollapseWatch,
 ) -> dict[str, float]:
     """One pass over the training images; returns the epoch's row of the history."""
     start = time.perf_counter()
@@ -305,7 +336,6 @@ def _train_epoch(
     torch.manual_seed(seed)  # for random mining
     generator = torch.Generator().manual_seed(seed)
     low_precision = autocast_dtype(images.device)
-    watch = _CollapseWatch()
     totals: dict[str, float] = {}
     counts: dict[str, int] = {}
     encoder.train()
@@ -367,10 +397,7 @@ def _save_state(
         with atomic_path(_state_path(run_dir)) as temporary:
             torch.save(state, temporary)
     except (OSError, RuntimeError) as error:
-        raise CheckpointError(
-            f"Cannot write the training state to {run_dir} ({error}); make room there or choose another run folder. "
-            "The state before this epoch is kept."
-        ) from error
+        raise _unwritable(run_dir, error) from error
 
 
 def validation_accuracy(
