@@ -267,6 +267,11 @@ class Term:
             )
         if self.weight <= 0:
             raise ConfigError(f"The {self.objective} term has weight {self.weight}; leave it out or weigh it above 0.")
+        if self.scale <= 0 or not 0 <= self.smoothing < 1:
+            raise ConfigError(
+                f"The {self.objective} term needs a positive scale and a label smoothing in [0, 1), not {self.scale} "
+                f"and {self.smoothing}."
+            )
 
     def active(self, progress: float) -> bool:
         """Whether the term counts at ``progress`` (share of the training done, 0 <= progress < 1)."""

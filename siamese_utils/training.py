@@ -318,6 +318,13 @@ def train(
     )
 
 
+def _diverged(what: str, epoch: int, step: int) -> TrainingError:
+    return TrainingError(
+        f"The {what} in epoch {epoch + 1}, step {step + 1}; lower the learning rate or lengthen the warm-up. The state "
+        "after the last whole epoch is kept."
+    )
+
+
 def _train_epoch(
     epoch: int,
     config: TrainConfig,
@@ -352,14 +359,13 @@ def _train_epoch(
         output = objective(embeddings, labels[positions], progress)
         loss = float(output.loss.detach())
         if not math.isfinite(loss):
-            raise TrainingError(
-                f"The loss became {loss} in epoch {epoch + 1}, step {step + 1}; lower the learning rate or lengthen "
-                "the warm-up. The state after the last whole epoch is kept."
-            )
+            raise _diverged(f"loss became {loss}", epoch, step)
         watch.check(embeddings, epoch)
         optimizer.zero_grad(set_to_none=True)
         output.loss.backward()
-        nn.utils.clip_grad_norm_([*encoder.parameters(), *objective.parameters()], config.clip_norm)
+        norm = nn.utils.clip_grad_norm_([*encoder.parameters(), *objective.parameters()], config.clip_norm)
+        if not math.isfinite(norm):  # a step with it would spoil the weights, and then the stored state
+            raise _diverged(f"gradient's norm became {float(norm)}", epoch, step)
         optimizer.step()
         for key, value in {"loss": loss, **{k: float(v) for k, v in output.stats.items()}}.items():
             totals[key] = totals.get(key, 0.0) + value

@@ -569,3 +569,9 @@ def test_spread_agrees_with_the_mean_pairwise_similarity(seed: int, count: int) 
     unit = z / z.norm(dim=1, keepdim=True)
     similarity = float(np.mean([[float(a @ b) for b in unit] for a in unit]))
     assert embedding_spread(z) == pytest.approx(1 - similarity, abs=1e-5)
+
+
+@pytest.mark.parametrize("change", [{"scale": 0.0}, {"smoothing": 1.0}, {"smoothing": -0.1}])
+def test_proxy_term_out_of_range(change: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="positive scale"):
+        Term("proxy", **change)

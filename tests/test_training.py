@@ -694,3 +694,12 @@ def test_configuration_that_could_only_fail_later_is_an_error(change: dict[str, 
 def test_foreign_configuration_is_an_error(data: Any) -> None:
     with pytest.raises(ConfigError):
         TrainConfig.from_json(data)
+
+
+def test_gradient_that_is_not_finite_stops_before_the_state_is_spoilt(
+    small_set: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training.nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(float("nan")))
+    with pytest.raises(TrainingError, match="gradient's norm became nan in epoch 1, step 1"):
+        run(TINY, small_set, tmp_path)
+    assert not (tmp_path / "state.pt").exists()
