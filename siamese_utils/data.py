@@ -37,6 +37,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from siamese_utils.errors import DataError, ShapeError, unknown
+from siamese_utils.files import atomic_path
 
 Part = Literal["train", "test"]
 PARTS: tuple[Part, ...] = ("train", "test")
@@ -481,15 +482,10 @@ def _read_cache(path: Path, fingerprint: str) -> tuple[torch.Tensor, torch.Tenso
 
 
 def _write_cache(path: Path, fingerprint: str, images: torch.Tensor, labels: torch.Tensor) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     metadata = {"fingerprint": fingerprint, "checksum": _checksum(images, labels)}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    # A full or read-only disk only costs seconds at the next start.
+    with contextlib.suppress(SafetensorError, OSError), atomic_path(path) as temporary:
         save_file({"images": images, "labels": labels}, temporary, metadata=metadata)
-        os.replace(temporary, path)
-    except (SafetensorError, OSError):  # a full or read-only disk only costs seconds at the next start
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def _checksum(images: torch.Tensor, labels: torch.Tensor) -> str:

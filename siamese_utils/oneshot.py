@@ -165,7 +165,8 @@ class OneShotClassifier:
                 "margin": (best.values[:, 0] - best.values[:, 1]).numpy(),
             }
         )
-        return pd.concat([table, pd.DataFrame(similarity.numpy(), columns=list(self.class_names))], axis=1)
+        names = [f"{name} (class)" if name in table.columns else name for name in self.class_names]
+        return pd.concat([table, pd.DataFrame(similarity.numpy(), columns=names)], axis=1)
 
 
 def classify_folder(encoder: Encoder, support: str | Path, queries: str | Path | Iterable[str | Path]) -> pd.DataFrame:

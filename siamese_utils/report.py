@@ -13,12 +13,10 @@ from __future__ import annotations
 import base64
 import copy
 import hashlib
-import importlib.metadata
 import mimetypes
 import os
 import platform
 import re
-import subprocess
 import sys
 import time
 import urllib.parse
@@ -47,6 +45,7 @@ from tqdm import tqdm
 from siamese_utils.devices import processor_name
 from siamese_utils.errors import SiameseError, unknown
 from siamese_utils.files import write_text_atomically
+from siamese_utils.provenance import git_commit, package_version
 
 TEMPLATES = Path(__file__).parent / "templates"
 PROFILES = ("smoke", "report", "full")
@@ -750,35 +749,15 @@ def _headline(figures: Path) -> dict[str, str] | None:
 
 def provenance(root: Path) -> list[str]:
     """Say what made the report: package, commit, date, versions and processor, one short text each."""
-    facts = [f"siamese_utils {_version('siamese_utils')}"]
-    commit = _git_commit(root)
+    facts = [f"siamese_utils {package_version('siamese_utils')}"]
+    commit = git_commit(root)
     if commit:
         facts.append(f"commit {commit}")
     facts.append(datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"))
     facts.append(f"Python {platform.python_version()}")
-    facts.append(f"PyTorch {_version('torch')}")
+    facts.append(f"PyTorch {package_version('torch')}")
     facts.append(f"{processor_name()}, {os.cpu_count()} logical cores")
     return facts
-
-
-def _version(distribution: str) -> str:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return "(not installed)"
-
-
-def _git_commit(root: Path) -> str:
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(root), *arguments]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-            return done.stdout.strip()
-        except (OSError, subprocess.SubprocessError):
-            return ""
-
-    commit = git("rev-parse", "--short=12", "HEAD")
-    return f"{commit} with local changes" if commit and git("status", "--porcelain") else commit
 
 
 # --- checking -----------------------------------------------------------------------------------------------

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from siamese_utils.devices import autocast_dtype, pick_device, processor_name
 from siamese_utils.errors import ResultsError
 from siamese_utils.evaluation import Estimate
 from siamese_utils.files import write_text_atomically
+from siamese_utils.provenance import git_commit, package_version
 
 SPLIT_SWEEP_COLUMNS = ("split", "draw", "seed", "recipe", "metric", "value", "ci95", "n", "checkpoint")
 _PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scikit-learn")
@@ -51,15 +50,10 @@ def checkpoint_path(split: str, draw: int) -> Path:
 def provenance(device: str = "auto") -> dict[str, Any]:
     """What a number was computed with: commit, versions, processor, precision, time of day (UTC)."""
     where = pick_device(device)
-    versions = {"python": sys.version.split()[0]}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:  # installed without metadata
-            versions[package] = "unknown"
+    versions = {"python": sys.version.split()[0], **{package: package_version(package) for package in _PACKAGES}}
     precision = autocast_dtype(where)
     return {
-        "commit": _commit(),
+        "commit": git_commit(project_root(), "siamese_utils"),
         "versions": versions,
         "processor": processor_name(),
         "threads": torch.get_num_threads(),
@@ -67,20 +61,6 @@ def provenance(device: str = "auto") -> dict[str, Any]:
         "precision": str(precision or torch.float32).removeprefix("torch."),
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-
-
-def _commit() -> str:
-    """The commit of the code, with ``+changes`` when the package differs from it; empty outside git."""
-
-    def git(*arguments: str) -> str:
-        run = subprocess.run(["git", *arguments], cwd=project_root(), capture_output=True, text=True, timeout=30)
-        return run.stdout.strip() if run.returncode == 0 else ""
-
-    try:
-        commit = git("rev-parse", "--short=12", "HEAD")
-        return commit + ("+changes" if commit and git("status", "--porcelain", "siamese_utils") else "")
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
