@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from siamese_utils import plotting, results, summary
+from siamese_utils import results
 from siamese_utils.checkpoints import load_encoder
 from siamese_utils.data import load_cifar100
 from siamese_utils.errors import SiameseError
@@ -90,6 +90,8 @@ def readme(
     path: Annotated[Path | None, typer.Argument(help="The README to update.")] = None,
 ) -> None:
     """Write the headline figure, and the README's headline table, from the stored results."""
+    from siamese_utils import plotting, summary  # matplotlib and seaborn are slow to import, and needed here alone
+
     plotting.set_style()
     figure, alt = summary.headline_figure()
     plotting.save_figure(figure, "headline", alt, results.project_root() / "figures")
