@@ -11,8 +11,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from siamese_utils.backbones import ENCODERS
 from siamese_utils.devices import pick_device
-from siamese_utils.encoders import ENCODERS, Encoder
+from siamese_utils.encoders import Encoder
 from siamese_utils.errors import CheckpointError
 from siamese_utils.files import atomic_path
 

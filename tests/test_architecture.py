@@ -18,7 +18,7 @@ MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
 
 # The spine, from what knows nothing to what knows everything.
 SPINE = (
-    "errors", "data", "splits", "sampling", "augment", "encoders", "losses", "checkpoints",
+    "errors", "data", "splits", "sampling", "augment", "backbones", "encoders", "losses", "checkpoints",
     "evaluation", "training", "recipes", "sweep", "notebook",
 )  # fmt: skip
 # What knows no model and no data, so that it can be used (and tested) without either.
@@ -33,8 +33,9 @@ ALLOWED = {
     "losses": {"errors"},
     "data": {"errors", "files", "synthetic"},
     "synthetic": {"errors", "data"},
-    "encoders": {"errors", "augment"},
-    "checkpoints": {"errors", "files", "devices", "encoders"},
+    "backbones": {"errors"},
+    "encoders": {"errors", "augment", "backbones"},
+    "checkpoints": {"errors", "files", "devices", "backbones", "encoders"},
     "evaluation": {"errors", "splits", "sampling"},
     "plotting": {"errors", "files"},
 }

@@ -16,8 +16,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from siamese_utils import checkpoints, files
+from siamese_utils.backbones import ENCODERS
 from siamese_utils.checkpoints import checkpoint_info, load_encoder, save_encoder
-from siamese_utils.encoders import ENCODERS, Encoder
+from siamese_utils.encoders import Encoder
 from siamese_utils.errors import CheckpointError, ConfigError
 
 
