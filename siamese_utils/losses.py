@@ -1,20 +1,26 @@
-"""Training objectives on one batch of embeddings: distances, triplet mining, and proxies.
+"""Training objectives on one batch of embeddings: triplets, pairs, contrast and proxies, under one interface.
 
 An objective sees the embeddings of a whole batch with their labels and finds its pairs or triplets inside
 it. One forward pass of B images thus supplies up to B * (K-1) * (B-K) triplets, where drawing anchor,
 positive and negative separately would take three passes for B of them.
+
+Every objective is a module ``objective(embeddings, labels) -> ObjectiveOutput`` on embeddings float (B, D) of any
+length and labels int64 (B,). A ``Term`` names one of ``OBJECTIVES`` and sets it; ``WeightedSum`` adds terms up.
 """
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from siamese_utils.errors import ConfigError, SamplingError, unknown
+from siamese_utils.errors import ConfigError, SamplingError, ShapeError, unknown
 
 
 @dataclass
@@ -30,6 +36,24 @@ class ObjectiveOutput:
     stats: dict[str, torch.Tensor]
 
 
+def _checked(embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The embeddings in at least float32: a sum over pairs or a small distance has no room in half precision.
+
+    Raises:
+        ShapeError: not a float matrix with one integer label a row.
+    """
+    if embeddings.ndim != 2 or not embeddings.is_floating_point():
+        raise ShapeError(
+            f"An objective takes embeddings as a float tensor (B, D), not {embeddings.dtype} {tuple(embeddings.shape)}."
+        )
+    if labels.shape != embeddings.shape[:1] or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ShapeError(
+            f"An objective takes one int64 label for each of the {len(embeddings)} embeddings, not {labels.dtype} "
+            f"{tuple(labels.shape)}."
+        )
+    return embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+
+
 # ---------------------------------------------------------------------------------------- distances
 
 
@@ -42,12 +66,10 @@ def cosine_distance(z: torch.Tensor) -> torch.Tensor:
 def euclidean_distance(z: torch.Tensor) -> torch.Tensor:
     """Euclidean distance of all pairs: float (B, D) to (B, B), >= 0.
 
-    Computed from differences rather than from dot products, whose rounding hides small distances; the
-    gradient at distance zero is zero instead of undefined.
+    Computed from differences rather than from dot products, whose rounding hides small distances; ``cdist``
+    does so without storing the (B, B, D) differences. The gradient at distance zero is zero instead of undefined.
     """
-    squared = (z[:, None, :] - z[None, :, :]).square().sum(dim=2)
-    apart = squared > 0
-    return torch.where(apart, squared, 1.0).sqrt() * apart
+    return torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 DISTANCES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -58,8 +80,8 @@ DISTANCES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 # ------------------------------------------------------------------------------------------- mining
 
 
-def positive_pairs(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """All ordered (anchor, positive) pairs of a batch, an image never paired with itself; int64 (M,) each.
+def _pair_masks(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which ordered pairs are of one class, an image never paired with itself, and which of two; bool (B, B) each.
 
     Raises:
         SamplingError: no image has a partner of its class, or all are of one class.
@@ -67,9 +89,19 @@ def positive_pairs(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     same = labels[:, None] == labels[None, :]
     if bool(same.all()):
         raise SamplingError("A batch of a single class has no negatives; draw P classes x K images a batch.")
-    anchors, positives = (same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)).nonzero(as_tuple=True)
-    if not len(anchors):
+    positive = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    if not bool(positive.any()):
         raise SamplingError("No class occurs twice in the batch, so it has no positives; draw K >= 2 images a class.")
+    return positive, ~same
+
+
+def positive_pairs(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """All ordered (anchor, positive) pairs of a batch, an image never paired with itself; int64 (M,) each.
+
+    Raises:
+        SamplingError: no image has a partner of its class, or all are of one class.
+    """
+    anchors, positives = _pair_masks(labels)[0].nonzero(as_tuple=True)
     return anchors, positives
 
 
@@ -176,7 +208,7 @@ class TripletObjective(nn.Module):
             raise unknown("distance", distance, DISTANCES)
         if mining not in MINERS:
             raise unknown("mining", mining, MINERS)
-        if margin <= 0 or (temperature is not None and temperature <= 0):
+        if not margin > 0 or not (temperature is None or temperature > 0):
             raise ConfigError("A triplet loss needs a positive margin and a positive temperature.")
         self.distance, self.mine = DISTANCES[distance], MINERS[mining]
         self.margin, self.temperature = margin, temperature
@@ -185,10 +217,12 @@ class TripletObjective(nn.Module):
         """Loss of a batch: embeddings float (B, D), labels int64 (B,).
 
         Raises:
+            ShapeError: embeddings or labels of another shape or type.
             SamplingError: the batch has no positives or no negatives.
         """
-        positive_pairs(labels)  # one clear error for a batch that holds no triplet
-        distance = self.distance(embeddings.float())
+        z = _checked(embeddings, labels).float()
+        _pair_masks(labels)  # one clear error for a batch that holds no triplet
+        distance = self.distance(z)
         mined = self.mine(distance, labels)
         gap, chosen = mined.to_positive - mined.to_negative, mined.chosen.float()
         count = chosen.sum().clamp(min=1)
@@ -227,25 +261,225 @@ class ProxyObjective(nn.Module):
         self.proxies = nn.Parameter(torch.randn(num_classes, embedding_dim) / embedding_dim**0.5)
         self.scale, self.smoothing = scale, smoothing
 
+    def logits(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Scaled cosine of embeddings float (B, D) with every proxy, float32 (B, num_classes)."""
+        return self.scale * F.linear(F.normalize(embeddings.float(), dim=1), F.normalize(self.proxies, dim=1))
+
     def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> ObjectiveOutput:
-        """Loss of a batch: embeddings float (B, D), labels int64 (B,) in 0 .. num_classes-1."""
-        logits = self.scale * F.linear(F.normalize(embeddings.float(), dim=1), F.normalize(self.proxies, dim=1))
+        """Loss of a batch: embeddings float (B, D), labels int64 (B,) in 0 .. num_classes-1.
+
+        Raises:
+            ShapeError: embeddings or labels of another shape or type.
+        """
+        logits = self.logits(_checked(embeddings, labels))
         loss = F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
         accuracy = (logits.argmax(dim=1) == labels).float().mean()
         return ObjectiveOutput(loss, {"proxy_loss": loss.detach(), "proxy_accuracy": accuracy.detach()})
+
+
+class SupConObjective(nn.Module):
+    r"""Supervised contrastive loss: every positive against all other images of the batch.
+
+    For an anchor i with positives P(i), the mean over p in P(i) of the cross-entropy of picking p among all the
+    other images by a softmax of cosine / T: :math:`L^{sup}_{out}` of Khosla et al., 2020, equation 2, averaged
+    over the anchors. Anchors without a positive are left out, but stay among the others' negatives.
+
+    Args:
+        temperature: T. Low ones weigh the nearest negatives most.
+
+    Raises:
+        ConfigError: temperature not positive.
+    """
+
+    def __init__(self, temperature: float = 0.1) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise ConfigError(f"A supervised contrastive loss needs a positive temperature, not {temperature}.")
+        self.temperature = temperature
+
+    def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> ObjectiveOutput:
+        """Loss of a batch: embeddings float (B, D), labels int64 (B,).
+
+        Raises:
+            ShapeError: embeddings or labels of another shape or type.
+            SamplingError: the batch has no positives or no negatives.
+        """
+        unit = F.normalize(_checked(embeddings, labels), dim=1)
+        positive, _ = _pair_masks(labels)
+        anchors = positive.any(dim=1)
+        logits = unit @ unit.T / self.temperature
+        others = logits.masked_fill(torch.eye(len(labels), dtype=torch.bool, device=labels.device), -torch.inf)
+        log_share = logits - others.logsumexp(dim=1, keepdim=True)
+        each = -(log_share * positive).sum(dim=1)[anchors] / positive.sum(dim=1)[anchors]
+        loss = each.mean()
+        nearest_same = positive.gather(1, others.argmax(dim=1, keepdim=True)).squeeze(1)[anchors]
+        return ObjectiveOutput(loss, {"supcon_loss": loss.detach(), "nearest_same_share": nearest_same.float().mean()})
+
+
+class ContrastiveObjective(nn.Module):
+    r"""Contrastive loss over all pairs of the batch: same pairs pulled together, different ones pushed apart.
+
+    :math:`\tfrac12 d^2` for a same pair and :math:`\tfrac12 [m - d]_+^2` for a different one (Hadsell, Chopra &
+    LeCun, 2006, equation 4). In a batch of P classes x K images only one pair in about P is a same pair, and
+    a mean over all would hardly pull; so the two kinds are averaged separately, and their means added. Different pairs
+    beyond the margin count as zeros in their mean: the push fades as it succeeds.
+
+    Args:
+        distance: ``"cosine"``, or ``"euclidean"`` between the embeddings as they are, not at unit length.
+        margin: m, in units of the distance. At cosine distance 0.5, two directions are 60 degrees apart.
+
+    Raises:
+        UnknownNameError: unknown distance.
+        ConfigError: margin not positive.
+    """
+
+    def __init__(self, distance: str = "cosine", margin: float = 0.5) -> None:
+        super().__init__()
+        if distance not in DISTANCES:
+            raise unknown("distance", distance, DISTANCES)
+        if not margin > 0:
+            raise ConfigError(f"A contrastive loss needs a positive margin, not {margin}.")
+        self.distance, self.margin = DISTANCES[distance], margin
+
+    def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> ObjectiveOutput:
+        """Loss of a batch: embeddings float (B, D), labels int64 (B,).
+
+        Raises:
+            ShapeError: embeddings or labels of another shape or type.
+            SamplingError: the batch has no same or no different pairs.
+        """
+        distance = self.distance(_checked(embeddings, labels))
+        same, different = _pair_masks(labels)
+        count_same, count_different = same.sum(), different.sum()
+        push = F.relu(self.margin - distance) * different
+        loss = ((distance.square() * same).sum() / count_same + push.square().sum() / count_different) / 2
+        stats = {
+            "contrastive_loss": loss.detach(),
+            "distance_same": (distance * same).sum().detach() / count_same,
+            "distance_different": (distance * different).sum().detach() / count_different,
+            "pushed_share": (push > 0).sum() / count_different,
+        }
+        return ObjectiveOutput(loss, stats)
+
+
+class PairObjective(nn.Module):
+    r"""Same or different, by a learned head on two embeddings: |z1 - z2|, one linear layer, sigmoid.
+
+    Binary cross-entropy with 1 for same and 0 for different (Koch, Zemel & Salakhutdinov, 2015, sections 3.1 and
+    3.2) over all pairs of the batch, same and different pairs weighing one half each: as if balanced pairs were
+    drawn, without the noise of a draw. A probability of 0.5 is thus the threshold for balanced pairs.
+
+    Koch et al. compare the outputs of a sigmoid layer, which are bounded. Encoders here give features of any
+    length, and with those the loss could be lowered by longer features alone, while steps of the head would grow with
+    their length. So embeddings are scaled to length sqrt(D), where features are of order one whatever D is and only
+    the direction counts, as in the evaluation. The head starts as a plain L1 distance: every feature weighs -4/D,
+    so that probabilities begin between 0.88 (identical) and about 0.08 (independent), and no feature
+    starts with the wrong sign.
+
+    Args:
+        embedding_dim: D.
+    """
+
+    def __init__(self, embedding_dim: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(embedding_dim, 1)
+        nn.init.constant_(self.head.weight, -4 / embedding_dim)
+        nn.init.constant_(self.head.bias, 2)
+
+    def _features(self, z: torch.Tensor) -> torch.Tensor:
+        return F.normalize(z.to(self.head.weight.dtype), dim=1) * z.shape[1] ** 0.5
+
+    def all_logits(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Log odds of "same" for all pairs: float (B, D) to (B, B), symmetric.
+
+        A sum of weighted absolute differences is an L1 distance of weighted features, once the features that speak
+        for "same" and those that speak against it are kept apart; ``cdist`` needs no (B, B, D) tensor for it.
+        A weight of exactly zero would get no gradient this way; none starts there.
+        """
+        features, weight = self._features(embeddings), self.head.weight[0]
+        favourable, adverse = weight > 0, weight < 0
+        total = self.head.bias
+        for chosen, sign in ((favourable, 1), (adverse, -1)):
+            weighted = features[:, chosen] * weight[chosen]
+            total = total + sign * torch.cdist(weighted, weighted, p=1)
+        return total
+
+    def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> ObjectiveOutput:
+        """Loss of a batch: embeddings float (B, D), labels int64 (B,).
+
+        Raises:
+            ShapeError: embeddings or labels of another shape or type.
+            SamplingError: the batch has no same or no different pairs.
+        """
+        logits = self.all_logits(_checked(embeddings, labels))
+        same, different = _pair_masks(labels)
+        same_share, different_share = (pairs.to(logits.dtype) / pairs.sum() for pairs in (same, different))
+        weight = (same_share + different_share) / 2
+        loss = F.binary_cross_entropy_with_logits(logits, same.to(logits.dtype), weight=weight, reduction="sum")
+        accuracy = (weight * ((logits > 0) == same)).sum()
+        return ObjectiveOutput(loss, {"pair_loss": loss.detach(), "pair_accuracy": accuracy.detach()})
+
+    def probability(self, z1: torch.Tensor, z2: torch.Tensor) -> torch.Tensor:
+        """Probability that pairs are of one class: embeddings float (N, D) twice to float (N,), for balanced pairs.
+
+        Raises:
+            ShapeError: the two are not of one shape (N, D).
+        """
+        dim = self.head.in_features
+        if z1.ndim != 2 or z1.shape != z2.shape or z1.shape[1] != dim:
+            raise ShapeError(
+                f"The pair head compares two tensors (N, {dim}), not {tuple(z1.shape)} and {tuple(z2.shape)}."
+            )
+        return self.head((self._features(z1) - self._features(z2)).abs()).squeeze(1).sigmoid()
+
+
+# -------------------------------------------------------------------------------- terms and their sum
+
+
+# The fields of a Term that each objective reads, beside weight, begin and end.
+OBJECTIVE_FIELDS: dict[str, tuple[str, ...]] = {
+    "triplet": ("distance", "mining", "margin", "temperature"),
+    "proxy": ("scale", "smoothing"),
+    "supcon": ("temperature",),
+    "contrastive": ("distance", "margin"),
+    "pair_bce": (),
+}
+
+_DEFAULT_MARGIN = {"contrastive": 0.5}  # of the others: 0.2
+_DEFAULT_TEMPERATURE = {"supcon": 0.1}  # of the others: None
 
 
 @dataclass(frozen=True)
 class Term:
     """One term of a weighted sum of objectives, active during part of the training.
 
+    Which objective reads which of the fields below ``end``, the others being ignored:
+
+    =============== ============================================ ========================
+    objective       fields                                       class
+    =============== ============================================ ========================
+    ``triplet``     ``distance, mining, margin, temperature``    ``TripletObjective``
+    ``proxy``       ``scale, smoothing``                         ``ProxyObjective``
+    ``supcon``      ``temperature``                              ``SupConObjective``
+    ``contrastive`` ``distance, margin``                         ``ContrastiveObjective``
+    ``pair_bce``    none                                         ``PairObjective``
+    =============== ============================================ ========================
+
     Attributes:
-        objective: ``"triplet"`` or ``"proxy"``.
+        objective: a name in ``OBJECTIVES``, checked when the term is built into a ``WeightedSum``.
         weight: factor of its loss.
         begin: share of the training after which it joins, 0 to 1.
         end: share of the training after which it leaves, 0 to 1.
-        distance, mining, margin, temperature: see ``TripletObjective``.
-        scale, smoothing: see ``ProxyObjective``.
+        distance: a name in ``DISTANCES``.
+        mining: a name in ``MINERS``.
+        margin: in units of the distance; left out, 0.2, and 0.5 for contrastive pairs.
+        temperature: of the soft margin or of the contrast; left out, a hinge for triplets, and 0.1 for supcon.
+        scale: inverse temperature of the softmax over proxies.
+        smoothing: label smoothing.
+
+    Raises:
+        ConfigError: a field that is no number or out of range.
+        UnknownNameError: a distance or mining that does not exist.
     """
 
     objective: str
@@ -254,43 +488,93 @@ class Term:
     end: float = 1.0
     distance: str = "cosine"
     mining: str = "semi_hard"
-    margin: float = 0.2
+    margin: float | None = None
     temperature: float | None = None
     scale: float = 16.0
     smoothing: float = 0.1
 
     def __post_init__(self) -> None:
+        # Defaults that depend on the objective are filled in here, so that a stored term says what was used.
+        if self.margin is None:
+            object.__setattr__(self, "margin", _DEFAULT_MARGIN.get(self.objective, 0.2))
+        if self.temperature is None:
+            object.__setattr__(self, "temperature", _DEFAULT_TEMPERATURE.get(self.objective))
+        for name in ("weight", "begin", "end", "margin", "temperature", "scale", "smoothing"):
+            value = getattr(self, name)
+            hinge = name == "temperature" and value is None
+            if not hinge and (not isinstance(value, Real) or isinstance(value, bool)):
+                raise ConfigError(f"The {self.objective} term needs a number for its {name}, not {value!r}.")
         if not 0 <= self.begin < self.end <= 1:
             raise ConfigError(
                 f"The {self.objective} term runs from {self.begin} to {self.end}; both are shares of the "
                 "training and must satisfy 0 <= begin < end <= 1."
             )
-        if self.weight <= 0:
+        if not 0 < self.weight < math.inf:
             raise ConfigError(f"The {self.objective} term has weight {self.weight}; leave it out or weigh it above 0.")
-        if self.scale <= 0 or not 0 <= self.smoothing < 1:
+        if not 0 < self.scale < math.inf or not 0 <= self.smoothing < 1:
             raise ConfigError(
                 f"The {self.objective} term needs a positive scale and a label smoothing in [0, 1), not {self.scale} "
                 f"and {self.smoothing}."
             )
+        if not 0 < self.margin < math.inf or not (self.temperature is None or 0 < self.temperature < math.inf):
+            raise ConfigError(
+                f"The {self.objective} term needs a positive margin and temperature, not {self.margin} and "
+                f"{self.temperature}."
+            )
+        if self.distance not in DISTANCES:
+            raise unknown("distance", self.distance, DISTANCES)
+        if self.mining not in MINERS:
+            raise unknown("mining", self.mining, MINERS)
 
     def active(self, progress: float) -> bool:
         """Whether the term counts at ``progress`` (share of the training done, 0 <= progress < 1)."""
         return self.begin <= progress < self.end
 
+    def settings(self) -> dict[str, str | float | None]:
+        """The fields that its objective reads, by name: what a table or a plot should say of the term.
+
+        Raises:
+            UnknownNameError: an objective that does not exist.
+        """
+        if self.objective not in OBJECTIVE_FIELDS:
+            raise unknown("objective", self.objective, OBJECTIVE_FIELDS)
+        return {name: getattr(self, name) for name in OBJECTIVE_FIELDS[self.objective]}
+
 
 def _make_triplet(term: Term, num_classes: int, embedding_dim: int) -> nn.Module:
-    return TripletObjective(term.distance, term.mining, term.margin, term.temperature)
+    return TripletObjective(**term.settings())
 
 
 def _make_proxy(term: Term, num_classes: int, embedding_dim: int) -> nn.Module:
-    return ProxyObjective(num_classes, embedding_dim, term.scale, term.smoothing)
+    return ProxyObjective(num_classes, embedding_dim, **term.settings())
 
 
-OBJECTIVES: dict[str, Callable[[Term, int, int], nn.Module]] = {"triplet": _make_triplet, "proxy": _make_proxy}
+def _make_supcon(term: Term, num_classes: int, embedding_dim: int) -> nn.Module:
+    return SupConObjective(**term.settings())
+
+
+def _make_contrastive(term: Term, num_classes: int, embedding_dim: int) -> nn.Module:
+    return ContrastiveObjective(**term.settings())
+
+
+def _make_pair(term: Term, num_classes: int, embedding_dim: int) -> nn.Module:
+    return PairObjective(embedding_dim)
+
+
+OBJECTIVES: dict[str, Callable[[Term, int, int], nn.Module]] = {
+    "triplet": _make_triplet,
+    "proxy": _make_proxy,
+    "supcon": _make_supcon,
+    "contrastive": _make_contrastive,
+    "pair_bce": _make_pair,
+}
 
 
 class WeightedSum(nn.Module):
     """The terms of a recipe, added up.
+
+    Statistics keep the names that their objectives give them; those of the second term of one kind end in ``_2``
+    and so on, counted over all the terms, so that a name means the same term throughout the training.
 
     Args:
         terms: what to add, at least one.
@@ -311,17 +595,22 @@ class WeightedSum(nn.Module):
         if not all(any(term.active(moment) for term in terms) for moment in moments):
             raise ConfigError("Some part of the training has no active objective; check begin and end of the terms.")
         self.terms = terms
+        kinds: Counter[str] = Counter()
+        self._suffixes: list[str] = []
+        for term in terms:
+            kinds[term.objective] += 1
+            self._suffixes.append("" if kinds[term.objective] == 1 else f"_{kinds[term.objective]}")
         self.objectives = nn.ModuleList(OBJECTIVES[t.objective](t, num_classes, embedding_dim) for t in terms)
 
     def forward(self, embeddings: torch.Tensor, labels: torch.Tensor, progress: float = 0.0) -> ObjectiveOutput:
         """Weighted loss of the active terms; ``progress`` is the share of the training that is done."""
         losses: list[torch.Tensor] = []
         stats: dict[str, torch.Tensor] = {}
-        for term, objective in zip(self.terms, self.objectives, strict=True):
+        for term, objective, suffix in zip(self.terms, self.objectives, self._suffixes, strict=True):
             if term.active(progress):
                 output = objective(embeddings, labels)
                 losses.append(term.weight * output.loss)
-                stats.update(output.stats)
+                stats.update({name + suffix: value for name, value in output.stats.items()})
         return ObjectiveOutput(torch.stack(losses).sum(), stats)
 
 

@@ -63,6 +63,9 @@ def provenance(device: str = "auto") -> dict[str, Any]:
     }
 
 
+_TEXT = ("split", "recipe", "metric", "checkpoint", "trial")  # columns that stay text even if they look like numbers
+
+
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """Read a results table.
 
@@ -77,7 +80,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
         raise ResultsError(
             f"There is no results table {path}; run the study that writes it, or fetch the results folder."
         )
-    text = dict.fromkeys(("split", "recipe", "metric", "checkpoint"), str)
+    text = dict.fromkeys(_TEXT, str)
     try:
         table = pd.read_csv(path, keep_default_na=False, na_values={"ci95": [""]}, dtype=text)
     except (ValueError, pd.errors.ParserError) as error:

@@ -15,7 +15,6 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
 
@@ -23,10 +22,11 @@ from siamese_utils.augment import AugmentConfig, augment_batch
 from siamese_utils.data import ImageSet
 from siamese_utils.devices import autocast_dtype, pick_device
 from siamese_utils.encoders import Encoder
-from siamese_utils.errors import CheckpointError, CollapseError, ConfigError, TrainingError
+from siamese_utils.errors import CheckpointError, CollapseError, ConfigError, SplitError, TrainingError, unknown
 from siamese_utils.evaluation import few_shot_accuracy
 from siamese_utils.files import atomic_path
 from siamese_utils.losses import Term, WeightedSum, embedding_spread
+from siamese_utils.optimizers import OPTIMIZERS, WeightAverage, make_optimizer
 from siamese_utils.sampling import PKBatches, named_rng
 from siamese_utils.splits import hold_out_classes, hold_out_images
 
@@ -44,17 +44,27 @@ class TrainConfig:
         encoder: a name in ``ENCODERS``.
         embedding_dim: size of a linear projection, or ``None`` for the encoder's own features.
         epochs: passes over the training images.
+        least_images: as many more epochs as it takes to show the network at least so many images; with few
+            classes an epoch is short, and the same number of epochs would leave the network half trained.
+        most_images: end the training after so many images, in the middle of an epoch if need be; 0 sets no limit.
         batch_size: images a step, P classes x K images.
         images_per_class: K; raised where a split has too few classes to fill a batch.
-        learning_rate: peak rate of AdamW.
-        weight_decay: decoupled weight decay (Loshchilov & Hutter, 2019) on matrices and kernels.
+        optimizer: ``"adamw"``, ``"sgd"`` or ``"muon"`` (see ``optimizers.make_optimizer``).
+        learning_rate: peak rate of AdamW or SGD.
+        muon_rate: peak rate of Muon for the kernels.
+        weight_decay: decay of matrices and kernels (not of biases and normalisation).
         warmup: share of the training in which the rate rises linearly; afterwards it falls along a cosine.
         clip_norm: largest norm of the gradient.
+        average_decay: decay a step of the running average of the weights that is kept as the result; 0 keeps
+            the last weights.
         resolutions: ``(begin, side)`` pairs: from that share of the training on, images are scaled to that
             side. Small images first cost little and teach the coarse features.
         augment: how images are varied.
         held_out_images: training images a class kept out of training, for choosing thresholds.
         validation_classes: training classes kept out of training, for choosing recipes; 0 for a final run.
+        patience: stop when the validation accuracy has not risen for so many epochs; 0 never stops early.
+        min_delta: what counts as a rise, in percentage points.
+        compile: translate the encoder with ``torch.compile``, which takes a minute before it saves any.
         seed: seeds everything: initial weights, batches, augmentation, what is held out.
     """
 
@@ -63,16 +73,24 @@ class TrainConfig:
     encoder: str = "resnet9-32"
     embedding_dim: int | None = None
     epochs: int = 10
+    least_images: int = 0
+    most_images: int = 0
     batch_size: int = 256
     images_per_class: int = 4
+    optimizer: str = "adamw"
     learning_rate: float = 2e-3
+    muon_rate: float = 0.02
     weight_decay: float = 0.05
     warmup: float = 0.2
     clip_norm: float = 1.0
+    average_decay: float = 0.0
     resolutions: tuple[tuple[float, int], ...] = ()
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     held_out_images: int = 20
     validation_classes: int = 0
+    patience: int = 0
+    min_delta: float = 0.1
+    compile: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -80,8 +98,16 @@ class TrainConfig:
             raise ConfigError("Training needs at least 1 epoch, batches of 4 images and 2 images a class in a batch.")
         if self.learning_rate <= 0 or not 0 <= self.warmup < 1 or self.clip_norm <= 0:
             raise ConfigError("Training needs a positive learning rate and clip norm, and a warm-up share in [0, 1).")
-        if self.weight_decay < 0 or self.held_out_images < 0:
-            raise ConfigError("Weight decay and the number of held-out images cannot be negative.")
+        if min(self.weight_decay, self.held_out_images, self.least_images, self.most_images) < 0:
+            raise ConfigError("Weight decay and the numbers of images cannot be negative.")
+        if 0 < self.most_images < max(self.batch_size, self.least_images):
+            raise ConfigError("most_images must allow one batch and least_images, or be 0 for no limit.")
+        if self.optimizer not in OPTIMIZERS:
+            raise unknown("optimizer", self.optimizer, OPTIMIZERS)
+        if self.muon_rate <= 0 or not 0 <= self.average_decay < 1:
+            raise ConfigError("Training needs a positive rate for Muon and an average's decay in [0, 1).")
+        if self.patience < 0 or self.min_delta < 0:
+            raise ConfigError("Patience (epochs) and min_delta (percentage points) cannot be negative.")
         if self.validation_classes < 0 or self.validation_classes == 1:
             raise ConfigError("Validation needs two classes or more to tell apart, or 0 for none.")
         if self.embedding_dim is not None and self.embedding_dim < 1:
@@ -138,23 +164,15 @@ class TrainResult:
 
 
 def learning_rate_at(progress: float, config: TrainConfig) -> float:
-    """Rate at a share of the training: linear warm-up to the peak, then a cosine to zero."""
+    """Share of the peak rate at a share of the training: linear warm-up to 1, then a cosine to 0."""
     if progress < config.warmup:
-        return config.learning_rate * (0.05 + 0.95 * progress / config.warmup)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (progress - config.warmup) / (1 - config.warmup)))
+        return 0.05 + 0.95 * progress / config.warmup
+    return 0.5 * (1 + math.cos(math.pi * (progress - config.warmup) / (1 - config.warmup)))
 
 
 def _side_at(progress: float, config: TrainConfig, full: int) -> int:
     sides = [side for begin, side in config.resolutions if begin <= progress]
     return sides[-1] if sides else full
-
-
-def _optimizer(encoder: Encoder, objective: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    parameters = [*encoder.parameters(), *objective.parameters()]
-    decayed = [p for p in parameters if p.ndim > 1]
-    rest = [p for p in parameters if p.ndim <= 1]  # biases and normalisation: decay only hurts them
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate)
 
 
 def _make_batches(labels: torch.Tensor, config: TrainConfig) -> PKBatches:
@@ -180,6 +198,77 @@ class _CollapseWatch:
                 "warm-up, mine 'semi_hard' instead of 'batch_hard', use a soft margin (temperature), or start with a "
                 "proxy term."
             )
+
+
+class _Learner:
+    """All that training changes: encoder, objectives, optimiser, averaged and best weights, and the history."""
+
+    def __init__(self, config: TrainConfig, train_set: ImageSet, used: torch.Tensor, num_classes: int) -> None:
+        self.encoder = Encoder(config.encoder, config.embedding_dim, image_size=train_set.images.shape[1])
+        self.objective = WeightedSum(config.terms, num_classes, self.encoder.embedding_dim)
+        self.encoder.set_pixel_statistics(train_set.images[used])
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, torch.Tensor] = {}
+        self.config = config
+
+    def to(self, device: torch.device) -> _Learner:
+        """Move everything and make what depends on the device."""
+        config = self.config
+        self.encoder.to(device, memory_format=torch.channels_last)
+        self.objective.to(device)
+        self.optimizer = make_optimizer(
+            config.optimizer, self.encoder, [self.objective], config.learning_rate, config.weight_decay,
+            config.muon_rate,
+        )  # fmt: skip
+        self.average = WeightAverage(self.encoder, config.average_decay) if config.average_decay else None
+        self.forward = torch.compile(self.encoder) if config.compile else self.encoder
+        return self
+
+    @property
+    def kept(self) -> Encoder:
+        """The encoder that would be the result now."""
+        return self.encoder if self.average is None else self.average.module
+
+    def record(self, row: dict[str, float]) -> None:
+        """Add an epoch to the history and remember the weights if they are the best so far."""
+        self.history.append(row)
+        if self.config.patience and _epochs_without_rise(self.history, self.config.min_delta) == 0:
+            self.best = {key: value.clone() for key, value in self.kept.state_dict().items()}
+
+    def finished(self) -> bool:
+        """Whether the validation accuracy has stopped rising."""
+        patience = self.config.patience
+        return patience > 0 and _epochs_without_rise(self.history, self.config.min_delta) >= patience
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data and tensors, for ``torch.load(weights_only=True)``."""
+        return {
+            "encoder": self.encoder.state_dict(),
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.module.state_dict() if self.average else {},
+            "best": self.best,
+            "history": json.dumps(self.history),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` gave; raises KeyError, RuntimeError, ValueError or TypeError for other data."""
+        self.encoder.load_state_dict(state["encoder"])
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average:
+            self.average.module.load_state_dict(state["average"])
+        self.best = state["best"]
+        self.history = json.loads(state["history"])
+
+
+def _epochs_without_rise(history: list[dict[str, float]], min_delta: float) -> int:
+    """Epochs since the validation accuracy last rose by more than ``min_delta`` over its best."""
+    best, since = -math.inf, 0
+    for row in history:
+        accuracy = row["validation_acc_5w1s"]
+        best, since = (accuracy, 0) if accuracy > best + min_delta else (best, since + 1)
+    return since
 
 
 def _state_path(run_dir: Path) -> Path:
@@ -214,11 +303,21 @@ def _load_state(run_dir: Path, config: TrainConfig, classes: tuple[int, ...]) ->
     return state
 
 
+def _save_state(run_dir: Path, config: TrainConfig, classes: tuple[int, ...], learner: _Learner) -> None:
+    state = {"config": json.dumps(config.to_json()), "classes": list(classes), **learner.state_dict()}
+    try:
+        with atomic_path(_state_path(run_dir)) as temporary:
+            torch.save(state, temporary)
+    except (OSError, RuntimeError) as error:
+        raise _unwritable(run_dir, error) from error
+
+
 def train(
     config: TrainConfig,
     train_set: ImageSet,
     classes: Iterable[int],
     *,
+    validation: Iterable[int] = (),
     run_dir: str | Path | None = None,
     device: str = "auto",
     progress: bool = True,
@@ -231,8 +330,10 @@ def train(
 
     Args:
         config: the recipe.
-        train_set: training images; only those of ``classes`` are touched.
+        train_set: training images; only those of ``classes`` (and ``validation``) are touched.
         classes: labels of the seen classes.
+        validation: labels to judge by after each epoch, none of them in ``classes``; empty takes
+            ``config.validation_classes`` of ``classes`` away for it.
         run_dir: folder for the state after each epoch and the TensorBoard log; ``None`` keeps nothing.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         progress: show a progress bar.
@@ -248,7 +349,7 @@ def train(
         SplitError, SamplingError, ConfigError, UnknownNameError: the configuration does not fit the data.
     """
     seen = tuple(sorted(set(classes)))
-    training_classes, validation_classes = hold_out_classes(seen, config.validation_classes, config.seed)
+    training_classes, validation_classes = _training_and_validation(seen, tuple(sorted(set(validation))), config)
     used, held_out = hold_out_images(train_set.labels, training_classes, config.held_out_images, config.seed)
     number_of = torch.full((train_set.num_classes,), -1, dtype=torch.int64)
     number_of[list(training_classes)] = torch.arange(len(training_classes))
@@ -256,66 +357,86 @@ def train(
     where = pick_device(device)
     images = train_set.images[used].to(where)
     batches = _make_batches(labels, config)
+    steps = _number_of_steps(config, batches)
+    epochs = math.ceil(steps / batches.steps)
     labels = labels.to(where)
 
     with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
         torch.manual_seed(config.seed)
-        encoder = Encoder(config.encoder, config.embedding_dim, image_size=train_set.images.shape[1])
-        objective = WeightedSum(config.terms, len(training_classes), encoder.embedding_dim).to(where)
-        encoder.set_pixel_statistics(train_set.images[used])
-        encoder.to(where, memory_format=torch.channels_last)
-        optimizer = _optimizer(encoder, objective, config)
-
-        history: list[dict[str, float]] = []
+        learner = _Learner(config, train_set, used, len(training_classes)).to(where)
         run_path = Path(run_dir) if run_dir is not None else None
         if run_path is not None and (state := _load_state(run_path, config, seen)):
             try:
-                encoder.load_state_dict(state["encoder"])
-                objective.load_state_dict(state["objective"])
-                optimizer.load_state_dict(state["optimizer"])
-                history = json.loads(state["history"])
+                learner.load_state_dict(state)
             except (KeyError, RuntimeError, ValueError, TypeError) as error:
                 raise _damaged(_state_path(run_path)) from error
-        first_epoch = len(history)
+        first_epoch = len(learner.history)
         try:
             writer = SummaryWriter(run_path / "tensorboard") if run_path is not None else None
         except OSError as error:
             raise _unwritable(run_path, error) from error
         watch = _CollapseWatch()
         bar = tqdm(
-            total=config.epochs * batches.steps * batches.batch_size,
+            total=steps * batches.batch_size,
             initial=first_epoch * batches.steps * batches.batch_size,
             unit="img", unit_scale=True, desc=config.recipe, disable=not progress, smoothing=0.05,
         )  # fmt: skip
         try:
-            for epoch in range(first_epoch, config.epochs):
+            for epoch in range(first_epoch, epochs):
+                if learner.finished():
+                    break
                 if stop_after is not None and epoch - first_epoch >= stop_after:
                     raise TrainingError(f"Stopped after {stop_after} epochs as asked; start again to go on.")
-                row = _train_epoch(epoch, config, encoder, objective, optimizer, images, labels, batches, bar, watch)
+                row = _train_epoch(epoch, steps, learner, images, labels, batches, bar, watch)
                 if validation_classes:
-                    row["validation_acc_5w1s"] = validation_accuracy(encoder, train_set, validation_classes)
-                history.append(row)
+                    row["validation_acc_5w1s"] = validation_accuracy(learner.kept, train_set, validation_classes)
+                learner.record(row)
                 bar.set_postfix({key: f"{row[key]:.3g}" for key in row if key in ("loss", "validation_acc_5w1s")})
                 if run_path is not None and writer is not None:
                     for key, value in row.items():
                         writer.add_scalar(key, value, epoch + 1)
-                    _save_state(run_path, config, seen, encoder, objective, optimizer, history)
+                    _save_state(run_path, config, seen, learner)
         finally:
             bar.close()
             if writer is not None:
                 writer.close()
 
-    centre_images = _some_of_each_class(labels.cpu(), 50)
-    encoder.set_centre(train_set.images[used[centre_images]])
+    encoder = learner.kept
+    if learner.best:
+        encoder.load_state_dict(learner.best)
+    encoder.requires_grad_(True)
+    encoder.set_centre(train_set.images[used[_some_of_each_class(labels.cpu(), 50)]])
     return TrainResult(
         encoder=encoder.cpu().eval(),
         config=config,
-        history=pd.DataFrame(history),
+        history=pd.DataFrame(learner.history),
         classes=training_classes,
         validation_classes=validation_classes,
         held_out=held_out,
-        seconds=sum(row["seconds"] for row in history),
+        seconds=sum(row["seconds"] for row in learner.history),
     )
+
+
+def _number_of_steps(config: TrainConfig, batches: PKBatches) -> int:
+    steps = max(config.epochs * batches.steps, math.ceil(config.least_images / batches.batch_size))
+    if config.most_images:
+        steps = min(steps, max(1, config.most_images // batches.batch_size))
+    return steps
+
+
+def _training_and_validation(
+    seen: tuple[int, ...], validation: tuple[int, ...], config: TrainConfig
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The classes to learn from and those to judge by, never the same."""
+    if not validation:
+        if config.patience and not config.validation_classes:
+            raise ConfigError("Stopping early is judged on validation classes; name some or set validation_classes.")
+        return hold_out_classes(seen, config.validation_classes, config.seed)
+    if common := sorted(set(seen) & set(validation)):
+        raise SplitError(f"Classes {common} are both learned and validated on; keep the two apart.")
+    if len(validation) < 2:
+        raise SplitError("Validation needs two classes or more to tell apart.")
+    return seen, validation
 
 
 def _diverged(what: str, epoch: int, step: int) -> TrainingError:
@@ -327,46 +448,49 @@ def _diverged(what: str, epoch: int, step: int) -> TrainingError:
 
 def _train_epoch(
     epoch: int,
-    config: TrainConfig,
-    encoder: Encoder,
-    objective: WeightedSum,
-    optimizer: torch.optim.Optimizer,
+    all_steps: int,
+    learner: _Learner,
     images: torch.Tensor,
     labels: torch.Tensor,
     batches: PKBatches,
     bar: tqdm,
     watch: _CollapseWatch,
 ) -> dict[str, float]:
-    """One pass over the training images; returns the epoch's row of the history."""
+    """One pass over the training images, the last one up to ``all_steps``; returns the epoch's row of the history."""
     start = time.perf_counter()
+    config, encoder, objective = learner.config, learner.encoder, learner.objective
     seed = zlib.crc32(f"{config.seed}/{epoch}".encode())
     torch.manual_seed(seed)  # for random mining
     generator = torch.Generator().manual_seed(seed)
     low_precision = autocast_dtype(images.device)
+    parameters = [*encoder.parameters(), *objective.parameters()]
     totals: dict[str, float] = {}
     counts: dict[str, int] = {}
     encoder.train()
-    for step, positions in enumerate(batches.epoch(epoch).to(images.device)):
-        progress = (epoch + step / batches.steps) / config.epochs
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(progress, config)
-        pixels = augment_batch(images[positions], config.augment, encoder.pixel_mean, encoder.pixel_std, generator)
+    done = epoch * batches.steps
+    todo = batches.epoch(epoch)[: all_steps - done].to(images.device)
+    for step, positions in enumerate(todo):
+        progress = (done + step) / all_steps
+        learner.optimizer.set_rate(learning_rate_at(progress, config))
         side = _side_at(progress, config, images.shape[1])
-        if side != pixels.shape[2]:
-            pixels = F.interpolate(pixels, size=(side, side), mode="bilinear", align_corners=False)
+        pixels = augment_batch(
+            images[positions], config.augment, encoder.pixel_mean, encoder.pixel_std, generator, side
+        )
         with torch.autocast(images.device.type, dtype=low_precision, enabled=low_precision is not None):
-            embeddings = encoder(pixels)
+            embeddings = learner.forward(pixels)
         output = objective(embeddings, labels[positions], progress)
         loss = float(output.loss.detach())
         if not math.isfinite(loss):
             raise _diverged(f"loss became {loss}", epoch, step)
         watch.check(embeddings, epoch)
-        optimizer.zero_grad(set_to_none=True)
+        learner.optimizer.zero_grad()
         output.loss.backward()
-        norm = nn.utils.clip_grad_norm_([*encoder.parameters(), *objective.parameters()], config.clip_norm)
+        norm = nn.utils.clip_grad_norm_(parameters, config.clip_norm)
         if not math.isfinite(norm):  # a step with it would spoil the weights, and then the stored state
             raise _diverged(f"gradient's norm became {float(norm)}", epoch, step)
-        optimizer.step()
+        learner.optimizer.step()
+        if learner.average:
+            learner.average.update(encoder, done + step + 1)
         for key, value in {"loss": loss, **{k: float(v) for k, v in output.stats.items()}}.items():
             totals[key] = totals.get(key, 0.0) + value
             counts[key] = counts.get(key, 0) + 1
@@ -376,34 +500,10 @@ def _train_epoch(
     return {
         "epoch": epoch + 1,
         **means,
-        "learning_rate": learning_rate_at((epoch + 1) / config.epochs, config),
+        "learning_rate": config.learning_rate * learning_rate_at((done + len(todo)) / all_steps, config),
         "seconds": seconds,
-        "images_per_second": batches.steps * batches.batch_size / seconds,
+        "images_per_second": todo.numel() / seconds,
     }
-
-
-def _save_state(
-    run_dir: Path,
-    config: TrainConfig,
-    classes: tuple[int, ...],
-    encoder: Encoder,
-    objective: WeightedSum,
-    optimizer: torch.optim.Optimizer,
-    history: list[dict[str, float]],
-) -> None:
-    state = {
-        "config": json.dumps(config.to_json()),
-        "classes": list(classes),
-        "encoder": encoder.state_dict(),
-        "objective": objective.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "history": json.dumps(history),
-    }
-    try:
-        with atomic_path(_state_path(run_dir)) as temporary:
-            torch.save(state, temporary)
-    except (OSError, RuntimeError) as error:
-        raise _unwritable(run_dir, error) from error
 
 
 def validation_accuracy(

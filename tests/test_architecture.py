@@ -18,7 +18,7 @@ MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
 
 # The spine, from what knows nothing to what knows everything.
 SPINE = (
-    "errors", "data", "splits", "sampling", "augment", "backbones", "encoders", "losses", "checkpoints",
+    "errors", "data", "splits", "sampling", "augment", "backbones", "encoders", "pretrained", "losses", "checkpoints",
     "evaluation", "training", "recipes", "sweep", "notebook",
 )  # fmt: skip
 # What knows no model and no data, so that it can be used (and tested) without either.
@@ -31,10 +31,12 @@ ALLOWED = {
     "splits": {"errors"},
     "sampling": {"errors"},
     "losses": {"errors"},
+    "optimizers": {"errors"},
     "data": {"errors", "files", "synthetic"},
     "synthetic": {"errors", "data"},
     "backbones": {"errors"},
     "encoders": {"errors", "augment", "backbones"},
+    "pretrained": {"errors", "data", "backbones", "encoders"},
     "checkpoints": {"errors", "files", "devices", "backbones", "encoders"},
     "evaluation": {"errors", "splits", "sampling"},
     "plotting": {"errors", "files"},

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import json
 import math
 
 import numpy as np
@@ -13,13 +15,18 @@ from hypothesis import strategies as st
 from pytorch_metric_learning import distances as pml_distances
 from pytorch_metric_learning import losses as pml_losses
 from pytorch_metric_learning import miners as pml_miners
+from pytorch_metric_learning import reducers as pml_reducers
 
-from siamese_utils.errors import ConfigError, SamplingError, UnknownNameError
+from siamese_utils.errors import ConfigError, SamplingError, ShapeError, UnknownNameError
 from siamese_utils.losses import (
     DISTANCES,
     MINERS,
+    OBJECTIVE_FIELDS,
     OBJECTIVES,
+    ContrastiveObjective,
+    PairObjective,
     ProxyObjective,
+    SupConObjective,
     Term,
     TripletObjective,
     WeightedSum,
@@ -61,9 +68,7 @@ def slow_distance(name: str, a: np.ndarray, b: np.ndarray) -> float:
     return math.sqrt(float(((a - b) ** 2).sum()))
 
 
-def slow_triplets(
-    z: torch.Tensor, labels: torch.Tensor, distance: str, mining: str
-) -> list[tuple[float, float]]:
+def slow_triplets(z: torch.Tensor, labels: torch.Tensor, distance: str, mining: str) -> list[tuple[float, float]]:
     """(d(a,p), d(a,n)) of every mined triplet, in float64, by loops over the definition."""
     points, classes = z.double().numpy(), labels.tolist()
     everyone = range(len(classes))
@@ -462,6 +467,409 @@ def test_proxies_start_from_the_seed() -> None:
     assert first.shape == (4, 5) and first.requires_grad
 
 
+# ------------------------------------------------------------------- supervised contrastive objective
+
+
+def slow_supcon(z: torch.Tensor, labels: torch.Tensor, temperature: float) -> float:
+    points, classes = z.double().numpy(), labels.tolist()
+    everyone = range(len(classes))
+    losses = []
+    for i in everyone:
+        logit = [(1 - slow_distance("cosine", points[i], point)) / temperature for point in points]
+        positives = [p for p in everyone if p != i and classes[p] == classes[i]]
+        if positives:
+            log_sum = math.log(sum(math.exp(logit[a]) for a in everyone if a != i))
+            losses.append(-sum(logit[p] - log_sum for p in positives) / len(positives))
+    return sum(losses) / len(losses)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+@settings(max_examples=15)
+@given(data=batches())
+def test_supcon_agrees_with_a_loop(temperature: float, data: tuple[torch.Tensor, torch.Tensor]) -> None:
+    z, labels = data
+    loss = float(SupConObjective(temperature)(z, labels).loss)
+    assert loss == pytest.approx(slow_supcon(z, labels, temperature), rel=1e-4, abs=1e-5)
+
+
+def test_supcon_agrees_with_pytorch_metric_learning() -> None:
+    z, labels = batch()
+    labels[0] = 9  # an anchor without a positive
+    a, b = z.clone().requires_grad_(), z.clone().requires_grad_()
+    loss, expected = SupConObjective(0.2)(a, labels).loss, pml_losses.SupConLoss(0.2)(b, labels)
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(a.grad, b.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_supcon_counts_anchors_whose_nearest_is_of_their_class() -> None:
+    z = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [1.0, 0.2], [0.0, -1.0]])
+    labels = torch.tensor([0, 0, 1, 1, 2])  # the nearest are 1, 3, 3, 1; the last has no partner
+    assert float(SupConObjective()(z, labels).stats["nearest_same_share"]) == pytest.approx(2 / 4)
+
+
+# -------------------------------------------------------------------------------- contrastive objective
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@settings(max_examples=15)
+@given(data=batches())
+def test_contrastive_agrees_with_a_loop(distance: str, data: tuple[torch.Tensor, torch.Tensor]) -> None:
+    z, labels = data
+    points, classes, margin = z.double().numpy(), labels.tolist(), 1.2
+    pairs = list(itertools.combinations(range(len(classes)), 2))
+    to = {pair: slow_distance(distance, points[pair[0]], points[pair[1]]) for pair in pairs}
+    same = [to[i, j] for i, j in pairs if classes[i] == classes[j]]
+    different = [to[i, j] for i, j in pairs if classes[i] != classes[j]]
+    pull = np.mean([d**2 / 2 for d in same])
+    push = np.mean([max(0.0, margin - d) ** 2 / 2 for d in different])
+    output = ContrastiveObjective(distance, margin)(z, labels)
+    assert float(output.loss) == pytest.approx(pull + push, rel=1e-4, abs=1e-5)
+    assert float(output.stats["distance_same"]) == pytest.approx(np.mean(same), rel=1e-4, abs=1e-5)
+    assert float(output.stats["distance_different"]) == pytest.approx(np.mean(different), rel=1e-4, abs=1e-5)
+    if min(abs(d - margin) for d in different) > 1e-5:  # else rounding decides
+        share = np.mean([d < margin for d in different])
+        assert float(output.stats["pushed_share"]) == pytest.approx(share, abs=1e-6)
+
+
+def test_contrastive_agrees_with_pytorch_metric_learning() -> None:
+    # Theirs is linear in d and in (margin - d), where Hadsell et al. square and halve both, and averages only the
+    # pairs that cost something. Squared and averaged over all pairs of a kind, it is ours.
+    class Squared(pml_losses.ContrastiveLoss):
+        def get_per_pair_loss(self, pair_dists: torch.Tensor, pos_or_neg: str) -> torch.Tensor:
+            return super().get_per_pair_loss(pair_dists, pos_or_neg).square() / 2
+
+    z, labels = batch()
+    lp = pml_distances.LpDistance(normalize_embeddings=False)
+    theirs = Squared(neg_margin=3.0, distance=lp, reducer=pml_reducers.MeanReducer())
+    a, b = z.clone().requires_grad_(), z.clone().requires_grad_()
+    output, expected = ContrastiveObjective("euclidean", 3.0)(a, labels), theirs(b, labels)
+    assert 0 < float(output.stats["pushed_share"]) < 1  # both sides of the margin are tried
+    torch.testing.assert_close(output.loss, expected, atol=1e-5, rtol=1e-5)
+    output.loss.backward()
+    expected.backward()
+    torch.testing.assert_close(a.grad, b.grad, atol=1e-5, rtol=1e-4)
+
+
+# --------------------------------------------------------------------------------------- pair head
+
+
+def pair_head(dim: int, seed: int = 0) -> PairObjective:
+    """A head in float64 whose weights have both signs, as after some training."""
+    objective = PairObjective(dim).double()
+    with torch.no_grad():
+        objective.head.weight.copy_(torch.randn(1, dim, generator=torch.Generator().manual_seed(seed)))
+        objective.head.bias.fill_(0.3)
+    return objective
+
+
+@settings(max_examples=15)
+@given(data=batches(), seed=st.integers(0, 100))
+def test_pair_loss_agrees_with_a_loop(data: tuple[torch.Tensor, torch.Tensor], seed: int) -> None:
+    z, labels = data
+    objective = pair_head(z.shape[1], seed)
+    weight = objective.head.weight.detach()[0].numpy()
+    points = [math.sqrt(len(p)) * p / math.sqrt(float(p @ p)) for p in z.double().numpy()]
+    costs: dict[bool, list[float]] = {True: [], False: []}
+    right: dict[bool, list[bool]] = {True: [], False: []}
+    for i, j in itertools.combinations(range(len(points)), 2):
+        same = bool(labels[i] == labels[j])
+        p = 1 / (1 + math.exp(-float(weight @ np.abs(points[i] - points[j])) - 0.3))
+        costs[same].append(-math.log(p if same else 1 - p))
+        right[same].append((p > 0.5) == same)
+    output = objective(z.double(), labels)
+    assert float(output.loss.detach()) == pytest.approx((np.mean(costs[True]) + np.mean(costs[False])) / 2, rel=1e-9)
+    accuracy = (np.mean(right[True]) + np.mean(right[False])) / 2
+    assert float(output.stats["pair_accuracy"]) == pytest.approx(accuracy, abs=1e-6)
+
+
+def test_pair_gradients_agree_with_the_plain_difference_tensor() -> None:
+    z, labels = batch()
+    objective = pair_head(z.shape[1])
+    a = z.double().requires_grad_()
+    objective(a, labels).loss.backward()
+    b, weight = z.double().requires_grad_(), objective.head.weight.detach()[0].clone().requires_grad_()
+    bias = objective.head.bias.detach().clone().requires_grad_()
+    unit = b / b.norm(dim=1, keepdim=True) * z.shape[1] ** 0.5
+    logits = (unit[:, None] - unit[None, :]).abs() @ weight + bias
+    same = labels[:, None] == labels[None, :]
+    apart = ~torch.eye(len(labels), dtype=torch.bool)
+    costs = torch.where(same, -logits.sigmoid().log(), -(1 - logits.sigmoid()).log())
+    ((costs[same & apart].mean() + costs[~same].mean()) / 2).backward()
+    torch.testing.assert_close(a.grad, b.grad)
+    torch.testing.assert_close(objective.head.weight.grad[0], weight.grad)
+    torch.testing.assert_close(objective.head.bias.grad, bias.grad)
+
+
+def test_pair_probability_is_that_of_the_loss_and_of_unordered_pairs() -> None:
+    z, _ = batch()
+    objective = pair_head(z.shape[1])
+    with torch.no_grad():
+        i, j = torch.triu_indices(len(z), len(z), 1)
+        probability = objective.probability(z[i], 3 * z[j])  # length does not matter
+        torch.testing.assert_close(probability, objective.all_logits(z)[i, j].sigmoid())
+        torch.testing.assert_close(probability, objective.probability(z[j], z[i]))
+        identical = PairObjective(6).probability(z.bfloat16(), z.bfloat16())
+        assert identical.tolist() == pytest.approx([0.8808] * len(z), 1e-3)
+
+
+def test_pair_head_starts_as_a_distance() -> None:
+    z = torch.randn(400, 256, generator=torch.Generator().manual_seed(0))
+    start = PairObjective(256)
+    independent = start.probability(z[:200], z[200:])
+    assert 0.05 < float(independent.mean()) < 0.12
+    near = start.probability(z[:200], z[:200] + 0.3 * z[200:])
+    assert bool((near > independent).all())
+
+
+def test_pair_head_learns_what_a_distance_cannot_say() -> None:
+    # The classes differ in the sign of the first feature alone; the other features are noise.
+    torch.manual_seed(0)
+    labels = torch.arange(2).repeat(20)
+    z = torch.cat([(2.0 * labels - 1)[:, None], 0.7 * torch.randn(40, 5)], dim=1)
+    objective = PairObjective(6)
+    before = float(objective(z, labels).stats["pair_accuracy"])
+    optimizer = torch.optim.Adam(objective.parameters(), lr=0.1)
+    for _ in range(100):
+        optimizer.zero_grad()
+        objective(z, labels).loss.backward()
+        optimizer.step()
+    assert before < 0.8 and float(objective(z, labels).stats["pair_accuracy"]) > 0.95
+
+
+@pytest.mark.parametrize("shapes", [((3, 6), (4, 6)), ((3, 5), (3, 5)), ((6,), (6,))])
+def test_pair_probability_of_other_shapes_is_an_error(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    with pytest.raises(ShapeError, match=r"\(N, 6\)"):
+        PairObjective(6).probability(*(torch.randn(shape) for shape in shapes))
+
+
+# ------------------------------------------------------------------------- what every objective keeps
+
+EVERY_TERM = [  # of the triplets two: all their distances and miners are tried above
+    Term("triplet", mining="batch_all", temperature=0.1),
+    Term("triplet", distance="euclidean", temperature=0.5),
+    *(Term("contrastive", distance=d, margin=1.2) for d in DISTANCES),
+    *(Term(name) for name in OBJECTIVES if name not in ("triplet", "contrastive")),
+]
+
+
+def every_term(*, but: str = "") -> pytest.MarkDecorator:
+    terms = [term for term in EVERY_TERM if term.objective != but]
+    return pytest.mark.parametrize(
+        "term", terms, ids=lambda t: "-".join(map(str, (t.objective, *t.settings().values())))
+    )
+
+
+def built(term: Term, num_classes: int = 5, dim: int = 6) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return OBJECTIVES[term.objective](term, num_classes, dim)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [SupConObjective(0.3), ContrastiveObjective("cosine", 1.2), ContrastiveObjective("euclidean", 2.0), pair_head(3)],
+    ids=["supcon", "contrastive cosine", "contrastive euclidean", "pair"],
+)
+def test_gradcheck(objective: torch.nn.Module) -> None:
+    z, labels = batch(classes=3, per_class=2, dim=3, seed=1)
+    exact = z.double().requires_grad_()
+    assert objective(exact, labels).loss.dtype == torch.float64
+    assert torch.autograd.gradcheck(lambda x: objective(x, labels).loss, exact)
+
+
+@every_term()
+@settings(max_examples=8)
+@given(data=batches(), seed=st.integers(0, 100))
+def test_no_objective_depends_on_the_order(term: Term, data: tuple[torch.Tensor, torch.Tensor], seed: int) -> None:
+    z, labels = data
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    objective = built(term, 4, 4)
+    first, second = objective(z, labels), objective(z[order], labels[order])
+    torch.testing.assert_close(first.loss, second.loss, atol=1e-5, rtol=1e-4)
+
+
+@every_term()
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_collapse_keeps_loss_and_gradients_finite(term: Term, value: float) -> None:
+    z, labels = torch.full((6, 4), value, requires_grad=True), torch.tensor([0, 0, 1, 1, 2, 2])
+    objective = built(term, 3, 4)
+    output = objective(z, labels)
+    output.loss.backward()
+    assert output.loss.isfinite() and all(stat.isfinite() for stat in output.stats.values())
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in (z, *objective.parameters()))
+
+
+def test_loss_of_a_collapsed_batch() -> None:
+    z, labels = torch.ones(6, 4), torch.tensor([0, 0, 1, 1, 2, 2])
+    assert float(SupConObjective()(z, labels).loss) == pytest.approx(math.log(5), rel=1e-5)
+    assert float(ContrastiveObjective(margin=0.6)(z, labels).loss) == pytest.approx(0.18, rel=1e-4)
+    pair = float(PairObjective(4)(z, labels).loss.detach())  # all log odds are 2
+    assert pair == pytest.approx((math.log1p(math.exp(-2)) + math.log1p(math.exp(2))) / 2, rel=1e-5)
+
+
+@every_term()
+def test_bfloat16_embeddings_lose_only_their_own_rounding(term: Term) -> None:
+    z, labels = batch(seed=3)
+    half = z.bfloat16().requires_grad_()
+    objective = built(term)
+    loss = objective(half, labels).loss
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, objective(half.detach().float(), labels).loss, atol=1e-6, rtol=1e-6)
+    loss.backward()
+    assert half.grad is not None and half.grad.dtype == torch.bfloat16 and half.grad.isfinite().all()
+
+
+@every_term()
+def test_following_any_gradient_lowers_the_loss(term: Term) -> None:
+    z, labels = batch(classes=4, per_class=3)
+    objective = built(term)
+    z.requires_grad_()
+    optimizer = torch.optim.Adam([z, *objective.parameters()], lr=0.05)
+    losses = []
+    for _ in range(40):
+        loss = objective(z, labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert np.mean(losses[-3:]) < 0.85 * losses[0]
+
+
+@every_term(but="proxy")  # which needs no partners in the batch
+def test_batches_without_pairs_are_an_error(term: Term) -> None:
+    with pytest.raises(SamplingError, match="no negatives"):
+        built(term)(torch.randn(4, 6), torch.zeros(4, dtype=torch.int64))
+    with pytest.raises(SamplingError, match="no positives"):
+        built(term)(torch.randn(4, 6), torch.arange(4))
+
+
+@every_term()
+@pytest.mark.parametrize(
+    "embeddings, labels",
+    [
+        (torch.randn(4, 6), torch.tensor([0, 0, 1])),
+        (torch.randn(4, 6), torch.tensor([[0], [0], [1], [1]])),
+        (torch.randn(4, 6), torch.tensor([0.0, 0.0, 1.0, 1.0])),
+        (torch.randn(4, 6, 1), torch.tensor([0, 0, 1, 1])),
+        (torch.ones(4, 6, dtype=torch.int64), torch.tensor([0, 0, 1, 1])),
+    ],
+)
+def test_other_shapes_and_types_are_an_error(term: Term, embeddings: torch.Tensor, labels: torch.Tensor) -> None:
+    with pytest.raises(ShapeError, match="An objective takes"):
+        built(term)(embeddings, labels)
+
+
+def test_objectives_refuse_senseless_values() -> None:
+    for value in (0.0, -1.0, math.nan):
+        with pytest.raises(ConfigError, match="positive temperature"):
+            SupConObjective(value)
+        with pytest.raises(ConfigError, match="positive margin"):
+            ContrastiveObjective(margin=value)
+        with pytest.raises(ConfigError, match="positive margin"):
+            TripletObjective(margin=value)
+    with pytest.raises(UnknownNameError, match="cosine"):
+        ContrastiveObjective("cosin")
+
+
+# ------------------------------------------------------------------------- what a term says and refuses
+
+
+def test_term_settings_are_the_fields_that_its_objective_reads() -> None:
+    assert set(OBJECTIVE_FIELDS) == set(OBJECTIVES)
+    term = Term("triplet", distance="euclidean", mining="batch_hard", margin=0.4, temperature=0.3)
+    assert term.settings() == {"distance": "euclidean", "mining": "batch_hard", "margin": 0.4, "temperature": 0.3}
+    assert Term("proxy", scale=8.0).settings() == {"scale": 8.0, "smoothing": 0.1}
+    assert Term("pair_bce").settings() == {}
+    with pytest.raises(UnknownNameError, match="'supcon'"):
+        Term("supcom").settings()
+
+
+def test_fields_left_out_take_the_default_of_the_objective() -> None:
+    assert Term("supcon").settings() == {"temperature": 0.1}
+    assert Term("contrastive").settings() == {"distance": "cosine", "margin": 0.5}
+    assert Term("triplet").margin == Term("proxy").margin == 0.2
+    assert Term("triplet").temperature is None  # a hinge
+    assert Term("contrastive", margin=0.2).margin == 0.2
+
+
+def test_settings_reach_the_objective() -> None:
+    z, labels = batch()
+    for term, alone in [
+        (Term("supcon", temperature=0.7), SupConObjective(0.7)),
+        (Term("contrastive", distance="euclidean", margin=2.5), ContrastiveObjective("euclidean", 2.5)),
+        (Term("pair_bce"), PairObjective(6)),
+    ]:
+        torch.testing.assert_close(WeightedSum((term,), 5, 6)(z, labels).loss, alone(z, labels).loss)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_term_survives_json(name: str) -> None:
+    term = Term(name, weight=0.5)
+    assert Term(**json.loads(json.dumps(dataclasses.asdict(term)))) == term
+
+
+def test_term_stored_before_reads_back() -> None:
+    stored = (
+        '{"objective": "proxy", "weight": 1.0, "begin": 0.0, "end": 1.0, "distance": "cosine", "mining": "semi_hard", '
+        '"margin": 0.2, "temperature": null, "scale": 16.0, "smoothing": 0.1}'
+    )
+    assert Term(**json.loads(stored)) == Term("proxy")
+    assert dataclasses.asdict(Term("proxy")) == json.loads(stored)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"margin": 0.0}, "positive margin"),
+        ({"margin": math.nan}, "positive margin"),
+        ({"margin": "0.2"}, "number for its margin"),
+        ({"temperature": -1.0}, "positive margin and temperature"),
+        ({"temperature": math.inf}, "positive margin and temperature"),
+        ({"temperature": True}, "number for its temperature"),
+        ({"weight": math.nan}, "weight"),
+        ({"weight": None}, "number for its weight"),
+        ({"scale": math.nan}, "positive scale"),
+    ],
+)
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_term_refuses_bad_values(name: str, change: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Term(name, **change)
+
+
+def test_term_refuses_unknown_names() -> None:
+    with pytest.raises(UnknownNameError, match="'cosine'"):
+        Term("contrastive", distance="cosin")
+    with pytest.raises(UnknownNameError, match="'semi_hard'"):
+        Term("triplet", mining="semihard")
+
+
+def test_statistics_of_two_terms_of_one_kind_are_kept_apart() -> None:
+    z, labels = batch()
+    easy, hard = Term("triplet", mining="batch_all", end=0.5), Term("triplet", mining="batch_hard", begin=0.2)
+    both = WeightedSum((easy, Term("proxy"), hard), 5, 6)
+    losses = {
+        "triplet_loss": TripletObjective(mining="batch_all")(z, labels).loss,
+        "triplet_loss_2": TripletObjective(mining="batch_hard")(z, labels).loss,
+    }
+    for progress, present in {0.0: {"triplet_loss"}, 0.3: set(losses), 0.7: {"triplet_loss_2"}}.items():
+        stats = both(z, labels, progress).stats
+        assert {name for name in stats if name.startswith("triplet_loss")} == present and "proxy_loss" in stats
+        for name in present:
+            torch.testing.assert_close(stats[name], losses[name])
+
+
+def test_statistics_of_different_objectives_have_different_names() -> None:
+    z, labels = batch()
+    terms = tuple(Term(name) for name in OBJECTIVES)
+    summed = WeightedSum(terms, 5, 6)
+    separate = [objective(z, labels).stats for objective in summed.objectives]
+    assert summed(z, labels).stats.keys() == set().union(*separate)
+    assert len(summed(z, labels).stats) == sum(map(len, separate))
+    assert all(stat.ndim == 0 and not stat.requires_grad for stat in summed(z, labels).stats.values())
+
+
 # ----------------------------------------------------------------------------- terms and their sum
 
 
@@ -551,7 +959,7 @@ def test_registries_hold_what_is_documented() -> None:
         "batch_hard": mine_batch_hard,
         "semi_hard": mine_semi_hard,
     } == MINERS
-    assert {"triplet", "proxy"} <= set(OBJECTIVES)
+    assert set(OBJECTIVES) == {"triplet", "proxy", "supcon", "contrastive", "pair_bce"}
 
 
 # ------------------------------------------------------------------------------------------- spread

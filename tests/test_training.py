@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import errno
 import json
@@ -36,6 +37,7 @@ from siamese_utils.errors import (
 )
 from siamese_utils.evaluation import few_shot_accuracy
 from siamese_utils.losses import ObjectiveOutput, Term
+from siamese_utils.optimizers import OPTIMIZERS
 from siamese_utils.recipes import DEFAULT_RECIPE, RECIPES, recipe
 from siamese_utils.splits import hold_out_images
 from siamese_utils.synthetic import make_synthetic
@@ -258,6 +260,125 @@ def test_validation_survives_a_resume(larger_set: ImageSet, tmp_path: Path) -> N
         run(config, larger_set, tmp_path, stop_after=1)
     resumed = run(config, larger_set, tmp_path)
     assert same_weights(resumed, unbroken) and without_time(resumed) == without_time(unbroken)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"optimizer": "sgd"}, {"optimizer": "muon"}, {"average_decay": 0.8}, {"optimizer": "muon", "average_decay": 0.5}],
+    ids=str,
+)
+def test_every_engine_resumes_bit_for_bit(change: dict[str, Any], small_set: ImageSet, tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY, learning_rate=0.01, **change)
+    unbroken = run(config, small_set)
+    with pytest.raises(TrainingError, match="Stopped"):
+        run(config, small_set, tmp_path, stop_after=1)
+    resumed = run(config, small_set, tmp_path)
+    assert same_weights(resumed, unbroken) and without_time(resumed) == without_time(unbroken)
+    assert all(p.requires_grad for p in resumed.encoder.parameters())
+
+
+def test_averaged_weights_are_kept(small_set: ImageSet, reference: TrainResult, tmp_path: Path) -> None:
+    """The average is another encoder than the last weights, and follows the same training."""
+    averaged = run(dataclasses.replace(TINY, average_decay=0.9), small_set, tmp_path)
+    assert not same_weights(averaged, reference) and without_time(averaged) == without_time(reference)
+    last = torch.load(tmp_path / "state.pt", weights_only=True)["encoder"]
+    expected = reference.encoder.state_dict()
+    assert all(torch.equal(last[key], expected[key]) for key in last if key != "centre")
+
+
+def test_short_epochs_are_repeated(small_set: ImageSet) -> None:
+    # 48 images an epoch.
+    assert len(run(dataclasses.replace(TINY, least_images=200), small_set).history) == 5
+    assert len(run(dataclasses.replace(TINY, least_images=100), small_set).history) == TINY.epochs
+
+
+def test_budget_of_images_ends_the_training_in_mid_epoch(
+    small_set: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    forward = Encoder.forward
+
+    def recording(self: Encoder, pixels: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            seen.append(len(pixels))
+        return forward(self, pixels)
+
+    monkeypatch.setattr(Encoder, "forward", recording)
+    config = dataclasses.replace(TINY, epochs=5, most_images=70)
+    result = run(config, small_set)
+    assert sum(seen) == 64 and len(result.history) == 2  # six batches of eight, then two
+    assert result.history["learning_rate"].iloc[-1] == 0  # the schedule ends with the budget
+    with pytest.raises(TrainingError, match="Stopped"):
+        run(config, small_set, tmp_path, stop_after=1)
+    assert same_weights(run(config, small_set, tmp_path), result)
+
+
+def scripted_validation(monkeypatch: pytest.MonkeyPatch, accuracies: list[float]) -> list[Encoder]:
+    """Let the validation report these accuracies, epoch by epoch, and collect the encoders it saw."""
+    judged: list[Encoder] = []
+
+    def report(encoder: Encoder, *_: Any) -> float:
+        judged.append(copy.deepcopy(encoder))
+        return accuracies[len(judged) - 1]
+
+    monkeypatch.setattr(training, "validation_accuracy", report)
+    return judged
+
+
+@pytest.mark.parametrize("average_decay", [0.0, 0.5])
+def test_training_stops_when_the_validation_no_longer_rises(
+    average_decay: float, small_set: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged = scripted_validation(monkeypatch, [30, 40, 40.4, 39, 41, 42])
+    config = dataclasses.replace(
+        TINY, epochs=6, validation_classes=2, patience=2, min_delta=0.5, average_decay=average_decay
+    )
+    result = run(config, small_set)
+    assert list(result.history["validation_acc_5w1s"]) == [30, 40, 40.4, 39]
+    best = judged[1].state_dict()
+    assert all(torch.equal(best[key], value) for key, value in result.encoder.state_dict().items() if key != "centre")
+
+
+def test_early_stop_survives_a_resume(
+    small_set: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(TINY, epochs=6, validation_classes=2, patience=2)
+    scripted_validation(monkeypatch, [50, 40, 30])
+    unbroken = run(config, small_set)
+    scripted_validation(monkeypatch, [50, 40])
+    with pytest.raises(TrainingError, match="Stopped"):
+        run(config, small_set, tmp_path, stop_after=2)
+    scripted_validation(monkeypatch, [30])
+    resumed = run(config, small_set, tmp_path)
+    assert len(resumed.history) == 3 and same_weights(resumed, unbroken)
+    scripted_validation(monkeypatch, [])
+    assert same_weights(run(config, small_set, tmp_path), unbroken)  # a finished run is not trained on
+
+
+def test_validation_classes_can_be_named(larger_set: ImageSet) -> None:
+    named = train(TINY, larger_set, CLASSES, validation=(3, 6), device="cpu", progress=False)
+    assert named.classes == CLASSES and named.validation_classes == (3, 6)
+    assert named.history["validation_acc_5w1s"].between(0, 100).all()
+    plain = run(TINY, larger_set)
+    assert same_weights(named, plain)
+    with pytest.raises(SplitError, match=r"\[5\]"):
+        train(TINY, larger_set, CLASSES, validation=(3, 5), device="cpu", progress=False)
+    with pytest.raises(SplitError, match="two classes"):
+        train(TINY, larger_set, CLASSES, validation=(3,), device="cpu", progress=False)
+    with pytest.raises(ConfigError, match="validation_classes"):
+        run(dataclasses.replace(TINY, patience=1), larger_set)
+
+
+@pytest.mark.slow
+def test_compiled_training_learns_the_same(small_set: ImageSet, reference: TrainResult) -> None:
+    config = dataclasses.replace(TINY, compile=True, epochs=1)
+    try:
+        compiled = run(config, small_set)
+    except RuntimeError as error:  # torch._inductor raises its own kinds where there is no C++ compiler
+        pytest.skip(f"this machine cannot compile: {error}")
+    plain = run(dataclasses.replace(TINY, epochs=1), small_set)
+    assert compiled.history["loss"][0] == pytest.approx(plain.history["loss"][0], rel=1e-3)
+    assert set(compiled.encoder.state_dict()) == set(plain.encoder.state_dict())
 
 
 KILLED = """
@@ -525,17 +646,17 @@ def test_low_precision_training_works(small_set: ImageSet, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("warmup", [0.0, 0.2, 0.5])
 def test_learning_rate_rises_and_falls(warmup: float) -> None:
-    config = dataclasses.replace(TINY, learning_rate=0.01, warmup=warmup)
+    config = dataclasses.replace(TINY, warmup=warmup)
     rates = [learning_rate_at(p, config) for p in np.linspace(0, 1, 201)]
     peak = int(np.argmax(rates))
-    assert peak == round(200 * warmup) and rates[peak] == pytest.approx(0.01)
+    assert peak == round(200 * warmup) and rates[peak] == pytest.approx(1)
     assert rates[-1] == pytest.approx(0, abs=1e-9)
     assert all(np.diff(rates[: peak + 1]) > 0) and all(np.diff(rates[peak:]) < 0)
-    assert np.abs(np.diff(rates)).max() < 0.001  # no jump
+    assert np.abs(np.diff(rates)).max() < 0.1  # no jump
     if warmup:
-        assert rates[0] == pytest.approx(0.0005)
-        assert learning_rate_at(warmup / 2, config) == pytest.approx(0.01 * 0.525)
-    assert learning_rate_at((1 + warmup) / 2, config) == pytest.approx(0.005)
+        assert rates[0] == pytest.approx(0.05)
+        assert learning_rate_at(warmup / 2, config) == pytest.approx(0.525)
+    assert learning_rate_at((1 + warmup) / 2, config) == pytest.approx(0.5)
 
 
 def test_resolution_schedule(small_set: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -551,16 +672,6 @@ def test_resolution_schedule(small_set: ImageSet, monkeypatch: pytest.MonkeyPatc
     run(dataclasses.replace(TINY, resolutions=((0.0, 16), (1 / 3, 24), (0.6, 32))), small_set)
     progress = [step / len(sides) for step in range(len(sides))]
     assert sides == [(3, s, s) for s in (16 if p < 1 / 3 else 24 if p < 0.6 else 32 for p in progress)]
-
-
-def test_weight_decay_spares_biases_and_scales() -> None:
-    encoder = Encoder("conv3", 8)
-    objective = torch.nn.Linear(3, 4)
-    groups = training._optimizer(encoder, objective, TINY).param_groups
-    assert [group["weight_decay"] for group in groups] == [TINY.weight_decay, 0.0]
-    assert all(p.ndim > 1 for p in groups[0]["params"]) and all(p.ndim == 1 for p in groups[1]["params"])
-    total = [*encoder.parameters(), *objective.parameters()]
-    assert {id(p) for group in groups for p in group["params"]} == {id(p) for p in total}
 
 
 @given(
@@ -610,6 +721,10 @@ configs = st.builds(
     .map(sorted)
     .map(tuple),
     augment=augments,
+    least_images=st.integers(0, 10**5),
+    most_images=st.just(0) | st.integers(10**5, 10**6),
+    optimizer=st.sampled_from(OPTIMIZERS),
+    average_decay=st.floats(0, 0.99),
     seed=st.integers(0, 2**31),
 )
 

@@ -1,0 +1,189 @@
+"""Optimisers: which parameters are decayed, which are orthogonalised, and how the averaged weights are kept."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from siamese_utils.errors import ConfigError, unknown
+
+# Coefficients of the quintic iteration, chosen by Jordan (2024) for a steep slope at zero: five steps bring every
+# singular value to between about 0.7 and 1.2.
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+
+
+def orthogonalise(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
+    """Nearly orthogonal matrix of the same singular directions: float (M, N) to float (M, N).
+
+    The Newton-Schulz iteration of Jordan et al. (2024), in the precision of the argument, since bfloat16 is
+    slow on processors that do not have it.
+    """
+    a, b, c = _NEWTON_SCHULZ
+    wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    wide = wide / wide.norm().clamp(min=1e-7)  # so that no singular value is above one
+    for _ in range(steps):
+        gram = wide @ wide.T
+        wide = a * wide + (b * gram + c * gram @ gram) @ wide
+    return wide.T if matrix.shape[0] > matrix.shape[1] else wide
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised, for matrices and convolution kernels (Jordan et al., 2024, "Muon").
+
+    A kernel (O, I, H, W) counts as the matrix (O, I*H*W), which ``torch.optim.Muon`` refuses. Rates are those of
+    the original: the update is scaled by the square root of rows over columns where there are more rows.
+
+    Args:
+        parameters: tensors of two dimensions or more, or groups of them.
+        lr: learning rate.
+        momentum: share of the old average that stays; the update looks one step ahead (Nesterov).
+        weight_decay: decoupled weight decay.
+
+    Raises:
+        ConfigError: a parameter has fewer than two dimensions.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[torch.Tensor] | Iterable[dict[str, object]],
+        lr: float = 0.02,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        if any(p.ndim < 2 for group in self.param_groups for p in group["params"]):
+            raise ConfigError("Muon updates matrices and kernels only; give biases and scales to another optimiser.")
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update every parameter that has a gradient."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(parameter)
+                average = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
+                ahead = parameter.grad.lerp(average, group["momentum"]).flatten(1)
+                update = orthogonalise(ahead)
+                rows, columns = ahead.shape
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(update.view_as(parameter), alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
+
+
+class OptimizerSet:
+    """Several optimisers stepped together, all following one schedule.
+
+    Attributes:
+        optimizers: what is stepped, in order.
+    """
+
+    def __init__(self, optimizers: list[torch.optim.Optimizer]) -> None:
+        self.optimizers = optimizers
+        self._peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+
+    def set_rate(self, share: float) -> None:
+        """Set every learning rate to a share of its peak."""
+        for optimizer, peaks in zip(self.optimizers, self._peaks, strict=True):
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = share * peak
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
+    def step(self) -> None:
+        """Update all parameters."""
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def state_dict(self) -> list[dict[str, object]]:
+        """States of the optimisers, in order."""
+        return [optimizer.state_dict() for optimizer in self.optimizers]
+
+    def load_state_dict(self, states: list[dict[str, object]]) -> None:
+        """Restore what ``state_dict`` gave.
+
+        Raises:
+            ValueError: another number of optimisers, or other parameters.
+        """
+        if len(states) != len(self.optimizers):
+            raise ValueError(f"expected the states of {len(self.optimizers)} optimisers, found {len(states)}")
+        for optimizer, state in zip(self.optimizers, states, strict=True):
+            optimizer.load_state_dict(state)
+
+
+OPTIMIZERS = ("adamw", "sgd", "muon")
+
+
+def make_optimizer(
+    name: str, body: nn.Module, heads: list[nn.Module], learning_rate: float, weight_decay: float, muon_rate: float
+) -> OptimizerSet:
+    """The optimiser of a recipe.
+
+    Biases and normalisation are never decayed. With Muon the kernels of the body are orthogonalised, except
+    those that see the image itself; all else follows AdamW.
+
+    Args:
+        name: ``"adamw"`` (Loshchilov & Hutter, 2019), ``"sgd"`` with Nesterov momentum 0.9, or ``"muon"``.
+        body: the encoder.
+        heads: modules that are thrown away after training: proxies, pair head, rotation head.
+        learning_rate: peak rate of AdamW or SGD.
+        weight_decay: decoupled for AdamW and Muon, added to the gradient for SGD.
+        muon_rate: peak rate of Muon.
+
+    Raises:
+        UnknownNameError: no such optimiser.
+    """
+    if name not in OPTIMIZERS:
+        raise unknown("optimizer", name, OPTIMIZERS)
+    parameters = [*body.parameters(), *(p for head in heads for p in head.parameters())]
+    sets: list[torch.optim.Optimizer] = []
+    if name == "muon":
+        kernels = [p for p in body.parameters() if p.ndim == 4 and p.shape[1] > 3]
+        chosen = {id(p) for p in kernels}
+        parameters = [p for p in parameters if id(p) not in chosen]
+        sets.append(Muon([{"params": kernels, "weight_decay": weight_decay}], lr=muon_rate))
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if name == "sgd":
+        sets.append(torch.optim.SGD(groups, lr=learning_rate, momentum=0.9, nesterov=True))
+    else:
+        sets.append(torch.optim.AdamW(groups, lr=learning_rate))
+    return OptimizerSet(sets)
+
+
+class WeightAverage:
+    """Exponential moving average of a module's weights (Polyak & Juditsky, 1992), kept as a second module.
+
+    The average forgets faster at the start, so that the random initial weights leave it soon. Buffers are averaged
+    like weights: the batch statistics then fit the averaged weights closely enough (Tarvainen & Valpola, 2017).
+
+    Args:
+        module: what to follow.
+        decay: share of the old average that stays at each step, 0 < decay < 1.
+
+    Attributes:
+        module: the averaged copy.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.module = copy.deepcopy(module).requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        """Take in the weights after a step, counted from 1 at the start of the training."""
+        decay = min(self.decay, step / (step + 10))
+        for average, value in zip(self.module.state_dict().values(), module.state_dict().values(), strict=True):
+            if value.is_floating_point():
+                average.lerp_(value, 1 - decay)
+            else:
+                average.copy_(value)

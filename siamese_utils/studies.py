@@ -1,0 +1,233 @@
+"""Studies beside the split sweep: named lists of trials, each judged on validation classes and stored as it ends.
+
+Every trial learns the 64 training classes of CIFAR-FS and is judged on its 16 validation classes, never on a test
+class. What a study shows can therefore be used to choose a recipe.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from siamese_utils import results
+from siamese_utils.augment import AugmentConfig
+from siamese_utils.backbones import count_macs
+from siamese_utils.data import ImageSet
+from siamese_utils.encoders import Encoder, count_parameters
+from siamese_utils.errors import ResultsError, TrainingError, unknown
+from siamese_utils.evaluation import Estimate, few_shot_accuracy, pair_auc
+from siamese_utils.files import write_text_atomically
+from siamese_utils.losses import Term
+from siamese_utils.sampling import named_rng
+from siamese_utils.splits import fewshot_split_cifar_fs
+from siamese_utils.training import TrainConfig, train
+
+STUDY_COLUMNS = ("trial", "seed", "metric", "value", "ci95", "n")
+_JUDGED_IMAGES = 300  # of each validation class
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training run of a study.
+
+    Attributes:
+        name: short and unique within the study.
+        config: what to train; its ``recipe`` and ``seed`` are set by the study.
+        expectation: what was expected before the run, in a sentence.
+        seeds: every seed that is run.
+    """
+
+    name: str
+    config: TrainConfig
+    expectation: str = ""
+    seeds: tuple[int, ...] = (0,)
+
+
+def study_path(study: str) -> Path:
+    """Table of a study, ``results/<study>.csv``."""
+    return results.results_dir() / f"{study}.csv"
+
+
+def record_path(study: str, trial: str, seed: int) -> Path:
+    """Configuration, history and provenance of one run of a study."""
+    return results.results_dir() / "studies" / study / f"{trial}-seed{seed}.json"
+
+
+def read_study(study: str) -> pd.DataFrame:
+    """The stored rows of a study.
+
+    Raises:
+        ResultsError: the table is missing or damaged.
+    """
+    return results.read_table(study_path(study), STUDY_COLUMNS)
+
+
+def read_record(study: str, trial: str, seed: int = 0) -> dict:
+    """What ``run_study`` wrote beside a run's rows.
+
+    Raises:
+        ResultsError: it is missing or damaged.
+    """
+    path = record_path(study, trial, seed)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"The run record {path} is missing or damaged; run the study that writes it.") from error
+
+
+def judge(encoder: Encoder, images: torch.Tensor, labels: torch.Tensor) -> dict[str, Estimate]:
+    """Few-shot accuracies and pair AUC on classes that the encoder has not learned.
+
+    Args:
+        encoder: trained on other classes.
+        images: uint8 (N, H, W, 3).
+        labels: int64 (N,).
+    """
+    z = encoder.embed(images)
+    return {
+        "acc_5w1s": few_shot_accuracy(z, labels, named_rng(0, "acc_5w1s"), ways=5, shots=1),
+        "acc_5w5s": few_shot_accuracy(z, labels, named_rng(0, "acc_5w5s"), ways=5, shots=5),
+        "pair_auc": pair_auc(z, labels, named_rng(0, "pair_auc")),
+    }
+
+
+def run_study(
+    study: str,
+    trials: Iterable[Trial],
+    train_set: ImageSet,
+    *,
+    device: str = "auto",
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Run every trial that is not stored yet and store each as it ends; started again, it goes on.
+
+    Besides the metrics of ``judge`` each run has rows for ``parameters``, ``macs`` (multiplications of one forward
+    pass), ``images`` (shown in training), ``seconds`` (of training) and ``images_per_second``. A run that collapses
+    or diverges is stored too, with the single metric ``failed``.
+
+    Args:
+        study: names the table.
+        trials: what to run, in order.
+        train_set: CIFAR-100's training images.
+        device: see ``train``.
+        progress: show a progress bar.
+
+    Returns:
+        the table as stored.
+
+    Raises:
+        ResultsError: a stored run of the same name was made with another configuration.
+    """
+    classes = fewshot_split_cifar_fs(train_set.class_names)
+    positions = torch.cat([train_set.indices_of([label])[:_JUDGED_IMAGES] for label in classes.val])
+    images, labels = train_set.images[positions], train_set.labels[positions]
+    for trial in trials:
+        for seed in trial.seeds:
+            config = dataclasses.replace(trial.config, recipe=f"{study}/{trial.name}", seed=seed)
+            if _is_stored(study, trial, seed, config):
+                continue
+            run_dir = results.project_root() / "runs" / study / f"{trial.name}-seed{seed}"
+            computed_with = results.provenance(device)
+            record: dict[str, object] = {"expectation": trial.expectation, "config": config.to_json()}
+            try:
+                result = train(
+                    config, train_set, classes.train, validation=classes.val, run_dir=run_dir, device=device,
+                    progress=progress,
+                )  # fmt: skip
+            except TrainingError as error:
+                metrics: Mapping[str, Estimate] = {"failed": _exact(1)}
+                record["error"] = str(error)
+            else:
+                history = result.history
+                metrics = {
+                    **judge(result.encoder, images, labels),
+                    "parameters": _exact(count_parameters(result.encoder)),
+                    "macs": _exact(count_macs(result.encoder.body, train_set.images.shape[1])),
+                    "images": _exact(round(float((history.images_per_second * history.seconds).sum()))),
+                    "seconds": _exact(result.seconds),
+                    "images_per_second": _exact(
+                        float((history.images_per_second * history.seconds).sum() / result.seconds)
+                    ),
+                }
+                record["history"] = history.to_dict(orient="records")
+            record["provenance"] = computed_with
+            path = record_path(study, trial.name, seed)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text_atomically(path, json.dumps(record, indent=1, sort_keys=True) + "\n")
+            results.store_run(
+                {"trial": trial.name, "seed": seed}, metrics, "", table=study_path(study), columns=STUDY_COLUMNS
+            )
+            shutil.rmtree(run_dir, ignore_errors=True)
+    return read_study(study)
+
+
+def _exact(value: float) -> Estimate:
+    return Estimate(value, 0.0, 1)
+
+
+def _is_stored(study: str, trial: Trial, seed: int, config: TrainConfig) -> bool:
+    """Whether the run is in the table; it must then be the same run."""
+    if not study_path(study).exists():
+        return False
+    table = read_study(study)
+    if not ((table.trial == trial.name) & (table.seed == seed)).any():
+        return False
+    stored = TrainConfig.from_json(read_record(study, trial.name, seed)["config"])
+    if stored != config:
+        raise ResultsError(
+            f"The stored run {trial.name!r} of study {study!r} (seed {seed}) had another configuration; give the new "
+            "trial another name, or delete the stored rows and record."
+        )
+    return True
+
+
+# --------------------------------------------------------------------------------- the studies themselves
+
+_PROXY_AND_TRIPLETS = (Term("proxy"), Term("triplet", weight=0.5, mining="batch_all", temperature=0.1))
+# Two passes over the training classes: a few minutes a trial on two cores.
+_SHORT = TrainConfig(
+    recipe="", terms=_PROXY_AND_TRIPLETS, epochs=2, optimizer="muon", resolutions=((0.0, 24), (0.6, 32))
+)
+
+
+def _but(**changes: object) -> TrainConfig:
+    return dataclasses.replace(_SHORT, **changes)  # type: ignore[arg-type]
+
+
+STUDIES: dict[str, tuple[Trial, ...]] = {
+    # One change each to the first trial.
+    "recipe_search": (
+        Trial("muon", _SHORT, "The starting point of the comparisons below."),
+        Trial("adamw", _but(optimizer="adamw"), "A few points less: orthogonalised updates learn faster on CIFAR-10."),
+        Trial("muon-rate-0.05", _but(muon_rate=0.05), "About the same; Muon is said to forgive its rate."),
+        Trial("batch-128", _but(batch_size=128), "Better in so short a run, with twice the updates."),
+        Trial("start-at-16px", _but(resolutions=((0.0, 16), (0.3, 24), (0.75, 32)), epochs=3),
+              "Half as many images again in about the same time, so better for the time spent."),
+        Trial("crops", _but(augment=AugmentConfig(smallest_crop=0.4)),
+              "Worse after two epochs, as any harder augmentation is in a short run; may turn in a long one."),
+        Trial("cutout", _but(augment=AugmentConfig(cutout=8)), "Slightly worse, for the same reason."),
+        Trial("average", _but(average_decay=0.98), "Slightly better: the average smooths the last steps."),
+        Trial("proxy-only", _but(terms=(Term("proxy"),)), "One or two points less than with triplets beside it."),
+        Trial("triplet-only", _but(terms=(Term("triplet", mining="batch_all", temperature=0.1),)),
+              "Several points less: it sees the classes of a batch only, a proxy all of them."),
+        Trial("supcon", _but(terms=(Term("supcon"),)), "Between the triplets alone and the proxies."),
+    ),
+}  # fmt: skip
+
+
+def trials_of(study: str) -> tuple[Trial, ...]:
+    """The trials of a study.
+
+    Raises:
+        UnknownNameError: no such study.
+    """
+    if study not in STUDIES:
+        raise unknown("study", study, STUDIES)
+    return STUDIES[study]
