@@ -11,15 +11,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from siamese_utils.errors import ConfigError, ShapeError, SiameseError
+from siamese_utils.errors import ConfigError, MissingPackageError, ShapeError
 
 Body = Callable[[], tuple[nn.Module, int]]  # makes a network and says how many features it gives
 
 ENCODERS: dict[str, Body] = {}
-
-
-class MissingPackageError(SiameseError, ImportError):
-    """An optional package that a backbone needs is not installed."""
 
 
 def register(name: str) -> Callable[[Body], Body]:

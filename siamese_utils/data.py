@@ -88,7 +88,7 @@ _EXPECTED = _Expected(
 _SIZE = 32
 _MIRROR = "huggingface.co/datasets/uoft-cs/cifar100"
 _CACHE_VERSION = 1
-_DOWNLOAD_TIMEOUT = 30.0  # seconds of silence; a firewall that drops packets must not look like a hang
+DOWNLOAD_TIMEOUT = 30.0  # seconds of silence; a firewall that drops packets must not look like a hang
 
 
 class SyntheticDataWarning(UserWarning):
@@ -246,7 +246,7 @@ def load_images(
         SyntheticDataWarning: one sentence that says why the synthetic set stands in.
     """
     _check_part(part)
-    if _flag("SIAMESE_SYNTHETIC"):
+    if flag("SIAMESE_SYNTHETIC"):
         return _load_synthetic(part)
     try:
         return load_cifar100(part, root=root, download=download, cache=cache)
@@ -279,7 +279,7 @@ def load_cifar100(
     _check_part(part)
     source = find_cifar100(root)
     if source is None:
-        if not download or _flag("SIAMESE_OFFLINE"):
+        if not download or flag("SIAMESE_OFFLINE"):
             raise _missing(root, "downloading is switched off")
         source = _download(root)
     images, labels = _cached(source, part) if cache else _read_source(source, part)
@@ -305,7 +305,7 @@ def find_cifar100(root: Path | str | None = None) -> DataSource | None:
     Raises:
         DataError: ``SIAMESE_DATA`` (or ``root``) names something that is not a folder.
     """
-    for folder, label in _search_folders(root):
+    for folder, label in search_folders(root):
         if folder.exists() and not folder.is_dir():
             raise DataError(f"{folder} is not a folder; name the folder that holds the data set instead.")
         for path, name in ((folder, label), (folder / "cifar100", f"{label}/cifar100")):
@@ -345,7 +345,8 @@ def _check_part(part: str) -> None:
         raise unknown("part of the data", part, PARTS)
 
 
-def _flag(name: str) -> bool:
+def flag(name: str) -> bool:
+    """Whether an environment variable is set to anything but a word for no."""
     return os.environ.get(name, "").strip().lower() not in ("", "0", "false", "no", "off")
 
 
@@ -360,7 +361,7 @@ def _bases() -> list[Path]:
     return [here, checkout] if inside else [here]
 
 
-def _search_folders(root: Path | str | None) -> list[tuple[Path, str]]:
+def search_folders(root: Path | str | None) -> list[tuple[Path, str]]:
     """Return (folder, name for people) in search order, each folder once."""
     if root is not None:
         return [(Path(root), str(root))]
@@ -374,7 +375,7 @@ def _search_folders(root: Path | str | None) -> list[tuple[Path, str]]:
 
 
 def _download_folder(root: Path | str | None) -> tuple[Path, str]:
-    folders = _search_folders(root)
+    folders = search_folders(root)
     if root is not None or os.environ.get("SIAMESE_DATA"):
         return folders[0]
     return _bases()[-1] / "data", "./data"
@@ -406,7 +407,7 @@ def _download(root: Path | str | None) -> DataSource:
         if place in _failed_downloads:  # do not wait for the same dead network twice in one process
             raise OSError(_failed_downloads[place])
         folder.mkdir(parents=True, exist_ok=True)
-        socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT)
+        socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
         # An interrupted download must not leave half a data set that the next start takes for a whole one.
         with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as temporary:
             CIFAR100(temporary, download=True)
@@ -426,7 +427,7 @@ def _download(root: Path | str | None) -> DataSource:
 
 
 def _missing(root: Path | str | None, why: str) -> _MissingDataError:
-    folders = _search_folders(root)
+    folders = search_folders(root)
     places = ", ".join(f"{label} ({folder})" if label[0] == "$" else label for folder, label in folders)
     return _MissingDataError(
         f"CIFAR-100 is not in {places} and {why}: "

@@ -42,6 +42,10 @@ class UnknownNameError(SiameseError, ValueError):
     """A name that no registry knows."""
 
 
+class MissingPackageError(SiameseError, ImportError):
+    """An optional package is not installed; not a ValueError, since nothing that was given is wrong."""
+
+
 class TrainingError(SiameseError, RuntimeError):
     """Training cannot go on, for example because the loss is not a number."""
 

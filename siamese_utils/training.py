@@ -43,6 +43,8 @@ class TrainConfig:
         terms: the objectives, added up.
         encoder: a name in ``ENCODERS``.
         embedding_dim: size of a linear projection, or ``None`` for the encoder's own features.
+        head_width: hidden width of a two-layer network between the embedding and the objectives, thrown away after
+            the training (Chen et al., 2020, section 4.2); 0 for none.
         epochs: passes over the training images.
         least_images: as many more epochs as it takes to show the network at least so many images; with few
             classes an epoch is short, and the same number of epochs would leave the network half trained.
@@ -72,6 +74,7 @@ class TrainConfig:
     terms: tuple[Term, ...]
     encoder: str = "resnet9-32"
     embedding_dim: int | None = None
+    head_width: int = 0
     epochs: int = 10
     least_images: int = 0
     most_images: int = 0
@@ -112,6 +115,8 @@ class TrainConfig:
             raise ConfigError("Validation needs two classes or more to tell apart, or 0 for none.")
         if self.embedding_dim is not None and self.embedding_dim < 1:
             raise ConfigError("An embedding needs at least one dimension.")
+        if self.head_width < 0:
+            raise ConfigError("The width of the head cannot be negative; 0 leaves the head out.")
         begins = [begin for begin, _ in self.resolutions]
         if begins != sorted(set(begins)) or any(not 0 <= b < 1 or side < 8 for b, side in self.resolutions):
             raise ConfigError(
@@ -205,7 +210,9 @@ class _Learner:
 
     def __init__(self, config: TrainConfig, train_set: ImageSet, used: torch.Tensor, num_classes: int) -> None:
         self.encoder = Encoder(config.encoder, config.embedding_dim, image_size=train_set.images.shape[1])
-        self.objective = WeightedSum(config.terms, num_classes, self.encoder.embedding_dim)
+        dim = self.encoder.embedding_dim
+        self.head = _head(dim, config.head_width)
+        self.objective = WeightedSum(config.terms, num_classes, dim)
         self.encoder.set_pixel_statistics(train_set.images[used])
         self.history: list[dict[str, float]] = []
         self.best: dict[str, torch.Tensor] = {}
@@ -215,9 +222,10 @@ class _Learner:
         """Move everything and make what depends on the device."""
         config = self.config
         self.encoder.to(device, memory_format=torch.channels_last)
+        self.head.to(device)
         self.objective.to(device)
         self.optimizer = make_optimizer(
-            config.optimizer, self.encoder, [self.objective], config.learning_rate, config.weight_decay,
+            config.optimizer, self.encoder, [self.head, self.objective], config.learning_rate, config.weight_decay,
             config.muon_rate,
         )  # fmt: skip
         self.average = WeightAverage(self.encoder, config.average_decay) if config.average_decay else None
@@ -244,6 +252,7 @@ class _Learner:
         """Plain data and tensors, for ``torch.load(weights_only=True)``."""
         return {
             "encoder": self.encoder.state_dict(),
+            "head": self.head.state_dict(),
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.module.state_dict() if self.average else {},
@@ -254,12 +263,22 @@ class _Learner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` gave; raises KeyError, RuntimeError, ValueError or TypeError for other data."""
         self.encoder.load_state_dict(state["encoder"])
+        self.head.load_state_dict(state["head"])
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average:
             self.average.module.load_state_dict(state["average"])
         self.best = state["best"]
         self.history = json.loads(state["history"])
+
+
+def _head(dim: int, width: int) -> nn.Module:
+    """Two layers with normalisation between, from D features to D; nothing for width 0."""
+    if width == 0:
+        return nn.Identity()
+    return nn.Sequential(
+        nn.Linear(dim, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(inplace=True), nn.Linear(width, dim)
+    )
 
 
 def _epochs_without_rise(history: list[dict[str, float]], min_delta: float) -> int:
@@ -463,10 +482,11 @@ def _train_epoch(
     torch.manual_seed(seed)  # for random mining
     generator = torch.Generator().manual_seed(seed)
     low_precision = autocast_dtype(images.device)
-    parameters = [*encoder.parameters(), *objective.parameters()]
+    parameters = [*encoder.parameters(), *learner.head.parameters(), *objective.parameters()]
     totals: dict[str, float] = {}
     counts: dict[str, int] = {}
     encoder.train()
+    learner.head.train()
     done = epoch * batches.steps
     todo = batches.epoch(epoch)[: all_steps - done].to(images.device)
     for step, positions in enumerate(todo):
@@ -478,7 +498,7 @@ def _train_epoch(
         )
         with torch.autocast(images.device.type, dtype=low_precision, enabled=low_precision is not None):
             embeddings = learner.forward(pixels)
-        output = objective(embeddings, labels[positions], progress)
+        output = objective(learner.head(embeddings.float()), labels[positions], progress)
         loss = float(output.loss.detach())
         if not math.isfinite(loss):
             raise _diverged(f"loss became {loss}", epoch, step)

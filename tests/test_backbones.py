@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from siamese_utils.backbones import ENCODERS, MissingPackageError, count_macs
+from siamese_utils.backbones import ENCODERS, count_macs
 from siamese_utils.encoders import Encoder, count_parameters
-from siamese_utils.errors import ConfigError, ShapeError, SiameseError
+from siamese_utils.errors import ConfigError, MissingPackageError, ShapeError, SiameseError
 
 needs_lite = pytest.mark.skipif(
     importlib.util.find_spec("efficientnet_lite_pytorch") is None, reason="efficientnet-lite-pytorch is not installed"
@@ -36,7 +36,8 @@ def test_resnet12_has_its_published_size() -> None:
     assert count_parameters(Encoder("resnet12")) == sum(9 * i * o + 18 * o * o + i * o + 8 * o for i, o in widths)
     assert count_parameters(Encoder("resnet12")) == 12_424_320
     body = Encoder("resnet12").body
-    assert [body[:4](torch.randn(1, 3, side, side)).shape[-1] for side in (16, 24, 32)] == [1, 1, 2]
+    blocks = torch.nn.Sequential(*list(body)[:4])
+    assert [blocks(torch.randn(1, 3, side, side)).shape[-1] for side in (16, 24, 32)] == [1, 1, 2]
 
 
 def test_resnet12_refuses_what_would_vanish() -> None:

@@ -264,9 +264,10 @@ def test_validation_survives_a_resume(larger_set: ImageSet, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     "change",
-    [{"optimizer": "sgd"}, {"optimizer": "muon"}, {"average_decay": 0.8}, {"optimizer": "muon", "average_decay": 0.5}],
+    [{"optimizer": "sgd"}, {"optimizer": "muon"}, {"average_decay": 0.8}, {"optimizer": "muon", "average_decay": 0.5},
+     {"head_width": 12}],
     ids=str,
-)
+)  # fmt: skip
 def test_every_engine_resumes_bit_for_bit(change: dict[str, Any], small_set: ImageSet, tmp_path: Path) -> None:
     config = dataclasses.replace(TINY, learning_rate=0.01, **change)
     unbroken = run(config, small_set)
@@ -275,6 +276,17 @@ def test_every_engine_resumes_bit_for_bit(change: dict[str, Any], small_set: Ima
     resumed = run(config, small_set, tmp_path)
     assert same_weights(resumed, unbroken) and without_time(resumed) == without_time(unbroken)
     assert all(p.requires_grad for p in resumed.encoder.parameters())
+
+
+def test_head_is_trained_but_thrown_away(small_set: ImageSet, reference: TrainResult, tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY, head_width=12)
+    result = run(config, small_set, tmp_path)
+    assert result.encoder.state_dict().keys() == reference.encoder.state_dict().keys()
+    head = torch.load(tmp_path / "state.pt", weights_only=True)["head"]
+    assert head["0.weight"].shape == (12, 8) and head["3.weight"].shape == (8, 12)
+    torch.manual_seed(config.seed)
+    fresh = training._Learner(config, small_set, torch.arange(4), 6).head.state_dict()
+    assert all(not torch.equal(fresh[key], head[key]) for key in ("0.weight", "3.weight", "1.running_mean"))
 
 
 def test_averaged_weights_are_kept(small_set: ImageSet, reference: TrainResult, tmp_path: Path) -> None:
@@ -721,6 +733,7 @@ configs = st.builds(
     .map(sorted)
     .map(tuple),
     augment=augments,
+    head_width=st.integers(0, 512),
     least_images=st.integers(0, 10**5),
     most_images=st.just(0) | st.integers(10**5, 10**6),
     optimizer=st.sampled_from(OPTIMIZERS),

@@ -1,0 +1,160 @@
+"""Studies: what is learned, what is judged, what is stored, and that a killed study goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from siamese_utils import results, studies
+from siamese_utils.data import CIFAR100_CLASSES, ImageSet
+from siamese_utils.errors import CollapseError, ResultsError, UnknownNameError
+from siamese_utils.losses import Term
+from siamese_utils.splits import fewshot_split_cifar_fs
+from siamese_utils.studies import STUDIES, Trial, read_record, read_study, run_study, trials_of
+from siamese_utils.synthetic import make_synthetic
+from siamese_utils.training import TrainConfig
+
+TINY = TrainConfig(
+    recipe="", terms=(Term("proxy"),), encoder="conv3", embedding_dim=8, epochs=1, batch_size=64, held_out_images=2,
+    resolutions=((0.0, 16),), most_images=256,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def train_set() -> ImageSet:
+    """A hundred synthetic classes under CIFAR-100's names, with just enough images for 5-shot episodes."""
+    synthetic = make_synthetic("train", num_classes=100, per_class=21)
+    return dataclasses.replace(synthetic, class_names=CIFAR100_CLASSES)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "siamese_utils").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_every_trial_is_stored_with_what_it_came_from(train_set: ImageSet, project: Path) -> None:
+    trials = (
+        Trial("one", TINY, "works", seeds=(0, 1)),
+        Trial("two", dataclasses.replace(TINY, encoder="resnet9-16", embedding_dim=None, most_images=128)),
+    )
+    table = run_study("toy", trials, train_set, device="cpu", progress=False)
+    assert set(zip(table.trial, table.seed, strict=True)) == {("one", 0), ("one", 1), ("two", 0)}
+    value = table.set_index(["trial", "seed", "metric"]).value
+    assert value["one", 0, "images"] == 256 and value["two", 0, "images"] == 128
+    assert value["two", 0, "parameters"] > value["one", 0, "parameters"]
+    assert value["two", 0, "macs"] > 1e6 and value["one", 0, "seconds"] > 0
+    assert value["one", 0, "acc_5w1s"] != value["one", 1, "acc_5w1s"]  # another seed, another network
+    accuracy = table[table.metric == "acc_5w1s"]
+    assert accuracy.value.between(15, 100).all() and accuracy.ci95.gt(0).all() and (accuracy.n == 10_000).all()
+    record = read_record("toy", "one", 1)
+    assert TrainConfig.from_json(record["config"]) == dataclasses.replace(TINY, recipe="toy/one", seed=1)
+    assert record["expectation"] == "works" and len(record["history"]) == 1 and record["provenance"]["processor"]
+    assert not (project / "runs" / "toy" / "one-seed0").exists()  # the state is of no more use
+
+
+def test_only_training_and_validation_classes_are_touched(
+    train_set: ImageSet, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other pixels in the test classes change nothing; other pixels in either of the rest change the result."""
+
+    def accuracy(changed: tuple[int, ...]) -> float:
+        images = train_set.images.clone()
+        positions = train_set.indices_of(changed)
+        images[positions] = images[positions.flip(0)].roll(5, dims=1)
+        study = f"poisoned{len(changed)}"
+        table = run_study(study, [Trial("t", TINY)], dataclasses.replace(train_set, images=images), progress=False)
+        return float(results.result(table, metric="acc_5w1s").value)
+
+    split = fewshot_split_cifar_fs(CIFAR100_CLASSES)
+    clean = accuracy(())
+    assert accuracy(split.test) == clean
+    assert accuracy(split.train) != clean
+    assert accuracy(split.val) != clean
+
+
+def test_stored_trials_are_not_run_again(
+    train_set: ImageSet, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_study("toy", [Trial("one", TINY)], train_set, progress=False)
+    before = (project / "results" / "toy.csv").read_bytes()
+    real = studies.train
+    asked: list[str] = []
+
+    def recording(config: TrainConfig, *arguments: object, **more: object) -> object:
+        asked.append(config.recipe)
+        return real(config, *arguments, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(studies, "train", recording)
+    run_study("toy", [Trial("one", TINY)], train_set, progress=False)
+    assert not asked and (project / "results" / "toy.csv").read_bytes() == before
+    run_study("toy", [Trial("one", TINY), Trial("new", TINY)], train_set, progress=False)
+    assert asked == ["toy/new"]
+    with pytest.raises(ResultsError, match="another configuration"):
+        run_study("toy", [Trial("one", dataclasses.replace(TINY, learning_rate=0.1))], train_set, progress=False)
+
+
+def test_failed_run_is_reported_not_lost(
+    train_set: ImageSet, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def collapse(*_: object, **__: object) -> None:
+        raise CollapseError("all the same")
+
+    monkeypatch.setattr(studies, "train", collapse)
+    table = run_study("toy", [Trial("bad", TINY)], train_set, progress=False)
+    assert list(table.metric) == ["failed"]
+    assert read_record("toy", "bad")["error"] == "all the same"
+
+
+def test_missing_and_unknown(project: Path) -> None:
+    with pytest.raises(ResultsError, match="no results table"):
+        read_study("toy")
+    with pytest.raises(ResultsError, match="missing or damaged"):
+        read_record("toy", "one")
+    with pytest.raises(UnknownNameError, match="recipe_search"):
+        trials_of("recipe_serch")
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_trials_have_names_of_their_own_and_configurations_that_can_be_stored(study: str) -> None:
+    names = [trial.name for trial in STUDIES[study]]
+    assert len(set(names)) == len(names)
+    for trial in STUDIES[study]:
+        assert TrainConfig.from_json(json.loads(json.dumps(trial.config.to_json()))) == trial.config
+        assert trial.expectation and not trial.config.validation_classes
+
+
+def test_stored_studies_are_those_of_the_code() -> None:
+    """Every row has its record, every record its rows, and both the configuration that the code names."""
+    root = Path(__file__).resolve().parents[1] / "results"
+    for study, trials in STUDIES.items():
+        path = root / f"{study}.csv"
+        if not path.exists():
+            continue
+        table = results.read_table(path, studies.STUDY_COLUMNS)
+        configs = {trial.name: trial.config for trial in trials}
+        stored = {(row.trial, row.seed) for row in table.itertuples()}
+        records = {p.stem for p in (root / "studies" / study).glob("*.json")}
+        assert records == {f"{trial}-seed{seed}" for trial, seed in stored}
+        for trial, seed in stored:
+            record = json.loads((root / "studies" / study / f"{trial}-seed{seed}.json").read_text())
+            expected = dataclasses.replace(configs[trial], recipe=f"{study}/{trial}", seed=seed)
+            assert TrainConfig.from_json(record["config"]) == expected
+            assert not record["provenance"]["commit"].endswith("+changes")
+
+
+def test_judging_is_on_the_given_images_alone(train_set: ImageSet) -> None:
+    torch.manual_seed(0)
+    from siamese_utils.encoders import Encoder
+
+    encoder = Encoder("conv3")
+    positions = train_set.indices_of(range(6))
+    found = studies.judge(encoder, train_set.images[positions], train_set.labels[positions])
+    assert set(found) == {"acc_5w1s", "acc_5w5s", "pair_auc"}
+    assert found["acc_5w5s"].value > found["acc_5w1s"].value
