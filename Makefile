@@ -5,13 +5,14 @@ PYTHON ?= python3
 BIN = .venv/bin
 STAMP = .venv/.installed
 
-.PHONY: help venv report test lint notebooks constraints clean
+.PHONY: help venv report test lint notebooks bench constraints clean
 
 help:
 	@echo "make report       execute the notebooks and write the report to build/report (retrains nothing)"
 	@echo "make test         run the tests, then every notebook in the smoke profile"
 	@echo "make lint         check the style of the code"
 	@echo "make notebooks    execute the notebooks and store their outputs in them"
+	@echo "make bench        measure speed against the seed's loop, torchvision and easyfsl (on an idle machine)"
 	@echo "make venv         make .venv with the tested versions (the others do it when needed)"
 	@echo "make constraints  write the versions installed in .venv to constraints.txt"
 	@echo "make clean        remove what was built (.venv and data stay)"
@@ -44,6 +45,12 @@ lint: $(STAMP)
 
 notebooks: $(STAMP)
 	$(BIN)/python -m siamese_utils report --in-place
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.evaluation
+	$(BIN)/python -m benchmarks.augmentation
+	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.training --options
 
 # The header stays, the versions are new; CUDA libraries are left out, since each platform has its own.
 constraints: $(STAMP)

@@ -77,23 +77,30 @@ def _normalise(pixels: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> t
 
 
 def _shift_and_flip(images: torch.Tensor, config: AugmentConfig, generator: torch.Generator) -> torch.Tensor:
-    """Crop and mirror by a single gather: the source row and column of every output pixel."""
+    """Crop and mirror by a single gather of whole rows.
+
+    Reflection repeats a row x and its mirror image x' in turn: ... x' x x' x ... (without the pixel they share).
+    So does the mirrored row, and a shifted row, mirrored or not, is one window of that sequence.
+    """
     count, height, width, _ = images.shape
-
-    def source(size: int) -> torch.Tensor:
-        shift = torch.randint(-config.translate, config.translate + 1, (count, 1), generator=generator)
-        position = torch.arange(size) + shift
-        position = position.abs()  # reflect at the near edge ...
-        return torch.where(position >= size, 2 * (size - 1) - position, position)  # ... and at the far one
-
-    rows, columns = source(height), source(width)
+    if not count:
+        return images
+    most = config.translate
+    down, right = (torch.randint(-most, most + 1, (count, 1), generator=generator) for _ in range(2))
+    begin = most + right
     if config.flip:
         mirrored = torch.rand(count, 1, generator=generator) < 0.5
-        columns = torch.where(mirrored, columns.flip(1), columns)
-    flat = (rows[:, :, None] * width + columns[:, None, :]).reshape(count, height * width)
-    flat += torch.arange(count)[:, None] * (height * width)
-    pixels = images.reshape(-1, 3)
-    return pixels.index_select(0, flat.reshape(-1).to(pixels.device)).reshape(images.shape)
+        begin = torch.where(mirrored, width - 1 + most - right, begin)
+    rows = (height - 1) - ((height - 1) - (torch.arange(height) + down).abs()).abs()  # reflected at both edges
+
+    mirror = images.permute(0, 3, 1, 2).flip(3).permute(0, 2, 3, 1)  # in this order of axes flip has a fast path
+    sequence = torch.cat(
+        [mirror[:, :, width - 1 - most : width - 1], images, mirror[:, :, 1:], images[:, :, 1 : 1 + most]], dim=2
+    ).contiguous()
+    length = sequence.shape[2]
+    windows = sequence.as_strided((count * height * length - width + 1, 3 * width), (3, 1))
+    first = (torch.arange(count)[:, None] * height + rows) * length + begin
+    return windows.index_select(0, first.reshape(-1).to(images.device)).reshape(images.shape)
 
 
 def _cut_out(pixels: torch.Tensor, side: int, generator: torch.Generator) -> torch.Tensor:

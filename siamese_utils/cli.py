@@ -10,13 +10,24 @@ import typer
 
 from siamese_utils import results
 from siamese_utils.checkpoints import load_encoder
+from siamese_utils.cifarfs import run_cifar_fs
 from siamese_utils.data import load_cifar100
-from siamese_utils.errors import SiameseError, unknown
+from siamese_utils.errors import ConfigError, SiameseError, unknown
 from siamese_utils.evaluation import METRICS, SplitEvaluation
 from siamese_utils.oneshot import classify_folder
 from siamese_utils.recipes import DEFAULT_RECIPE
+from siamese_utils.splits import SPLIT_NAMES
 from siamese_utils.studies import run_study, trials_of
-from siamese_utils.sweep import reevaluate, run_split
+from siamese_utils.sweep import (
+    SplitRun,
+    measured_rate,
+    plan,
+    plan_table,
+    reevaluate,
+    run_split,
+    run_sweep,
+    stored_rate,
+)
 
 app = typer.Typer(
     help="One-shot learning with Siamese networks.", no_args_is_help=True, add_completion=False,
@@ -59,8 +70,36 @@ def train(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Train one split, store its checkpoint and metrics; started again after a kill, it goes on."""
-    evaluation = run_split(split, draw, seed, recipe, load_cifar100("train"), load_cifar100("test"), device=device)
-    _print(evaluation)
+    run = SplitRun(split, draw, seed, recipe)
+    _print(run_split(run, load_cifar100("train"), load_cifar100("test"), device=device))
+
+
+@app.command()
+def sweep(
+    draws: Annotated[str, typer.Option(help="Class draws, for example 0,1,2.")] = "0,1,2",
+    splits: Annotated[str, typer.Option(help="Splits, for example 10-90,50-50; all ten if left out.")] = "",
+    seed: Annotated[int, typer.Option(help="Seeds weights, batches and augmentation.")] = 0,
+    recipe: Annotated[str, typer.Option(help="A name in siamese_utils.recipes.")] = DEFAULT_RECIPE,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler, tcp://…")] = None,
+    plan_only: Annotated[bool, typer.Option("--plan", help="Print what would be done, and stop.")] = False,
+) -> None:
+    """Train and evaluate every split in every class draw; started again after a kill, it goes on."""
+    try:
+        numbers = [int(draw) for draw in draws.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"--draws takes whole numbers with commas between, not {draws!r}.") from error
+    names = [name.strip() for name in splits.split(",")] if splits else list(SPLIT_NAMES)
+    runs = plan(names, numbers, seed, recipe)
+    train_set = load_cifar100("train")
+    rate = stored_rate(recipe) or measured_rate(runs[0].config, train_set)
+    table = plan_table(runs, train_set, rate)
+    typer.echo(table.to_string(index=False, formatters={"minutes": "{:.0f}".format}))
+    hours = table.minutes[~table.stored].sum() / 60
+    typer.echo(f"{(~table.stored).sum()} of {len(runs)} runs to do, about {hours:.1f} hours at {rate:.0f} images/s.")
+    if not plan_only:
+        data = (train_set, load_cifar100("test")) if scheduler is None else None
+        run_sweep(runs, scheduler=scheduler, device=device, data=data)
 
 
 @app.command()
@@ -79,6 +118,18 @@ def study(
     table = run_study(name, trials, load_cifar100("train"), device=device)
     for row in table[table.metric == "acc_5w1s"].itertuples():
         typer.echo(f"{row.trial:<24} seed {row.seed}   5-way 1-shot {row.value:.2f} ± {row.ci95:.2f}")
+
+
+@app.command("cifar-fs")
+def cifar_fs(
+    seed: Annotated[int, typer.Option(help="Seeds weights, batches and augmentation.")] = 0,
+    recipe: Annotated[str, typer.Option(help="A name in siamese_utils.recipes.")] = DEFAULT_RECIPE,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+) -> None:
+    """Train and judge on CIFAR-FS, the standard benchmark; started again after a kill, it goes on."""
+    metrics = run_cifar_fs(seed, recipe, load_cifar100("train"), load_cifar100("test"), device=device)
+    for name, estimate in metrics.items():
+        typer.echo(f"{name:<24} {estimate!s:>15}   {METRICS[name]}")
 
 
 @app.command()

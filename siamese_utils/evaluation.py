@@ -483,15 +483,23 @@ def _credit(similarity: torch.Tensor) -> torch.Tensor:
     """Credit for each answer: 1 if right, 0 if wrong, 1/t if the right class is one of t tied for best.
 
     Args:
-        similarity: float32 (E, N, N, Q): episode, class of the prototype, class of the query, query.
+        similarity: float32 (E, N, N, Q): episode, class of the prototype, class of the query, query. It is
+            overwritten.
 
     Returns:
         float32 (E, N, Q).
     """
-    own = similarity.diagonal(dim1=1, dim2=2).transpose(1, 2)
-    best = similarity.amax(1)
-    tied = (similarity == best[:, None]).sum(1)
-    return (own == best) / tied
+    diagonal = similarity.diagonal(dim1=1, dim2=2)
+    own = diagonal.transpose(1, 2).clone()
+    diagonal.fill_(-torch.inf)
+    other = similarity.amax(1)
+    credit = (own > other).float()
+    tied = own == other
+    if tied.any():  # hardly ever, so counting the ties of every answer would be most of the time
+        episode, of_class, query = tied.nonzero(as_tuple=True)
+        rivals = similarity[episode, :, of_class, query] == own[tied][:, None]
+        credit[tied] = 1 / (1 + rivals.sum(1))
+    return credit
 
 
 def all_way_accuracy(

@@ -31,9 +31,9 @@ from siamese_utils.data import ImageSet, SyntheticDataWarning, cache_folder, loa
 from siamese_utils.encoders import Encoder
 from siamese_utils.errors import CheckpointError, unknown
 from siamese_utils.evaluation import SplitEvaluation
-from siamese_utils.recipes import DEFAULT_RECIPE, recipe
+from siamese_utils.recipes import recipe
 from siamese_utils.splits import ClassSplit, class_split
-from siamese_utils.sweep import evaluate_encoder, run_split
+from siamese_utils.sweep import SplitRun, evaluate_encoder, run_split
 from siamese_utils.training import TrainConfig, train
 
 PROFILES = ("smoke", "report", "full")
@@ -78,7 +78,7 @@ class Study:
             return load_encoder(self._synthetic_checkpoint())
         path = results.checkpoint_path(self.split.name, self.split.draw)
         if self.profile == "full":
-            run_split(self.split.name, self.split.draw, 0, DEFAULT_RECIPE, self.train_set, self.test_set)
+            run_split(SplitRun(self.split.name, self.split.draw), self.train_set, self.test_set)
         return load_encoder(path)
 
     @cached_property

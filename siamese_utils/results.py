@@ -124,7 +124,9 @@ def store_run(
     table: Path | None = None,
     columns: Sequence[str] = SPLIT_SWEEP_COLUMNS,
 ) -> pd.DataFrame:
-    """Put one run's metrics into a tidy table, replacing rows of the same key.
+    """Put one run's metrics into a tidy table, replacing rows of the same key or of the same checkpoint.
+
+    A checkpoint is a file that a new run overwrites, so numbers of what it held before must not stay.
 
     Safe against a kill (the file is replaced in one step) and against a second process (a lock file).
 
@@ -155,6 +157,8 @@ def store_run(
             same = pd.Series(True, index=old.index)
             for column, value in key.items():
                 same &= old[column] == value
+            if checkpoint:
+                same |= old["checkpoint"] == checkpoint
             new = pd.concat([old[~same], new], ignore_index=True)
         buffer = io.StringIO()
         new.to_csv(buffer, index=False, lineterminator="\n")

@@ -82,6 +82,69 @@ def read_record(study: str, trial: str, seed: int = 0) -> dict:
         raise ResultsError(f"The run record {path} is missing or damaged; run the study that writes it.") from error
 
 
+def study_log(study: str) -> pd.DataFrame:
+    """One row a stored run: what was changed, what was expected, and what came out.
+
+    Columns: trial, change (against the study's first trial), expected, 5-way 1-shot and 5-way 5-shot (percent, with
+    95% intervals over episodes), images (thousands), minutes, images/s.
+
+    Raises:
+        ResultsError: nothing is stored.
+        UnknownNameError: no such study.
+    """
+    trials = trials_of(study)
+    table = read_study(study)
+    rows = []
+    for trial in trials:
+        for seed in trial.seeds:
+            run = table[(table.trial == trial.name) & (table.seed == seed)].set_index("metric")
+            if run.empty:
+                continue
+            row = {"trial": trial.name, "change": describe_change(trial.config, trials[0].config)}
+            row["expected"] = trial.expectation
+            if "failed" in run.index:
+                rows.append({**row, "5-way 1-shot": "failed"})
+                continue
+            value, half = run.value, run.ci95
+            rows.append(
+                {
+                    **row,
+                    "5-way 1-shot": f"{value.acc_5w1s:.1f} ± {half.acc_5w1s:.1f}",
+                    "5-way 5-shot": f"{value.acc_5w5s:.1f} ± {half.acc_5w5s:.1f}",
+                    "images, thousands": round(value.images / 1000),
+                    "minutes": round(value.seconds / 60, 1),
+                    "images/s": round(value.images_per_second),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def describe_change(config: TrainConfig, base: TrainConfig) -> str:
+    """The fields in which a configuration differs from another, as ``field = value``, or a dash."""
+    changes = []
+    for field in dataclasses.fields(TrainConfig):
+        new, old = getattr(config, field.name), getattr(base, field.name)
+        if new == old or field.name == "recipe":
+            continue
+        if field.name == "terms":
+            changes.append(" + ".join(_describe_term(term) for term in new))
+        elif field.name == "augment":
+            parts = dataclasses.asdict(new).items()
+            changes += [f"{key} = {value}" for key, value in parts if value != getattr(old, key)]
+        elif field.name == "resolutions":
+            changes.append("sides " + ", ".join(f"{side} from {begin:.0%}" for begin, side in new))
+        else:
+            changes.append(f"{field.name} = {new}")
+    return "; ".join(changes).replace("_", " ") or "–"
+
+
+def _describe_term(term: Term) -> str:
+    default = Term(term.objective)
+    parts = dataclasses.asdict(term).items()
+    settings = [f"{key} {value}" for key, value in parts if value != getattr(default, key)]
+    return f"{term.objective} ({', '.join(settings)})" if settings else term.objective
+
+
 def judge(encoder: Encoder, images: torch.Tensor, labels: torch.Tensor) -> dict[str, Estimate]:
     """Few-shot accuracies and pair AUC on classes that the encoder has not learned.
 

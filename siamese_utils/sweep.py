@@ -1,19 +1,40 @@
-"""From a split to its stored numbers: train, keep the checkpoint, evaluate what was kept, store the rows."""
+"""From splits to stored numbers: train, keep the checkpoint, evaluate what was kept, store the rows.
+
+A run is done where the data is (this machine, or a worker of a Dask cluster) and stored where the results are. It
+counts as stored once its rows are in the table, which are written last; so whatever is killed, a sweep that is
+started again repeats nothing that was stored and loses nothing that was.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from filelock import FileLock, Timeout
+from joblib import Parallel, delayed, parallel_config
+from tqdm.auto import tqdm
 
 from siamese_utils import results
 from siamese_utils.checkpoints import checkpoint_info, load_encoder, save_encoder
-from siamese_utils.data import ImageSet
+from siamese_utils.data import ImageSet, load_cifar100
+from siamese_utils.devices import processor_name
 from siamese_utils.encoders import Encoder, count_parameters
-from siamese_utils.errors import CheckpointError
-from siamese_utils.evaluation import SplitEvaluation, evaluate_split
-from siamese_utils.recipes import recipe
+from siamese_utils.errors import CheckpointError, ConfigError, TrainingError
+from siamese_utils.evaluation import Estimate, SplitEvaluation, evaluate_split
+from siamese_utils.files import atomic_path
+from siamese_utils.recipes import DEFAULT_RECIPE, recipe
 from siamese_utils.splits import class_split, hold_out_images
-from siamese_utils.training import TrainConfig, TrainResult, train
+from siamese_utils.training import TrainConfig, images_shown, train
 
 EVALUATION_SEED = 0  # fixed beforehand: the episodes, pairs and triplets that every encoder is judged on
 
@@ -44,63 +65,313 @@ def evaluate_encoder(
     )
 
 
-def train_split(
-    split: str,
-    draw: int,
-    seed: int,
-    recipe_name: str,
+@dataclass(frozen=True)
+class SplitRun:
+    """One training run of a sweep.
+
+    Attributes:
+        split: for example ``"90-10"``.
+        draw: class draw.
+        seed: seeds weights, batches and augmentation.
+        recipe: a name in ``RECIPES``.
+    """
+
+    split: str
+    draw: int = 0
+    seed: int = 0
+    recipe: str = DEFAULT_RECIPE
+
+    @property
+    def name(self) -> str:
+        """Name of the run's checkpoint and record."""
+        return f"cifar100-{self.split}-draw{self.draw}"
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """The identifying columns of the run's rows."""
+        return dataclasses.asdict(self)
+
+    @property
+    def config(self) -> TrainConfig:
+        """The recipe with this run's seed."""
+        return dataclasses.replace(recipe(self.recipe), seed=self.seed)
+
+    @property
+    def folder(self) -> Path:
+        """Where the state of the training lies until the run is stored."""
+        return results.project_root() / "runs" / f"{self.name}-{self.recipe}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What a run gives, in a form that can travel from a worker to where the results are.
+
+    Attributes:
+        run: which run.
+        checkpoint: content of the checkpoint's file.
+        metrics: every metric of the protocol, computed from that checkpoint.
+        record: configuration, threshold, seconds, history and provenance.
+    """
+
+    run: SplitRun
+    checkpoint: bytes
+    metrics: dict[str, Estimate]
+    record: dict[str, Any]
+
+
+def plan(
+    splits: Iterable[str],
+    draws: Iterable[int],
+    seed: int = 0,
+    recipe_name: str = DEFAULT_RECIPE,
+    num_classes: int = 100,
+) -> list[SplitRun]:
+    """The runs of a sweep, draw by draw.
+
+    Raises:
+        UnknownNameError: no such recipe or split.
+        SplitError: no such draw.
+    """
+    recipe(recipe_name)
+    splits, draws = list(splits), list(draws)
+    for split in splits:
+        for draw in draws:
+            class_split(split, draw, num_classes)
+    return [SplitRun(split, draw, seed, recipe_name) for draw in draws for split in splits]
+
+
+def is_stored(run: SplitRun) -> bool:
+    """Whether the rows of a run are in ``results/split_sweep.csv``, with its checkpoint and the recipe as it is now."""
+    if not (results.results_dir() / "split_sweep.csv").exists():
+        return False
+    table = results.split_sweep()
+    for column, value in run.key.items():
+        table = table[table[column] == value]
+    path = results.checkpoint_path(run.split, run.draw)
+    if table.empty or not path.is_file():
+        return False
+    return TrainConfig.from_json(checkpoint_info(path)["config"]) == run.config
+
+
+def train_run(
+    run: SplitRun,
     train_set: ImageSet,
+    test_set: ImageSet,
     *,
-    run_dir: Path | None = None,
     device: str = "auto",
     progress: bool = True,
-) -> TrainResult:
-    """Train a recipe on the seen classes of a split; resumes where ``run_dir`` left off."""
-    config = dataclasses.replace(recipe(recipe_name), seed=seed)
-    classes = class_split(split, draw, train_set.num_classes).seen
-    return train(config, train_set, classes, run_dir=run_dir, device=device, progress=progress)
+) -> FinishedRun:
+    """Train and evaluate one run; resumes where an earlier attempt left off.
+
+    The metrics are those of the checkpoint, loaded again through the public call, so that anyone who loads the file
+    gets the numbers of the table.
+    """
+    computed_with = results.provenance(device)  # of the code that trains, not of what it becomes meanwhile
+    seen = class_split(run.split, run.draw, train_set.num_classes).seen
+    trained = train(run.config, train_set, seen, run_dir=run.folder, device=device, progress=progress)
+    source = {**run.key, "data": train_set.name}
+    config = trained.config.to_json()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{run.name}.safetensors"
+        save_encoder(trained.encoder, path, {**source, "config": config})
+        evaluation = reevaluate(path, train_set, test_set)
+        checkpoint = path.read_bytes()
+    record = {
+        **source,
+        "config": config,
+        "parameters": count_parameters(trained.encoder),
+        "threshold": evaluation.threshold,
+        "seconds": trained.seconds,
+        "history": trained.history.to_dict(orient="records"),
+        "provenance": computed_with,
+    }
+    return FinishedRun(run, checkpoint, evaluation.metrics, record)
+
+
+def store(finished: FinishedRun) -> None:
+    """Write checkpoint, record and, last, the rows of a run."""
+    run = finished.run
+    path = results.checkpoint_path(run.split, run.draw)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(finished.checkpoint)
+    results.store_json(run.name, finished.record)
+    results.store_run(run.key, finished.metrics, path.relative_to(results.project_root()).as_posix())
 
 
 def run_split(
-    split: str,
-    draw: int,
-    seed: int,
-    recipe_name: str,
+    run: SplitRun,
     train_set: ImageSet,
     test_set: ImageSet,
     *,
     device: str = "auto",
     progress: bool = True,
 ) -> SplitEvaluation:
-    """Train on a split and store checkpoint, metrics, configuration, history and provenance.
+    """Train on a split and store checkpoint, metrics, configuration, history and provenance."""
+    finished = train_run(run, train_set, test_set, device=device, progress=progress)
+    store(finished)
+    return SplitEvaluation(finished.record["threshold"], finished.metrics)
 
-    The metrics are those of the stored checkpoint, loaded again through the public call, so that anyone who
-    loads the file gets the numbers of the table.
+
+# ----------------------------------------------------------------------------------------- the sweep
+
+
+def planned_images(run: SplitRun, train_set: ImageSet) -> int:
+    """How many images the training of a run shows to the network."""
+    seen = class_split(run.split, run.draw, train_set.num_classes).seen
+    counts = torch.bincount(train_set.labels, minlength=train_set.num_classes)[list(seen)]
+    return images_shown(run.config, (counts - run.config.held_out_images).tolist())
+
+
+def stored_rate(recipe_name: str) -> float | None:
+    """Images a second of the stored runs of a recipe on this kind of processor, or ``None`` if there are none."""
+    images = seconds = 0.0
+    for path in sorted((results.results_dir() / "runs").glob("cifar100-*.json")):
+        record = results.load_json(path.stem)
+        if record["recipe"] == recipe_name and record["provenance"]["processor"] == processor_name():
+            images += sum(row["images_per_second"] * row["seconds"] for row in record["history"])
+            seconds += record["seconds"]
+    return images / seconds if seconds else None
+
+
+def measured_rate(config: TrainConfig, train_set: ImageSet) -> float:
+    """Images a second of a few steps at each resolution of a recipe, weighed by how long each lasts."""
+    sides = config.resolutions or ((0.0, train_set.images.shape[1]),)
+    ends = [begin for begin, _ in sides[1:]] + [1.0]
+    seconds_per_image = 0.0
+    for (begin, side), end in zip(sides, ends, strict=True):
+        brief = dataclasses.replace(
+            config, resolutions=((0.0, side),), most_images=4 * config.batch_size, least_images=0, compile=False
+        )
+        result = train(brief, train_set, train_set.labels.unique().tolist(), progress=False)
+        seconds_per_image += (end - begin) / float(result.history["images_per_second"].iloc[0])
+    return 1 / seconds_per_image
+
+
+def plan_table(runs: Sequence[SplitRun], train_set: ImageSet, rate: float) -> pd.DataFrame:
+    """One row a run: what it is, images to show, minutes at ``rate`` images a second, and whether it is stored."""
+    rows = []
+    for run in runs:
+        images = planned_images(run, train_set)
+        rows.append({**run.key, "images": images, "minutes": images / rate / 60, "stored": is_stored(run)})
+    return pd.DataFrame(rows)
+
+
+@lru_cache(maxsize=1)
+def _data() -> tuple[ImageSet, ImageSet]:
+    """CIFAR-100 where the run is done, loaded once a process."""
+    return load_cifar100("train"), load_cifar100("test")
+
+
+@dataclass(frozen=True)
+class _NotFinished:
+    """A run that another process is at (no reason), or that failed."""
+
+    run: SplitRun
+    reason: str = ""
+
+
+def _try_run(
+    run: SplitRun, device: str, progress: bool, data: tuple[ImageSet, ImageSet] | None
+) -> FinishedRun | _NotFinished:
+    """Train a run, unless another process on this machine is at it."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(run.folder.with_suffix(".lock"), timeout=0):
+            return train_run(run, *(data or _data()), device=device, progress=progress)
+    except Timeout:
+        return _NotFinished(run)
+    except TrainingError as error:
+        return _NotFinished(run, str(error))
+
+
+def run_sweep(
+    runs: Sequence[SplitRun],
+    *,
+    scheduler: str | None = None,
+    device: str = "auto",
+    progress: bool = True,
+    data: tuple[ImageSet, ImageSet] | None = None,
+    patience: float = 10.0,
+) -> pd.DataFrame:
+    """Do every run that is not stored yet and store each as it ends.
+
+    Several sweeps may work on the same folder: each takes runs that no other is at. With Dask, a run whose worker is
+    killed is given to another one.
+
+    Args:
+        runs: what to do, in order.
+        scheduler: address of a Dask scheduler, ``tcp://…``; its workers need this package and the data. ``None`` does
+            one run after the other here.
+        device: see ``train``.
+        progress: show the progress of the grid and, for local runs, of each training.
+        data: training and test images, sent to the workers if there are any; ``None`` loads CIFAR-100 where each run
+            is done.
+        patience: seconds to wait when other sweeps are at all the runs that are left.
+
+    Returns:
+        the table as stored.
+
+    Raises:
+        ConfigError: no scheduler answers at the address, or Dask is not installed.
+        TrainingError: some runs collapsed or diverged; all others are stored.
     """
-    name = f"cifar100-{split}-draw{draw}"
-    run_dir = results.project_root() / "runs" / f"{name}-{recipe_name}-seed{seed}"
-    computed_with = results.provenance(device)  # of the code that trains, not of what it becomes meanwhile
-    trained = train_split(split, draw, seed, recipe_name, train_set, run_dir=run_dir, device=device, progress=progress)
-    path = results.checkpoint_path(split, draw)
-    source = {"split": split, "draw": draw, "seed": seed, "recipe": recipe_name, "data": train_set.name}
-    save_encoder(trained.encoder, path, {**source, "config": trained.config.to_json()})
-    evaluation = reevaluate(path, train_set, test_set)
-    relative = path.relative_to(results.project_root()).as_posix()
-    key = {"split": split, "draw": draw, "seed": seed, "recipe": recipe_name}
-    results.store_run(key, evaluation.metrics, relative)
-    results.store_json(
-        name,
-        {
-            **source,
-            "config": trained.config.to_json(),
-            "parameters": count_parameters(trained.encoder),
-            "threshold": evaluation.threshold,
-            "seconds": trained.seconds,
-            "history": trained.history.to_dict(orient="records"),
-            "provenance": computed_with,
-        },
-    )
-    return evaluation
+    failed: dict[SplitRun, str] = {}
+    with tqdm(total=len(runs), unit="run", desc="sweep", disable=not progress) as grid:
+        while left := [run for run in runs if run not in failed and not is_stored(run)]:
+            grid.update(len(runs) - len(left) - grid.n)
+            idle = True
+            for outcome in _outcomes(left, scheduler, device, progress, data):
+                if isinstance(outcome, FinishedRun):
+                    store(outcome)
+                    shutil.rmtree(outcome.run.folder, ignore_errors=True)
+                    grid.update(1)
+                elif outcome.reason:
+                    failed[outcome.run] = outcome.reason
+                else:
+                    continue
+                idle = False
+            if idle:
+                time.sleep(patience)
+        grid.update(len(runs) - len(failed) - grid.n)
+    if failed:
+        reasons = "; ".join(f"{run.split} draw {run.draw}: {reason}" for run, reason in failed.items())
+        raise TrainingError(f"{len(failed)} of {len(runs)} runs failed, all others are stored. {reasons}")
+    return results.split_sweep()
+
+
+def _outcomes(
+    runs: Sequence[SplitRun],
+    scheduler: str | None,
+    device: str,
+    progress: bool,
+    data: tuple[ImageSet, ImageSet] | None,
+) -> Iterator[FinishedRun | _NotFinished]:
+    """Do runs here one by one, or on a cluster all at once, and give each outcome when it is there."""
+    if scheduler is None:
+        # A run that another sweep has stored since the list was made is not done again.
+        for run in runs:
+            if not is_stored(run):
+                yield _try_run(run, device, progress, data)
+        return
+    with ExitStack() as stack:
+        stack.enter_context(_cluster(scheduler))
+        stack.enter_context(parallel_config(backend="dask"))
+        jobs = (delayed(_try_run)(run, device, False, data) for run in runs)
+        yield from Parallel(n_jobs=-1, batch_size=1, return_as="generator_unordered")(jobs)
+
+
+def _cluster(address: str) -> Any:
+    try:
+        from distributed import Client  # optional: only clusters need it
+    except ImportError as error:
+        raise ConfigError('A scheduler needs Dask; install it with: pip install "dask[distributed]"') from error
+    try:
+        return Client(address, timeout="10s", set_as_default=True)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"No Dask scheduler answers at {address}; start one with `dask scheduler` and workers with `dask worker "
+            f"{address} --nthreads 1`."
+        ) from error
 
 
 def reevaluate(path: Path, train_set: ImageSet, test_set: ImageSet) -> SplitEvaluation:

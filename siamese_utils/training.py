@@ -7,7 +7,7 @@ import json
 import math
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -434,6 +434,13 @@ def train(
         held_out=held_out,
         seconds=sum(row["seconds"] for row in learner.history),
     )
+
+
+def images_shown(config: TrainConfig, images_of_class: Sequence[int]) -> int:
+    """How many images a training shows to the network, given the number of training images of each class."""
+    labels = torch.repeat_interleave(torch.arange(len(images_of_class)), torch.as_tensor(images_of_class))
+    batches = _make_batches(labels, config)
+    return _number_of_steps(config, batches) * batches.batch_size
 
 
 def _number_of_steps(config: TrainConfig, batches: PKBatches) -> int:

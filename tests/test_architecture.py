@@ -18,8 +18,8 @@ MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
 
 # The spine, from what knows nothing to what knows everything.
 SPINE = (
-    "errors", "data", "splits", "sampling", "augment", "backbones", "encoders", "pretrained", "losses", "checkpoints",
-    "evaluation", "training", "recipes", "sweep", "notebook",
+    "errors", "data", "splits", "sampling", "augment", "backbones", "encoders", "pretrained", "losses", "optimizers",
+    "checkpoints", "evaluation", "training", "recipes", "sweep", "notebook",
 )  # fmt: skip
 # What knows no model and no data, so that it can be used (and tested) without either.
 ALLOWED = {

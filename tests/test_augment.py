@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from siamese_utils.augment import AugmentConfig, augment_batch, check_images, to_float
 from siamese_utils.errors import ConfigError, ShapeError
@@ -211,3 +212,65 @@ def test_shift_beyond_the_image_is_an_error(size: tuple[int, int]) -> None:
 def test_senseless_configuration_is_an_error(values: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(values))):
         AugmentConfig(**values)
+
+
+# ------------------------------------------------------------------------------------------- crops
+
+
+def crop_slowly(pixels: np.ndarray, smallest: float, side: int, generator: torch.Generator) -> np.ndarray:
+    """Float64 (N, 3, side, side): cut a random square out of each image and enlarge it, point by point."""
+    count, _, height, width = pixels.shape
+    area = smallest + (1 - smallest) * torch.rand(count, generator=generator).double().numpy()
+    where = 2 * torch.rand(count, 2, generator=generator).double().numpy() - 1
+    result = np.empty((count, 3, side, side))
+    for n in range(count):
+        share = np.sqrt(area[n])
+        # Middles of the output pixels, in input pixels from the left and upper edge of the crop.
+        middles = (np.arange(side) + 0.5) / side
+        left = (1 + where[n, 0] * (1 - share) - share) / 2 * width
+        top = (1 + where[n, 1] * (1 - share) - share) / 2 * height
+        columns, rows = left + middles * share * width - 0.5, top + middles * share * height - 0.5
+        grid = np.meshgrid(rows, columns, indexing="ij")
+        for channel in range(3):
+            result[n, channel] = ndimage.map_coordinates(pixels[n, channel], grid, order=1, mode="nearest")
+    return result
+
+
+@pytest.mark.parametrize("smallest", [0.1, 0.4, 0.99])
+@pytest.mark.parametrize("side", [12, 8, 20])
+def test_random_crops_agree_with_point_by_point_sampling(smallest: float, side: int) -> None:
+    images = random_images(30)
+    config = AugmentConfig(translate=0, flip=False, smallest_crop=smallest)
+    generator = torch.Generator().manual_seed(3)
+    result = augment_batch(images, config, *NO_CHANGE, torch.Generator().manual_seed(3), side)
+    expected = crop_slowly(images.permute(0, 3, 1, 2).double().numpy(), smallest, side, generator)
+    assert result.shape == (30, 3, side, side) and result.is_contiguous(memory_format=torch.channels_last)
+    np.testing.assert_allclose(result, expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("side", [None, 12, 8])
+def test_scaling_without_crops_is_plain_interpolation(side: int | None) -> None:
+    images = random_images(4)
+    result = augment_batch(images, OFF, *NO_CHANGE, torch.Generator(), side)
+    plain = images.permute(0, 3, 1, 2).float()
+    if side == 8:
+        plain = torch.nn.functional.interpolate(plain, size=(8, 8), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(result, plain)
+
+
+@given(smallest=st.floats(0.05, 1), seed=st.integers(0, 99))
+def test_crops_lie_inside_the_image(smallest: float, seed: int) -> None:
+    """On a ramp every value stays between the ends, the crop keeps its order, and its width is that asked for."""
+    ramp = torch.arange(0, 240, 10, dtype=torch.uint8)[None, None, :, None].expand(8, 24, 24, 3).contiguous()
+    config = AugmentConfig(translate=0, flip=False, smallest_crop=smallest)
+    result = augment_batch(ramp, config, *NO_CHANGE, torch.Generator().manual_seed(seed), 24)
+    assert result.min() >= 0 and result.max() <= 230 + 1e-3
+    steps = result[:, 0, 0].diff(dim=1)
+    assert (steps >= -1e-3).all()
+    assert (steps[:, 2:-2].amax(1) >= 10 * smallest**0.5 - 0.05).all() and (steps <= 10.05).all()
+
+
+@pytest.mark.parametrize("smallest", [0.0, -0.5, 1.5])
+def test_senseless_crop_is_an_error(smallest: float) -> None:
+    with pytest.raises(ConfigError, match="smallest_crop"):
+        AugmentConfig(smallest_crop=smallest)

@@ -233,10 +233,21 @@ def test_without_data(run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatc
     check_error(run("evaluate", checkpoint), "CIFAR-100")
 
 
-def test_train_split_takes_the_seed(sets: dict[str, ImageSet], tiny_recipe: None) -> None:
-    trained = sweep.train_split("7-5", 1, 3, "tiny", sets["train"], device="cpu", progress=False)
-    assert trained.config == dataclasses.replace(RECIPES["tiny"], seed=3)
-    assert len(trained.classes) == 7 and trained.classes != tuple(range(7))
+def test_sweep_prints_its_plan_and_does_what_is_left(
+    run: Run, project: Path, no_cifar100: None, tiny_recipe: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "plan", lambda *arguments: sweep.plan(*arguments, num_classes=12))
+    options = ("--splits", "7-5,6-6", "--draws", "0,1", "--recipe", "tiny", "--device", "cpu")
+    code, out, err = run("sweep", *options, "--plan")
+    assert not err
+    assert code == 0 and "4 of 4 runs to do" in out and not (project / "results" / "split_sweep.csv").exists()
+    assert run("sweep", *options)[0] == 0
+    table = results.split_sweep()
+    assert set(zip(table.split, table.draw, strict=True)) == {("7-5", 0), ("6-6", 0), ("7-5", 1), ("6-6", 1)}
+    code, out, _ = run("sweep", *options)
+    assert code == 0 and "0 of 4 runs to do" in out and out.count("True") == 4
+    check_error(run("sweep", "--draws", "zero"), "--draws", "zero")
+    check_error(run("sweep", "--recipe", "tiyn"), "tiyn", "tiny")
 
 
 def test_report_errors(run: Run, project: Path) -> None:

@@ -26,6 +26,7 @@ from siamese_utils.errors import CheckpointError, DataError, ResultsError, Split
 from siamese_utils.evaluation import METRICS
 from siamese_utils.recipes import recipe
 from siamese_utils.splits import class_split
+from siamese_utils.sweep import SplitRun
 from siamese_utils.synthetic import make_synthetic
 
 ALT = "A line that rises from one to three, as a figure for a test."
@@ -257,9 +258,9 @@ def test_report_without_a_run_record(real: None) -> None:
 def test_full_retrains_and_stores(real: None, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Any, ...]] = []
 
-    def retrain(split: str, draw: int, *more: Any) -> None:
-        calls.append((split, draw))
-        save_encoder(Encoder("conv3"), results.checkpoint_path(split, draw), {})
+    def retrain(run: SplitRun, *more: Any) -> None:
+        calls.append((run.split, run.draw))
+        save_encoder(Encoder("conv3"), results.checkpoint_path(run.split, run.draw), {})
 
     monkeypatch.setattr(notebook, "run_split", retrain)
     monkeypatch.setenv("SIAMESE_PROFILE", "full")

@@ -94,8 +94,9 @@ def test_only_rows_of_the_same_key_are_replaced(project: Path) -> None:
     path = project / "results" / "split_sweep.csv"
     others = [{**KEY, "split": "80-20"}, {**KEY, "draw": 1}, {**KEY, "seed": 1}, {**KEY, "recipe": "triplet"}]
     rng = np.random.default_rng(0)
-    for key in (KEY, *others):
-        store_run(key, {name: Estimate(*rng.uniform(0, 100, 2), 50_000) for name in METRICS}, "a.safetensors")
+    for number, key in enumerate((KEY, *others)):
+        metrics = {name: Estimate(*rng.uniform(0, 100, 2), 50_000) for name in METRICS}
+        store_run(key, metrics, f"{number}.safetensors")
     before = lines(path)
     store_run(KEY, {"acc_5w1s": Estimate(99.0, 0.5, 7)}, "b.safetensors")
     after = lines(path)
@@ -103,6 +104,17 @@ def test_only_rows_of_the_same_key_are_replaced(project: Path) -> None:
     assert all(line.startswith("90-10,0,0,proxy-triplet,") for line in own)
     expected = [before[0], *before[1 + len(METRICS) :], "90-10,0,0,proxy-triplet,acc_5w1s,99.0,0.5,7,b.safetensors"]
     assert after == expected
+
+
+def test_rows_of_an_overwritten_checkpoint_go(project: Path) -> None:
+    store_run(KEY, METRIC_VALUES, "one.safetensors")
+    store_run({**KEY, "draw": 1}, METRIC_VALUES, "other.safetensors")
+    store_run({**KEY, "draw": 2}, METRIC_VALUES, "")
+    store_run({**KEY, "recipe": "newer"}, METRIC_VALUES, "one.safetensors")
+    table = split_sweep()
+    assert set(zip(table.recipe, table.draw, strict=True)) == {("newer", 0), (KEY["recipe"], 1), (KEY["recipe"], 2)}
+    store_run({**KEY, "draw": 3}, METRIC_VALUES, "")  # no checkpoint is nobody's checkpoint
+    assert set(split_sweep().draw) == {0, 1, 2, 3}
 
 
 def test_storing_again_changes_nothing(project: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from siamese_utils import results, studies
+from siamese_utils.augment import AugmentConfig
 from siamese_utils.data import CIFAR100_CLASSES, ImageSet
 from siamese_utils.errors import CollapseError, ResultsError, UnknownNameError
 from siamese_utils.losses import Term
@@ -98,6 +99,33 @@ def test_stored_trials_are_not_run_again(
     assert asked == ["toy/new"]
     with pytest.raises(ResultsError, match="another configuration"):
         run_study("toy", [Trial("one", dataclasses.replace(TINY, learning_rate=0.1))], train_set, progress=False)
+
+
+def test_log_says_what_was_changed_and_what_came_out(
+    train_set: ImageSet, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials = (
+        Trial("base", TINY, "works"),
+        Trial(
+            "other",
+            dataclasses.replace(
+                TINY, optimizer="muon", terms=(Term("proxy", smoothing=0.0), Term("supcon")),
+                augment=AugmentConfig(cutout=4), resolutions=((0.0, 16), (0.5, 24)),
+            ),
+            "differs",
+        ),
+        Trial("later", TINY, "not run yet"),
+    )  # fmt: skip
+    monkeypatch.setitem(STUDIES, "toy", trials)
+    table = run_study("toy", trials[:2], train_set, progress=False)
+    log = studies.study_log("toy")
+    assert list(log.trial) == ["base", "other"] and list(log.expected) == ["works", "differs"]
+    assert log.change[0] == "–"
+    assert log.change[1] == (
+        "proxy (smoothing 0.0) + supcon; optimizer = muon; sides 16 from 0%, 24 from 50%; cutout = 4"
+    )
+    stored = results.result(table, trial="other", metric="acc_5w1s")
+    assert log["5-way 1-shot"][1] == f"{stored.value:.1f} ± {stored.ci95:.1f}"
 
 
 def test_failed_run_is_reported_not_lost(

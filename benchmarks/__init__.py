@@ -1,0 +1,1 @@
+"""Speed of this project against its peers; run a script as ``python -m benchmarks.NAME``."""

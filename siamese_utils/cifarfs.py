@@ -1,0 +1,121 @@
+"""CIFAR-FS, the field's standard benchmark: learn 64 classes, be judged on 20 others (Bertinetto et al., 2019)."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from siamese_utils import results
+from siamese_utils.checkpoints import checkpoint_info, load_encoder, save_encoder
+from siamese_utils.data import ImageSet
+from siamese_utils.encoders import Encoder, count_parameters
+from siamese_utils.errors import CheckpointError, DataError
+from siamese_utils.evaluation import Estimate, few_shot_accuracy
+from siamese_utils.recipes import recipe
+from siamese_utils.sampling import named_rng
+from siamese_utils.splits import fewshot_split_cifar_fs
+from siamese_utils.training import train
+
+CIFAR_FS_COLUMNS = ("recipe", "seed", "metric", "value", "ci95", "n", "checkpoint")
+
+
+def table_path() -> Path:
+    """Where the results on CIFAR-FS are stored."""
+    return results.results_dir() / "cifar_fs.csv"
+
+
+def checkpoint_path() -> Path:
+    """Where the encoder of CIFAR-FS is stored."""
+    return results.results_dir() / "checkpoints" / "cifar-fs.safetensors"
+
+
+def all_images(train_set: ImageSet, test_set: ImageSet) -> ImageSet:
+    """Both parts of CIFAR-100 as one set: CIFAR-FS divides classes, not images, so each class has all its 600.
+
+    Raises:
+        DataError: the parts are not of one data set.
+    """
+    if (train_set.name, train_set.class_names) != (test_set.name, test_set.class_names):
+        raise DataError(f"Parts of one data set are needed, not of {train_set.name} and {test_set.name}.")
+    return dataclasses.replace(
+        train_set,
+        images=torch.cat([train_set.images, test_set.images]),
+        labels=torch.cat([train_set.labels, test_set.labels]),
+        part="train and test",
+    )
+
+
+def evaluate_cifar_fs(encoder: Encoder, whole: ImageSet) -> dict[str, Estimate]:
+    """5-way accuracies with 1 and 5 shots over 10,000 episodes of the 20 test classes, 15 queries a class."""
+    positions = whole.indices_of(fewshot_split_cifar_fs(whole.class_names).test)
+    z, labels = encoder.embed(whole.images[positions]), whole.labels[positions]
+    return {
+        f"acc_5w{shots}s": few_shot_accuracy(z, labels, named_rng(0, f"cifar-fs {shots}"), ways=5, shots=shots)
+        for shots in (1, 5)
+    }
+
+
+def run_cifar_fs(
+    seed: int,
+    recipe_name: str,
+    train_set: ImageSet,
+    test_set: ImageSet,
+    *,
+    device: str = "auto",
+    progress: bool = True,
+) -> dict[str, Estimate]:
+    """Train a recipe on the 64 training classes; store checkpoint, metrics, configuration, history and provenance.
+
+    The validation classes are not learned: the recipe was chosen on them.
+    """
+    whole = all_images(train_set, test_set)
+    config = dataclasses.replace(recipe(recipe_name), seed=seed, held_out_images=0)
+    run_dir = results.project_root() / "runs" / f"cifar-fs-{recipe_name}-seed{seed}"
+    computed_with = results.provenance(device)
+    trained = train(
+        config, whole, fewshot_split_cifar_fs(whole.class_names).train, run_dir=run_dir, device=device,
+        progress=progress,
+    )  # fmt: skip
+    source = {"split": "cifar-fs", "seed": seed, "recipe": recipe_name, "data": whole.name}
+    path = checkpoint_path()
+    save_encoder(trained.encoder, path, {**source, "config": config.to_json()})
+    metrics = evaluate_cifar_fs(load_encoder(path), whole)
+    relative = path.relative_to(results.project_root()).as_posix()
+    results.store_run(
+        {"recipe": recipe_name, "seed": seed}, metrics, relative, table=table_path(), columns=CIFAR_FS_COLUMNS
+    )
+    results.store_json(
+        "cifar-fs",
+        {
+            **source,
+            "config": config.to_json(),
+            "parameters": count_parameters(trained.encoder),
+            "seconds": trained.seconds,
+            "history": trained.history.to_dict(orient="records"),
+            "provenance": computed_with,
+        },
+    )
+    return metrics
+
+
+def reevaluate_cifar_fs(path: Path, train_set: ImageSet, test_set: ImageSet) -> dict[str, Estimate]:
+    """Compute the metrics of a stored encoder of CIFAR-FS anew.
+
+    Raises:
+        CheckpointError: the encoder was not trained on CIFAR-FS.
+    """
+    if checkpoint_info(path).get("split") != "cifar-fs":
+        raise CheckpointError(f"{path} was not trained on CIFAR-FS; its test classes may be among those it learned.")
+    return evaluate_cifar_fs(load_encoder(path), all_images(train_set, test_set))
+
+
+def stored_cifar_fs() -> pd.DataFrame:
+    """The stored rows of ``results/cifar_fs.csv``.
+
+    Raises:
+        ResultsError: nothing is stored, or the table is damaged.
+    """
+    return results.read_table(table_path(), CIFAR_FS_COLUMNS)
