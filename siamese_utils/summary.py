@@ -1,4 +1,4 @@
-"""The headline: one figure and one table, made from ``results/`` and put into the README by code."""
+"""The README's numbers: headline figure and table, and the table of speeds, made from ``results/`` by code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,20 @@ HEADLINE_METRICS = {
     "acc_allway_1s": "all-way 1-shot",
     "pair_auc_unseen": "pair AUC",
 }
-_BEGIN, _END = "<!-- headline: made by `python -m siamese_utils readme` -->", "<!-- end of headline -->"
+_BLOCKS = ("headline", "speed")
+# benchmark, first side (the alternative), our side, and what is compared, in words
+_SPEEDS = (
+    ("training_throughput", "seed loop", "engine, batch 256", "training the same ResNet-56",
+     "the seed project's loop (float32, NCHW, three passes of 128)"),
+    ("training_throughput_24px", "seed loop", "engine, 24 x 24 pixels", "the same with images of 24 × 24 pixels",
+     "the seed project's loop at 32 × 32"),
+    ("augmentation", "torchvision on PIL images, 2 workers", "siamese_utils.augment_batch",
+     "shift, mirror and normalise images", "torchvision, image by image, in a DataLoader of two workers"),
+    ("augmentation", "torchvision v2 on tensors, 2 workers", "siamese_utils.augment_batch",
+     "the same", "torchvision v2 on tensors, in a DataLoader of two workers"),
+    ("evaluation_5w1s", "easyfsl, episodes given", "siamese_utils, with drawing the episodes",
+     "judging 10,000 5-way 1-shot episodes", "easyfsl, which is given the episodes"),
+)  # fmt: skip
 
 
 def headline_rows() -> pd.DataFrame:
@@ -80,17 +93,49 @@ def headline_text() -> str:
     return f"{sentence}\n\n{headline_table()}\n\n{note}"
 
 
-def update_readme(readme: Path) -> bool:
-    """Put the headline block between its markers in the README; True if that changed the file.
+def speed_text() -> str:
+    """The README's table of speeds, in Markdown: ours and the alternative, timed in turn in one run.
 
     Raises:
-        ResultsError: the README has no markers.
+        ResultsError: a benchmark has not been run.
     """
-    old = readme.read_text(encoding="utf-8")
-    pattern = re.compile(re.escape(_BEGIN) + ".*?" + re.escape(_END), re.DOTALL)
-    if not pattern.search(old):
-        raise ResultsError(f"{readme} has no headline markers; put {_BEGIN} and {_END} where the table belongs.")
-    new = pattern.sub(lambda _: f"{_BEGIN}\n{headline_text()}\n{_END}", old)
+    table = results.read_table(results.results_dir() / "benchmarks.csv")
+    latest = table.sort_values("date", kind="stable").iloc[-1]
+    table = table[(table.processor == latest.processor) & (table.threads == latest.threads)]
+    lines = ["| what | against | ratio |", "|---|---|---|"]
+    for benchmark, other, ours, what, against in _SPEEDS:
+        sides = table[table.benchmark == benchmark].set_index("side")
+        if other not in sides.index or ours not in sides.index:
+            raise ResultsError(f"The benchmark {benchmark} is not complete; run it with `make bench`.")
+        ratio = sides.loc[ours, "ratio"] / sides.loc[other, "ratio"]  # both are medians against the first side
+        rates = f"{sides.loc[ours, 'value']:,.0f} : {sides.loc[other, 'value']:,.0f} {sides.loc[ours, 'unit']}"
+        lines.append(f"| {what} | {against} | **{ratio:.{0 if ratio >= 10 else 1}f}** ({rates}) |")
+    note = (
+        f"{latest.processor}, {latest.threads} threads, torch {latest.torch}; medians over rounds run in turn, "
+        "the ratio taken round by round. Make your own with `make bench`."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def _marks(block: str) -> tuple[str, str]:
+    return f"<!-- {block}: made by `python -m siamese_utils readme` -->", f"<!-- end of {block} -->"
+
+
+def update_readme(readme: Path) -> bool:
+    """Put the blocks made from the results between their markers in the README; True if that changed the file.
+
+    Raises:
+        ResultsError: the README lacks markers.
+    """
+    old = new = readme.read_text(encoding="utf-8")
+    texts = {"headline": headline_text, "speed": speed_text}
+    for block in _BLOCKS:
+        begin, end = _marks(block)
+        pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+        if not pattern.search(new):
+            raise ResultsError(f"{readme} has no {block} markers; put {begin} and {end} where the block belongs.")
+        text = f"{begin}\n{texts[block]()}\n{end}"
+        new = pattern.sub(lambda _, text=text: text, new)
     if new != old:
         write_text_atomically(readme, new)
     return new != old

@@ -24,8 +24,9 @@ def in_project(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("in_project")
 def test_readme_headline_is_what_the_results_give() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    block = text.split(summary._BEGIN)[1].split(summary._END)[0].strip()
-    assert block == summary.headline_text(), "run `python -m siamese_utils readme`"
+    for block, expected in (("headline", summary.headline_text()), ("speed", summary.speed_text())):
+        begin, end = summary._marks(block)
+        assert text.split(begin)[1].split(end)[0].strip() == expected, "run `python -m siamese_utils readme`"
 
 
 @pytest.mark.usefixtures("in_project")
@@ -47,9 +48,13 @@ def test_readme_update_changes_a_wrong_number_and_nothing_else(tmp_path: Path, m
     monkeypatch.chdir(ROOT)
     right = (ROOT / "README.md").read_text(encoding="utf-8")
     copy = tmp_path / "README.md"
-    head, block = right.split(summary._BEGIN)
-    copy.write_text(head + summary._BEGIN + re.sub(r"\d", "7", block.split(summary._END)[0]) + summary._END
-                    + block.split(summary._END)[1], encoding="utf-8")  # fmt: skip
+    wrong = right
+    for name in ("headline", "speed"):
+        begin, end = summary._marks(name)
+        head, rest = wrong.split(begin)
+        block, tail = rest.split(end)
+        wrong = head + begin + re.sub(r"\d", "7", block) + end + tail
+    copy.write_text(wrong, encoding="utf-8")
     assert summary.update_readme(copy) is True
     assert copy.read_text(encoding="utf-8") == right
     assert summary.update_readme(copy) is False
@@ -60,6 +65,14 @@ def test_readme_without_markers_is_refused(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "README.md").write_text("# nothing here\n")
     with pytest.raises(ResultsError, match="no headline markers"):
         summary.update_readme(tmp_path / "README.md")
+
+
+@pytest.mark.usefixtures("in_project")
+def test_speeds_are_those_of_the_benchmarks() -> None:
+    stored = pd.read_csv(ROOT / "results" / "benchmarks.csv").set_index(["benchmark", "side"])
+    ours = stored.loc[("evaluation_5w1s", "siamese_utils, with drawing the episodes")]
+    line = f"easyfsl, which is given the episodes | **{ours.ratio:.0f}** ({ours.value:,.0f} : "
+    assert ours.ratio > 100 and line in summary.speed_text()
 
 
 @pytest.mark.usefixtures("in_project")
