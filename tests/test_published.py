@@ -27,10 +27,11 @@ def cifar100(real_data: Callable[[str], ImageSet], monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.real_data
-def test_every_row_of_the_checkpoint_is_reproduced(cifar100: tuple[ImageSet, ImageSet]) -> None:
+@pytest.mark.parametrize("path", sorted(CHECKPOINT.parent.glob("cifar100-*.safetensors")), ids=lambda path: path.stem)
+def test_every_row_of_a_checkpoint_is_reproduced(path: Path, cifar100: tuple[ImageSet, ImageSet]) -> None:
     train_set, test_set = cifar100
-    again = reevaluate(CHECKPOINT, train_set, test_set).metrics
-    table = results.split_sweep().query("checkpoint == @CHECKPOINT.relative_to(@ROOT).as_posix()")
+    again = reevaluate(path, train_set, test_set).metrics
+    table = results.split_sweep().query("checkpoint == @path.relative_to(@ROOT).as_posix()")
     assert set(table.metric) == set(again)
     for row in table.itertuples():
         assert again[row.metric].value == pytest.approx(row.value, abs=max(row.ci95, 0.02)), row.metric
