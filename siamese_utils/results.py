@@ -169,8 +169,13 @@ def store_run(
 def store_json(name: str, content: Mapping[str, Any]) -> Path:
     """Write ``results/runs/<name>.json``: configuration, history and provenance of one run."""
     path = results_dir() / "runs" / f"{name}.json"
-    write_text_atomically(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
+    write_record(path, content)
     return path
+
+
+def write_record(path: Path, content: Mapping[str, Any]) -> None:
+    """Write what a run came from as JSON, in one step."""
+    write_text_atomically(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
 def load_json(name: str) -> dict[str, Any]:
@@ -179,7 +184,15 @@ def load_json(name: str) -> dict[str, Any]:
     Raises:
         ResultsError: it is missing or damaged.
     """
-    path = results_dir() / "runs" / f"{name}.json"
+    return read_record(results_dir() / "runs" / f"{name}.json")
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read what ``write_record`` wrote.
+
+    Raises:
+        ResultsError: it is missing or damaged.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -7,7 +7,6 @@ class. What a study shows can therefore be used to choose a recipe.
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ from siamese_utils.data import ImageSet
 from siamese_utils.encoders import Encoder, count_parameters
 from siamese_utils.errors import ResultsError, TrainingError, unknown
 from siamese_utils.evaluation import Estimate, few_shot_accuracy, pair_auc
-from siamese_utils.files import write_text_atomically
 from siamese_utils.losses import Term
 from siamese_utils.sampling import named_rng
 from siamese_utils.splits import fewshot_split_cifar_fs
@@ -75,11 +73,7 @@ def read_record(study: str, trial: str, seed: int = 0) -> dict:
     Raises:
         ResultsError: it is missing or damaged.
     """
-    path = record_path(study, trial, seed)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ResultsError(f"The run record {path} is missing or damaged; run the study that writes it.") from error
+    return results.read_record(record_path(study, trial, seed))
 
 
 def study_log(study: str) -> pd.DataFrame:
@@ -209,21 +203,20 @@ def run_study(
                 record["error"] = str(error)
             else:
                 history = result.history
+                images_shown = float((history.images_per_second * history.seconds).sum())
                 metrics = {
                     **judge(result.encoder, images, labels),
                     "parameters": _exact(count_parameters(result.encoder)),
                     "macs": _exact(count_macs(result.encoder.body, train_set.images.shape[1])),
-                    "images": _exact(round(float((history.images_per_second * history.seconds).sum()))),
+                    "images": _exact(round(images_shown)),
                     "seconds": _exact(result.seconds),
-                    "images_per_second": _exact(
-                        float((history.images_per_second * history.seconds).sum() / result.seconds)
-                    ),
+                    "images_per_second": _exact(images_shown / result.seconds),
                 }
                 record["history"] = history.to_dict(orient="records")
             record["provenance"] = computed_with
             path = record_path(study, trial.name, seed)
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_text_atomically(path, json.dumps(record, indent=1, sort_keys=True) + "\n")
+            results.write_record(path, record)
             results.store_run(
                 {"trial": trial.name, "seed": seed}, metrics, "", table=study_path(study), columns=STUDY_COLUMNS
             )

@@ -12,7 +12,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -353,9 +352,7 @@ def _outcomes(
             if not is_stored(run):
                 yield _try_run(run, device, progress, data)
         return
-    with ExitStack() as stack:
-        stack.enter_context(_cluster(scheduler))
-        stack.enter_context(parallel_config(backend="dask"))
+    with _cluster(scheduler), parallel_config(backend="dask"):
         jobs = (delayed(_try_run)(run, device, False, data) for run in runs)
         yield from Parallel(n_jobs=-1, batch_size=1, return_as="generator_unordered")(jobs)
 
