@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 from siamese_utils.errors import ConfigError, ShapeError
 
+TURNS = 4  # the quarter turns that bring a square onto itself
+
 
 @dataclass(frozen=True)
 class AugmentConfig:
@@ -149,6 +151,32 @@ def _jitter_colour(pixels: torch.Tensor, config: AugmentConfig, generator: torch
         grey = pixels.mean(dim=3, keepdim=True)
         pixels = torch.lerp(grey, pixels, factor(config.saturation))
     return pixels.clamp(0, 255)
+
+
+def turn(images: torch.Tensor, quarters: torch.Tensor) -> torch.Tensor:
+    """Turn each image of a batch by its own number of quarter turns, against the clock.
+
+    Args:
+        images: (N, H, W, C); square if any is turned.
+        quarters: int64 (N,), 0 to 3.
+
+    Returns:
+        (N, H, W, C) of the same type; the images themselves where none is turned.
+
+    Raises:
+        ShapeError: an image that is not square would have to be turned.
+    """
+    if not quarters.any():
+        return images
+    if images.shape[1] != images.shape[2]:
+        raise ShapeError(
+            f"Images of {images.shape[1]}x{images.shape[2]} pixels cannot be turned by 90 degrees; crop them square."
+        )
+    turned = images.clone()
+    for quarter in range(1, TURNS):
+        which = quarters == quarter
+        turned[which] = images[which].rot90(quarter, (1, 2))
+    return turned
 
 
 def augment_batch(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from siamese_utils.augment import AugmentConfig, augment_batch, check_images, to_float
+from siamese_utils.augment import AugmentConfig, augment_batch, check_images, to_float, turn
 from siamese_utils.errors import ConfigError, ShapeError
 
 MEAN, STD = torch.tensor([100.0, 120.0, 140.0]), torch.tensor([50.0, 60.0, 70.0])
@@ -274,3 +274,19 @@ def test_crops_lie_inside_the_image(smallest: float, seed: int) -> None:
 def test_senseless_crop_is_an_error(smallest: float) -> None:
     with pytest.raises(ConfigError, match="smallest_crop"):
         AugmentConfig(smallest_crop=smallest)
+
+
+def test_turn_agrees_with_numpy() -> None:
+    images, quarters = random_images(40), torch.arange(40) % 4
+    before = images.clone()
+    for image, quarter, turned in zip(images, quarters, turn(images, quarters), strict=True):
+        np.testing.assert_array_equal(turned.numpy(), np.rot90(image.numpy(), int(quarter)))
+    assert torch.equal(images, before)
+    assert turn(images, torch.zeros(40, dtype=torch.int64)) is images
+
+
+def test_oblong_images_cannot_be_turned() -> None:
+    oblong = random_images(3, 12, 15)
+    assert turn(oblong, torch.zeros(3, dtype=torch.int64)) is oblong
+    with pytest.raises(ShapeError, match="12x15.*crop them square"):
+        turn(oblong, torch.tensor([0, 1, 0]))

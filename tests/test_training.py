@@ -265,7 +265,7 @@ def test_validation_survives_a_resume(larger_set: ImageSet, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "change",
     [{"optimizer": "sgd"}, {"optimizer": "muon"}, {"average_decay": 0.8}, {"optimizer": "muon", "average_decay": 0.5},
-     {"head_width": 12}],
+     {"head_width": 12}, {"turned_classes": True}],
     ids=str,
 )  # fmt: skip
 def test_every_engine_resumes_bit_for_bit(change: dict[str, Any], small_set: ImageSet, tmp_path: Path) -> None:
@@ -323,6 +323,37 @@ def test_budget_of_images_ends_the_training_in_mid_epoch(
     with pytest.raises(TrainingError, match="Stopped"):
         run(config, small_set, tmp_path, stop_after=1)
     assert same_weights(run(config, small_set, tmp_path), result)
+
+
+def test_turned_classes_are_learned_apart(small_set: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every image is shown once in each turn, and an image and its label always turn together."""
+    config = dataclasses.replace(TINY, turned_classes=True, epochs=1, augment=AugmentConfig(translate=0, flip=False))
+    used, _ = hold_out_images(small_set.labels, CLASSES, config.held_out_images, config.seed)
+    turned = {
+        small_set.images[row].rot90(quarter, (0, 1)).numpy().tobytes(): quarter * len(CLASSES) + CLASSES.index(label)
+        for row, label in zip(used.tolist(), small_set.labels[used].tolist(), strict=True)
+        for quarter in range(4)
+    }
+    assert len(turned) == 4 * len(used)
+    shown: list[bytes] = []
+    told: list[int] = []
+    augment, forward = training.augment_batch, training.WeightedSum.forward
+
+    def look(images: torch.Tensor, *args: Any) -> torch.Tensor:
+        shown.extend(image.tobytes() for image in images.numpy())
+        return augment(images, *args)
+
+    def listen(self: Any, embeddings: torch.Tensor, labels: torch.Tensor, *args: Any) -> ObjectiveOutput:
+        told.extend(labels.tolist())
+        return forward(self, embeddings, labels, *args)
+
+    monkeypatch.setattr(training, "augment_batch", look)
+    monkeypatch.setattr(training.WeightedSum, "forward", listen)
+    run(config, small_set, tmp_path)
+    assert [turned[image] for image in shown] == told
+    assert len(set(shown)) == len(shown) == training.images_shown(config, [8] * 6) == 4 * 48
+    proxies = torch.load(tmp_path / "state.pt", weights_only=True)["objective"]["objectives.0.proxies"]
+    assert len(proxies) == 4 * len(CLASSES)
 
 
 def scripted_validation(monkeypatch: pytest.MonkeyPatch, accuracies: list[float]) -> list[Encoder]:
