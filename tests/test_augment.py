@@ -288,5 +288,5 @@ def test_turn_agrees_with_numpy() -> None:
 def test_oblong_images_cannot_be_turned() -> None:
     oblong = random_images(3, 12, 15)
     assert turn(oblong, torch.zeros(3, dtype=torch.int64)) is oblong
-    with pytest.raises(ShapeError, match="12x15.*crop them square"):
+    with pytest.raises(ShapeError, match=r"12x15.*crop them square"):
         turn(oblong, torch.tensor([0, 1, 0]))
