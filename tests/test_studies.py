@@ -12,7 +12,7 @@ import torch
 from siamese_utils import results, studies
 from siamese_utils.augment import AugmentConfig
 from siamese_utils.data import CIFAR100_CLASSES, ImageSet
-from siamese_utils.errors import CollapseError, ResultsError, UnknownNameError
+from siamese_utils.errors import CollapseError, ResultsError, SplitError, UnknownNameError
 from siamese_utils.losses import Term
 from siamese_utils.splits import fewshot_split_cifar_fs
 from siamese_utils.studies import STUDIES, Trial, read_record, read_study, run_study, trials_of
@@ -128,6 +128,35 @@ def test_log_says_what_was_changed_and_what_came_out(
     assert log["5-way 1-shot"][1] == f"{stored.value:.1f} ± {stored.ci95:.1f}"
 
 
+def test_trials_may_learn_fewer_classes(
+    train_set: ImageSet, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = fewshot_split_cifar_fs(CIFAR100_CLASSES)
+    few, fewer = Trial("few", TINY, classes=12), Trial("fewer", TINY, classes=5)
+    assert studies.learned_classes(Trial("all", TINY), split.train) == tuple(split.train)
+    chosen = studies.learned_classes(few, split.train)
+    assert len(set(chosen)) == 12 and set(chosen) <= set(split.train)
+    assert chosen == studies.learned_classes(Trial("same", TINY, classes=12), split.train)
+    assert set(studies.learned_classes(fewer, split.train)) <= set(chosen)  # so that trials differ by more classes only
+    with pytest.raises(SplitError, match=r"70 classes.*only 64"):
+        studies.learned_classes(Trial("many", TINY, classes=70), split.train)
+
+    real, learned = studies.train, []
+
+    def recording(config: TrainConfig, images: ImageSet, classes: tuple[int, ...], **more: object) -> object:
+        learned.append(classes)
+        return real(config, images, classes, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(studies, "train", recording)
+    trials = (Trial("base", TINY, "is the base"), few)
+    monkeypatch.setitem(STUDIES, "toy", trials)
+    run_study("toy", trials, train_set, progress=False)
+    assert learned == [tuple(split.train), chosen] and read_record("toy", "few")["classes"] == 12
+    assert list(studies.study_log("toy").change) == ["–", "12 classes"]
+    with pytest.raises(ResultsError, match="another configuration"):
+        run_study("toy", [dataclasses.replace(few, classes=13)], train_set, progress=False)
+
+
 def test_failed_run_is_reported_not_lost(
     train_set: ImageSet, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,6 +203,8 @@ def test_stored_studies_are_those_of_the_code() -> None:
             record = json.loads((root / "studies" / study / f"{trial}-seed{seed}.json").read_text())
             expected = dataclasses.replace(configs[trial], recipe=f"{study}/{trial}", seed=seed)
             assert TrainConfig.from_json(record["config"]) == expected
+            learned = next(one.classes for one in trials if one.name == trial)
+            assert record.get("classes", 64) == (learned or 64)
             assert not record["provenance"]["commit"].endswith("+changes")
 
 
