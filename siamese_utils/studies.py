@@ -1,7 +1,7 @@
 """Studies beside the split sweep: named lists of trials, each judged on validation classes and stored as it ends.
 
-Every trial learns the 64 training classes of CIFAR-FS, or some of them, and is judged on its 16 validation classes, never on a test
-class. What a study shows can therefore be used to choose a recipe.
+Every trial learns the 64 training classes of CIFAR-FS, or some of them, and is judged on its 16 validation classes,
+never on a test class. What a study shows can therefore be used to choose a recipe.
 """
 
 from __future__ import annotations
