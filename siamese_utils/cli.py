@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,7 @@ import typer
 from siamese_utils import results
 from siamese_utils.checkpoints import load_encoder
 from siamese_utils.cifarfs import run_cifar_fs
+from siamese_utils.class_budget import over_seeds, run_class_budget
 from siamese_utils.data import load_cifar100
 from siamese_utils.errors import ConfigError, SiameseError, unknown
 from siamese_utils.evaluation import METRICS, SplitEvaluation
@@ -118,6 +120,15 @@ def study(
     table = run_study(name, trials, load_cifar100("train"), device=device)
     for row in table[table.metric == "acc_5w1s"].itertuples():
         typer.echo(f"{row.trial:<24} seed {row.seed}   5-way 1-shot {row.value:.2f} ± {row.ci95:.2f}")
+
+
+@app.command("classes-or-images")
+def classes_or_images(
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+) -> None:
+    """Train on equally many images of 10, 20, 50 and 90 classes; started again after a kill, it goes on."""
+    run_class_budget(load_cifar100("train"), load_cifar100("test"), device=device)
+    typer.echo(over_seeds().round(2).to_string(index=False))
 
 
 @app.command("cifar-fs")

@@ -570,6 +570,35 @@ def all_way_confusion(
     return torch.from_numpy(index.classes.astype(np.int64)), confusion / confusion.sum(1, keepdim=True)
 
 
+def all_way_recalls(
+    z: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator, supports: int = 200
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """How well each class is recognised with each of many random supports, one image of every class.
+
+    Returns:
+        ``(classes, recalls)``: int64 (N,) labels, ascending, and float64 (supports, N), for each support the share of
+        a class's other images that are given to it. The mean over supports is the diagonal of `all_way_confusion`.
+
+    Raises:
+        ShapeError: embeddings or labels of the wrong shape, type or range.
+        SamplingError: a class with a single image.
+    """
+    z, labels = _checked(z, labels)
+    index = ClassIndex(labels)
+    if index.sizes.min() < 2:
+        raise SamplingError(
+            "Every class needs a second image to ask about; add images or leave the class out."
+        )
+    own_class = torch.from_numpy(index.class_of)
+    asked_of = torch.from_numpy(index.sizes - 1).double()
+    rows = []
+    for support, similarity in _support_similarities(z, index, rng, supports, None):
+        right = (similarity.argmax(0) == own_class).double()
+        right[support] = 0
+        rows.append(torch.bincount(own_class, right, len(index.classes)) / asked_of)
+    return torch.from_numpy(index.classes.astype(np.int64)), torch.stack(rows)
+
+
 def _support_similarities(
     z: torch.Tensor, index: ClassIndex, rng: np.random.Generator, supports: int, gram: torch.Tensor | None
 ) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:

@@ -7,6 +7,7 @@ started again repeats nothing that was stored and loses nothing that was.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import shutil
 import tempfile
@@ -23,7 +24,7 @@ from filelock import FileLock, Timeout
 from joblib import Parallel, delayed, parallel_config
 from tqdm.auto import tqdm
 
-from siamese_utils import results
+from siamese_utils import growth, results
 from siamese_utils.checkpoints import checkpoint_info, load_encoder, save_encoder
 from siamese_utils.data import ImageSet, load_cifar100
 from siamese_utils.devices import processor_name
@@ -32,9 +33,11 @@ from siamese_utils.errors import CheckpointError, ConfigError, TrainingError
 from siamese_utils.evaluation import Estimate, SplitEvaluation, evaluate_split
 from siamese_utils.files import atomic_path
 from siamese_utils.recipes import DEFAULT_RECIPE, recipe
-from siamese_utils.splits import class_split, hold_out_images
+from siamese_utils.sampling import named_rng
+from siamese_utils.splits import ClassSplit, class_split, hold_out_images
 from siamese_utils.training import TrainConfig, images_shown, train
 
+_WORKER_SECONDS = 120
 EVALUATION_SEED = 0  # fixed beforehand: the episodes, pairs and triplets that every encoder is judged on
 
 
@@ -53,15 +56,18 @@ def evaluate_encoder(
         split: for example ``"90-10"``.
         draw: class draw.
     """
+    known, z, classes = _embed(encoder, config, train_set, test_set, split, draw)
+    return evaluate_split(known, z, test_set.labels, classes, seed=EVALUATION_SEED)
+
+
+def _embed(
+    encoder: Encoder, config: TrainConfig, train_set: ImageSet, test_set: ImageSet, split: str, draw: int
+) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor, ClassSplit]:
+    """Embeddings and labels of the held-out training images, embeddings of the test images, and the split."""
     classes = class_split(split, draw, test_set.num_classes)
     _, held_out = hold_out_images(train_set.labels, classes.seen, config.held_out_images, config.seed)
-    return evaluate_split(
-        (encoder.embed(train_set.images[held_out]), train_set.labels[held_out]),
-        encoder.embed(test_set.images),
-        test_set.labels,
-        classes,
-        seed=EVALUATION_SEED,
-    )
+    known = encoder.embed(train_set.images[held_out]), train_set.labels[held_out]
+    return known, encoder.embed(test_set.images), classes
 
 
 @dataclass(frozen=True)
@@ -92,8 +98,9 @@ class SplitRun:
 
     @property
     def config(self) -> TrainConfig:
-        """The recipe with this run's seed."""
-        return dataclasses.replace(recipe(self.recipe), seed=self.seed)
+        """The recipe as it is for so many classes, with this run's seed."""
+        classes = int(self.split.split("-")[0])
+        return dataclasses.replace(recipe(self.recipe, classes), seed=self.seed)
 
     @property
     def folder(self) -> Path:
@@ -109,12 +116,16 @@ class FinishedRun:
         run: which run.
         checkpoint: content of the checkpoint's file.
         metrics: every metric of the protocol, computed from that checkpoint.
+        growth: the measurements of ``growth.GROWTH_METRICS``, likewise.
+        by_class: accuracy of each unseen class, likewise.
         record: configuration, threshold, seconds, history and provenance.
     """
 
     run: SplitRun
     checkpoint: bytes
     metrics: dict[str, Estimate]
+    growth: dict[str, Estimate]
+    by_class: dict[str, Estimate]
     record: dict[str, Any]
 
 
@@ -173,18 +184,18 @@ def train_run(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{run.name}.safetensors"
         save_encoder(trained.encoder, path, {**source, "config": config})
-        evaluation = reevaluate(path, train_set, test_set)
+        judged = judge_checkpoint(path, train_set, test_set)
         checkpoint = path.read_bytes()
     record = {
         **source,
         "config": config,
         "parameters": count_parameters(trained.encoder),
-        "threshold": evaluation.threshold,
+        "threshold": judged.evaluation.threshold,
         "seconds": trained.seconds,
         "history": trained.history.to_dict(orient="records"),
         "provenance": computed_with,
     }
-    return FinishedRun(run, checkpoint, evaluation.metrics, record)
+    return FinishedRun(run, checkpoint, judged.evaluation.metrics, judged.growth, judged.by_class, record)
 
 
 def store(finished: FinishedRun) -> None:
@@ -194,7 +205,9 @@ def store(finished: FinishedRun) -> None:
     with atomic_path(path) as temporary:
         temporary.write_bytes(finished.checkpoint)
     results.store_json(run.name, finished.record)
-    results.store_run(run.key, finished.metrics, path.relative_to(results.project_root()).as_posix())
+    checkpoint = path.relative_to(results.project_root()).as_posix()
+    growth.store_growth(run.key, finished.growth, finished.by_class, checkpoint)
+    results.store_run(run.key, finished.metrics, checkpoint)
 
 
 def run_split(
@@ -352,9 +365,22 @@ def _outcomes(
             if not is_stored(run):
                 yield _try_run(run, device, progress, data)
         return
-    with _cluster(scheduler), parallel_config(backend="dask"):
-        jobs = (delayed(_try_run)(run, device, False, data) for run in runs)
-        yield from Parallel(n_jobs=-1, batch_size=1, return_as="generator_unordered")(jobs)
+    with _cluster(scheduler) as client:
+        _wait_for_a_worker(client, scheduler)
+        with parallel_config(backend="dask"):
+            jobs = (delayed(_try_run)(run, device, False, data) for run in runs)
+            yield from Parallel(n_jobs=-1, batch_size=1, return_as="generator_unordered")(jobs)
+
+
+def _wait_for_a_worker(client: Any, address: str) -> None:
+    """Joblib itself gives up after ten seconds, less than a busy machine takes to start a worker."""
+    try:
+        client.wait_for_workers(1, timeout=_WORKER_SECONDS)
+    except (TimeoutError, asyncio.TimeoutError) as error:  # two types before Python 3.11
+        raise ConfigError(
+            f"No worker has joined the scheduler at {address} within {_WORKER_SECONDS} seconds; start some with `dask "
+            f"worker {address} --nthreads 1`."
+        ) from error
 
 
 def _cluster(address: str) -> Any:
@@ -371,17 +397,56 @@ def _cluster(address: str) -> Any:
         ) from error
 
 
-def reevaluate(path: Path, train_set: ImageSet, test_set: ImageSet) -> SplitEvaluation:
-    """Compute the metrics of a stored checkpoint anew.
+@dataclass(frozen=True)
+class Judgement:
+    """What a stored encoder is found to do.
+
+    Attributes:
+        evaluation: threshold and every metric of the protocol.
+        growth: the measurements of ``growth.GROWTH_METRICS``.
+        by_class: accuracy of each unseen class, by its name.
+    """
+
+    evaluation: SplitEvaluation
+    growth: dict[str, Estimate]
+    by_class: dict[str, Estimate]
+
+
+def judge_checkpoint(path: Path, train_set: ImageSet, test_set: ImageSet) -> Judgement:
+    """Compute everything that is stored about a checkpoint, from the file alone.
 
     Raises:
         CheckpointError: the file does not say which split and configuration it was trained with.
     """
+    split, draw, config = _origin(path)
+    known, z, classes = _embed(load_encoder(path), config, train_set, test_set, split, draw)
+    evaluation = evaluate_split(known, z, test_set.labels, classes, seed=EVALUATION_SEED)
+    by_class = growth.class_accuracies(
+        z, test_set.labels, classes.unseen, test_set.superclass_of, named_rng(EVALUATION_SEED, "class accuracies")
+    )
+    return Judgement(
+        evaluation,
+        growth.measure_growth(z, test_set.labels, classes, evaluation.threshold, EVALUATION_SEED),
+        {test_set.class_names[label]: estimate for label, estimate in by_class.items()},
+    )
+
+
+def reevaluate(path: Path, train_set: ImageSet, test_set: ImageSet) -> SplitEvaluation:
+    """Compute the protocol's metrics of a stored checkpoint anew.
+
+    Raises:
+        CheckpointError: the file does not say which split and configuration it was trained with.
+    """
+    split, draw, config = _origin(path)
+    return evaluate_encoder(load_encoder(path), config, train_set, test_set, split, draw)
+
+
+def _origin(path: Path) -> tuple[str, int, TrainConfig]:
+    """Split, draw and configuration that a checkpoint names."""
     info = checkpoint_info(path)
     try:
-        split, draw, config = info["split"], info["draw"], TrainConfig.from_json(info["config"])
+        return info["split"], info["draw"], TrainConfig.from_json(info["config"])
     except KeyError as error:
         raise CheckpointError(
             f"{path} does not say which split it was trained on; use a checkpoint of a sweep."
         ) from error
-    return evaluate_encoder(load_encoder(path), config, train_set, test_set, split, draw)

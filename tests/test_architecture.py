@@ -19,7 +19,7 @@ MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
 # The spine, from what knows nothing to what knows everything.
 SPINE = (
     "errors", "data", "splits", "sampling", "augment", "backbones", "encoders", "pretrained", "losses", "optimizers",
-    "checkpoints", "evaluation", "training", "recipes", "sweep", "notebook",
+    "checkpoints", "evaluation", "growth", "training", "recipes", "sweep", "notebook",
 )  # fmt: skip
 # What knows no model and no data, so that it can be used (and tested) without either.
 ALLOWED = {
@@ -39,6 +39,7 @@ ALLOWED = {
     "pretrained": {"errors", "data", "backbones", "encoders"},
     "checkpoints": {"errors", "files", "devices", "backbones", "encoders"},
     "evaluation": {"errors", "splits", "sampling"},
+    "growth": {"errors", "splits", "sampling", "evaluation", "results"},
     "plotting": {"errors", "files"},
 }
 

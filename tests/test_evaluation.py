@@ -21,6 +21,7 @@ from siamese_utils.evaluation import (
     Estimate,
     all_way_accuracy,
     all_way_confusion,
+    all_way_recalls,
     episode_accuracies,
     evaluate_split,
     few_shot_accuracy,
@@ -405,6 +406,22 @@ def test_confusion_adds_up_to_the_all_way_accuracy() -> None:
     )
     with pytest.raises(SamplingError, match="second image"):
         all_way_confusion(z[:3], torch.tensor([1, 1, 2]), rng())
+
+
+def test_recalls_of_single_supports() -> None:
+    z, labels = embeddings([9, 12, 7, 12], noise=1.5)
+    classes, recalls = all_way_recalls(z, labels, rng(3), supports=25)
+    assert torch.equal(classes, labels.unique()) and recalls.shape == (25, 4)
+    _, confusion = all_way_confusion(z, labels, rng(3), supports=25)
+    assert recalls.mean(0).tolist() == pytest.approx(confusion.diagonal().tolist())
+    similarity = z.double() @ z.double().T
+    for row, support in zip(recalls.tolist(), supports_of(labels, 25, seed=3), strict=True):
+        for number, label in enumerate(classes.tolist()):
+            queries = [q for q in (labels == label).nonzero().flatten().tolist() if q not in support]
+            right = [int(similarity[support, q].argmax()) == number for q in queries]
+            assert row[number] == pytest.approx(np.mean(right))
+    with pytest.raises(SamplingError, match="second image"):
+        all_way_recalls(z[:3], torch.tensor([1, 1, 2]), rng())
 
 
 @pytest.mark.parametrize("make", [embeddings, few_directions])

@@ -18,12 +18,13 @@ import pytest
 import torch
 from filelock import FileLock
 
-from siamese_utils import recipes, results, sweep
+from siamese_utils import growth, recipes, results, sweep
 from siamese_utils.checkpoints import load_encoder
 from siamese_utils.data import ImageSet
 from siamese_utils.errors import CollapseError, ConfigError, SplitError, UnknownNameError
 from siamese_utils.evaluation import METRICS
 from siamese_utils.losses import Term
+from siamese_utils.recipes import FewClasses
 from siamese_utils.splits import SPLIT_NAMES
 from siamese_utils.sweep import SplitRun, is_stored, plan, plan_table, planned_images, reevaluate, run_sweep, train_run
 from siamese_utils.synthetic import make_synthetic
@@ -78,6 +79,10 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
 def check_complete(runs: list[SplitRun], parts: tuple[ImageSet, ImageSet]) -> None:
     """Every run once, every metric once, and every checkpoint gives its rows."""
     table = results.split_sweep()
+    for beside in (growth.growth_path(), growth.class_path()):
+        rows = results.read_table(beside, results.SPLIT_SWEEP_COLUMNS)
+        assert not rows.duplicated(["split", "draw", "seed", "recipe", "metric"]).any()
+        assert set(rows.checkpoint) == set(table.checkpoint)
     assert not table.duplicated(["split", "draw", "seed", "recipe", "metric"]).any()
     assert set(zip(table.split, table.draw, strict=True)) == {(run.split, run.draw) for run in runs}
     for run in runs:
@@ -102,6 +107,19 @@ def test_plan_has_every_split_of_every_draw() -> None:
         plan(["90-10"], (-1,))
     with pytest.raises(UnknownNameError, match="smoke"):
         plan(["90-10"], (0,), recipe_name="smoek")
+
+
+def test_a_recipe_may_treat_few_classes_otherwise(
+    project: Path, parts: tuple[ImageSet, ImageSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(recipes.FEW_CLASSES, "tiny", FewClasses(6, {"turned_classes": True, "epochs": 1}))
+    many, few = RUNS[:2]
+    assert (many.split, few.split) == ("7-5", "6-6")
+    assert many.config == TINY and few.config == dataclasses.replace(TINY, turned_classes=True, epochs=1)
+    assert recipes.recipe("tiny") == recipes.recipe("tiny", 7) == TINY
+    record = train_run(few, *parts, device="cpu", progress=False).record
+    assert record["config"]["turned_classes"]
+    assert planned_images(few, parts[0]) == 4 * 72  # six classes of 12 images, in four turns
 
 
 def test_plan_counts_the_images_that_training_shows(
@@ -295,6 +313,14 @@ def test_cluster_of_two_workers_one_of_them_killed(
         for worker in workers:
             worker.kill()
             worker.wait()
+
+
+def test_scheduler_without_workers(
+    project: Path, parts: tuple[ImageSet, ImageSet], scheduler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "_WORKER_SECONDS", 1)
+    with pytest.raises(ConfigError, match="No worker has joined"):
+        run_sweep(RUNS, scheduler=scheduler, data=parts, progress=False)
 
 
 def test_no_scheduler_at_the_address(project: Path, parts: tuple[ImageSet, ImageSet]) -> None:

@@ -1,0 +1,233 @@
+"""The measurements beside the protocol, against slow obvious versions and worlds whose answer is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.nn import functional as F
+
+from siamese_utils import growth, results
+from siamese_utils.errors import ResultsError
+from siamese_utils.evaluation import METRICS, Estimate
+from siamese_utils.sampling import named_rng
+from siamese_utils.splits import SPLIT_NAMES, class_split
+
+CLASSES, EACH = 20, 24
+SUPERCLASS_OF = tuple(label % 5 for label in range(CLASSES))
+
+
+def world(spread: float = 0.6, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Embeddings scattered around one direction a class."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = F.normalize(torch.randn(CLASSES, 16, generator=generator), dim=1)
+    labels = torch.arange(CLASSES).repeat_interleave(EACH)
+    noise = torch.randn(len(labels), 16, generator=generator) / 4
+    return F.normalize(centres[labels] + spread * noise, dim=1), labels
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "siamese_utils").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# ---------------------------------------------------------------------------------- measurements
+
+
+@pytest.mark.parametrize("draw", [0, 1, 2])
+def test_common_classes_are_unseen_in_every_split(draw: int) -> None:
+    common = growth.common_classes(draw)
+    assert len(common) == 10
+    for name in SPLIT_NAMES[:-1]:
+        assert set(common) <= set(class_split(name, draw).unseen)
+    assert growth.common_classes(draw, 12) == class_split("10-2", draw, 12).unseen
+
+
+def test_measurements_agree_with_all_pairs_in_float64() -> None:
+    z, labels = world()
+    split, threshold = class_split("12-8", 0, CLASSES), 0.3
+    measured = growth.measure_growth(z, labels, split, threshold)
+    assert set(measured) == set(growth.GROWTH_METRICS)
+    for part, classes in (("seen", split.seen), ("unseen", split.unseen)):
+        inside = np.isin(labels.numpy(), classes)
+        some, y = z[inside].double().numpy(), labels[inside].numpy()
+        first, second = np.triu_indices(len(y), 1)
+        similarity, same = (some @ some.T)[first, second], y[first] == y[second]
+        for key, right in (("same", similarity[same] > threshold), ("different", similarity[~same] <= threshold)):
+            estimate = measured[f"{key}_right_{part}"]
+            assert estimate.value == pytest.approx(100 * right.mean(), abs=2.5 * estimate.ci95 + 0.01)
+            assert estimate.n == 25_000
+    accuracies = [
+        ((similarity[same] > cut).mean() + (similarity[~same] <= cut).mean()) / 2 for cut in np.linspace(-0.5, 1, 301)
+    ]
+    assert measured["pair_acc_unseen_best"].value == pytest.approx(100 * max(accuracies), abs=0.7)
+    balanced = (measured["same_right_unseen"].value + measured["different_right_unseen"].value) / 2
+    assert measured["pair_acc_unseen_best"].value >= balanced
+    assert measured["threshold_seen"] == Estimate(threshold, 0.0, 1)
+
+
+def test_common_accuracy_is_about_the_common_classes_alone() -> None:
+    z, labels = world()
+    split = class_split("12-8", 0, CLASSES)
+    before = growth.measure_growth(z, labels, split, 0.3)["acc_5w1s_common"]
+    common = torch.tensor(growth.common_classes(0, CLASSES))
+    others = ~torch.isin(labels, common)
+    changed = z.clone()
+    changed[others] = changed[others].flip(0)
+    assert growth.measure_growth(changed, labels, split, 0.3)["acc_5w1s_common"] == before
+    assert growth.measure_growth(world(2.0)[0], labels, split, 0.3)["acc_5w1s_common"].value < before.value
+
+
+def test_splits_that_leave_too_little_unseen() -> None:
+    z, labels = world()
+    everything = growth.measure_growth(z, labels, class_split("20-0", 0, CLASSES), 0.3)
+    assert set(everything) == {"threshold_seen", "same_right_seen", "different_right_seen"}
+    z, labels = z[: 10 * EACH], labels[: 10 * EACH]
+    assert "acc_5w1s_common" not in growth.measure_growth(
+        z[: 10 * EACH], labels, class_split("10-0", 0, 10), 0.3
+    )
+
+
+def slow_class_accuracy(z: torch.Tensor, labels: torch.Tensor, label: int, classes: tuple[int, ...]) -> float:
+    """Task by task in float64."""
+    rng = np.random.default_rng(99)
+    rows = {c: np.flatnonzero(labels.numpy() == c) for c in classes}
+    table = z.double().numpy()
+    rivals = [c for c in classes if SUPERCLASS_OF[c] != SUPERCLASS_OF[label]]
+    right = []
+    for _ in range(3_000):
+        own = rng.permutation(rows[label])[:16]
+        support = [own[0]] + [rng.choice(rows[c]) for c in rng.permutation(rivals)[:4]]
+        right += [int(np.argmax(table[support] @ table[query]) == 0) for query in own[1:]]
+    return 100 * float(np.mean(right))
+
+
+def test_class_accuracies_agree_with_a_slow_loop() -> None:
+    z, labels = world(1.2)
+    unseen = class_split("8-12", 0, CLASSES).unseen
+    found = growth.class_accuracies(z, labels, unseen, SUPERCLASS_OF, named_rng(0, "x"))
+    assert set(found) == set(unseen)
+    for label in unseen[:3]:
+        assert found[label].value == pytest.approx(slow_class_accuracy(z, labels, label, unseen), abs=2.0)
+        assert 20 < found[label].value < 99 and found[label].n == 1_000
+
+
+def test_siblings_are_never_rivals() -> None:
+    """Two classes of one superclass that share one embedding: as rivals they would halve each other's accuracy."""
+    z, labels = world(0.0)
+    z[labels == 19] = z[labels == 14][:1]  # 14 and 19 are siblings
+    unseen = class_split("8-12", 0, CLASSES).unseen
+    found = growth.class_accuracies(z, labels, unseen, SUPERCLASS_OF, named_rng(0, "x"))
+    assert all(estimate.value == 100 for estimate in found.values())
+    everything_alike = growth.class_accuracies(z, labels, unseen, (0,) * CLASSES, named_rng(0, "x"))
+    assert everything_alike == {}
+
+
+# ------------------------------------------------------------------------------------ known relatives
+
+
+def class_table(effect: float, noise: float = 0.0, seed: int = 0) -> pd.DataFrame:
+    """Accuracies of the unseen classes of CIFAR-like splits, made of a class, a split and a relatives part."""
+    rng = np.random.default_rng(seed)
+    superclass_of = np.arange(100) // 5
+    rows = []
+    for draw in (1, 2):
+        ease = rng.normal(60, 10, 100)
+        for name in SPLIT_NAMES[:-1]:
+            split = class_split(name, draw)
+            known = np.bincount(superclass_of[list(split.seen)], minlength=20)
+            for label in split.unseen:
+                relatives = known[superclass_of[label]]
+                value = ease[label] + 0.2 * len(split.seen) + effect * relatives + noise * rng.normal()
+                rows.append((name, draw, len(split.seen), label, superclass_of[label], relatives, value, 1.0))
+    columns = ["split", "draw", "learned", "label", "superclass", "relatives", "value", "ci95"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+@pytest.mark.parametrize("effect", [0.0, 1.7, -2.0])
+def test_effect_of_relatives_is_found_among_other_effects(effect: float) -> None:
+    clean = growth.relative_effect(class_table(effect), resamples=5)
+    assert clean.value == pytest.approx(effect, abs=1e-6) and clean.ci95 < 1e-5
+    noisy = growth.relative_effect(class_table(effect, noise=3.0), resamples=100)
+    assert 0 < noisy.ci95 < 1 and abs(noisy.value - effect) < 2 * noisy.ci95
+
+
+def test_effect_agrees_with_least_squares_on_dummies() -> None:
+    table = class_table(1.0, noise=5.0)
+    dummies = pd.get_dummies(
+        pd.DataFrame({"c": table.draw.astype(str) + "/" + table.label.astype(str),
+                      "s": table.draw.astype(str) + "/" + table.split})
+    ).to_numpy(dtype=np.float64)  # fmt: skip
+    design = np.column_stack([table.relatives.to_numpy(dtype=np.float64), dummies])
+    expected = np.linalg.lstsq(design, table.value.to_numpy(), rcond=None)[0][0]
+    assert growth._two_way_slope(table) == pytest.approx(expected, abs=1e-6)
+
+
+def test_effect_of_relatives_needs_something_to_compare() -> None:
+    table = class_table(1.0)
+    with pytest.raises(ResultsError, match="store more splits"):
+        growth.relative_effect(table[table.split == "50-50"])
+
+
+# ------------------------------------------------------------------------------------- stored tables
+
+
+def fill(project: Path) -> None:
+    for draw, values in ((0, (40.0, 60.0)), (1, (44.0, 58.0))):
+        for split, value in zip(("10-90", "90-10"), values, strict=True):
+            key = {"split": split, "draw": draw, "seed": 0, "recipe": "r"}
+            name = f"results/checkpoints/cifar100-{split}-draw{draw}.safetensors"
+            results.store_run(key, {metric: Estimate(value, 0.5, 100) for metric in METRICS}, name)
+            by_class = {f"class {label}": Estimate(value, 1.0, 10) for label in class_split(split, draw).unseen}
+            growth.store_growth(key, {"acc_5w1s_common": Estimate(value - 5, 0.5, 10)}, by_class, name)
+    (project / "results" / "seed_reference.csv").write_text(
+        "split,metric,value,ci95,source\n10-90,acc_5w1s,31.3,0.27,measured\n10-90,triplet_acc_seen,86.9,,published\n"
+    )
+
+
+def test_over_draws(project: Path) -> None:
+    fill(project)
+    table = growth.over_draws("acc_5w1s")
+    assert table.split.tolist() == ["10-90", "90-10"] and table.learned.tolist() == [10, 90]
+    assert table["mean"].tolist() == [42, 59] and table.low.tolist() == [40, 58] and table.high.tolist() == [44, 60]
+    assert table.draws.tolist() == [2, 2] and table.sd[0] == pytest.approx(8**0.5)
+    assert growth.over_draws("acc_5w1s_common")["mean"].tolist() == [37, 54]
+    with pytest.raises(ResultsError, match="'acc_6w1s'"):
+        growth.over_draws("acc_6w1s")
+
+
+def test_side_by_side(project: Path) -> None:
+    fill(project)
+    table = growth.side_by_side({"acc_5w1s": "5-way", "triplet_acc_seen": "triplets"})
+    assert list(table) == ["split", "5-way, ours", "5-way, seed measured", "triplets, ours", "triplets, seed published"]
+    assert table.iloc[0].tolist() == ["10-90", "40.00 ± 0.50", "31.30 ± 0.27", "40.00 ± 0.50", "86.90"]
+    assert table.iloc[1].tolist() == ["90-10", "60.00 ± 0.50", "–", "60.00 ± 0.50", "–"]
+    assert list(growth.side_by_side({"acc_5w1s": "5-way"}, draw=1)) == ["split", "5-way, ours"]
+
+
+def test_class_accuracies_come_back_with_their_relatives(project: Path) -> None:
+    fill(project)
+    names, superclass_of = [f"class {label}" for label in range(100)], [label // 5 for label in range(100)]
+    table = growth.stored_class_accuracies(names, superclass_of)
+    assert len(table) == 2 * (90 + 10)
+    first = table[(table.draw == 0) & (table.learned == 90)]
+    assert first.label.tolist() == list(range(90, 100)) and (first.relatives == 0).all()
+    for row in table[table.draw == 1].itertuples():
+        seen = class_split(row.split, 1).seen
+        assert row.relatives == sum(label // 5 == row.label // 5 for label in seen)
+
+
+def test_a_rerun_leaves_no_row_of_the_old_checkpoint(project: Path) -> None:
+    fill(project)
+    key = {"split": "10-90", "draw": 0, "seed": 0, "recipe": "another"}
+    name = "results/checkpoints/cifar100-10-90-draw0.safetensors"
+    growth.store_growth(key, {"threshold_seen": Estimate(0.2, 0.0, 1)}, {"class 5": Estimate(1.0, 1.0, 1)}, name)
+    for path in (growth.growth_path(), growth.class_path()):
+        table = results.read_table(path, results.SPLIT_SWEEP_COLUMNS)
+        assert table[table.checkpoint == name].recipe.tolist() == ["another"]
