@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from siamese_utils.augment import AugmentConfig
 from siamese_utils.errors import unknown
 from siamese_utils.losses import Term
 from siamese_utils.training import TrainConfig
@@ -63,9 +62,7 @@ class FewClasses:
 FEW_CLASSES: dict[str, FewClasses] = {
     # A few thousand images are soon known by heart; the study ``few_classes`` shows what helps against it, and that it
     # hurts with many classes. An epoch of turned classes shows each image four times.
-    "muon-proxy-triplet": FewClasses(
-        30, {"turned_classes": True, "augment": AugmentConfig(smallest_crop=0.4), "epochs": 4}
-    ),
+    "muon-proxy-triplet": FewClasses(30, {"turned_classes": True, "epochs": 4}),
 }
 
 
