@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,11 @@ class AugmentConfig:
         brightness: largest relative change of brightness, for example 0.2.
         contrast: largest relative change of contrast around the image's own mean.
         saturation: largest relative change of saturation around the image's own grey values.
+        rotate: largest turn in degrees, either way, around the middle; what comes in repeats the border's colour.
+        zoom: largest relative change of height and of width, each on its own.
+        shear: largest slant, as the sideways shift of a row for each pixel that it lies off the middle.
+        elastic: typical shift in pixels of a smooth random displacement field, different everywhere in the image
+            (Simard et al., *Best practices for convolutional neural networks*, 2003, section 2).
     """
 
     translate: int = 4
@@ -34,6 +40,10 @@ class AugmentConfig:
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
+    rotate: float = 0.0
+    zoom: float = 0.0
+    shear: float = 0.0
+    elastic: float = 0.0
 
     def __post_init__(self) -> None:
         if self.translate < 0 or self.cutout < 0:
@@ -43,6 +53,18 @@ class AugmentConfig:
         for name in ("brightness", "contrast", "saturation"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"Augmentation: {name} is a relative change and must lie in [0, 1).")
+        if not 0 <= self.rotate <= 180 or not 0 <= self.zoom < 1 or not 0 <= self.shear <= 1:
+            raise ConfigError(
+                "Augmentation: rotate is an angle in [0, 180] degrees, zoom a relative change in [0, 1) and shear a "
+                "slant in [0, 1]."
+            )
+        if not 0 <= self.elastic < math.inf:
+            raise ConfigError("Augmentation: elastic is a shift in pixels and cannot be negative.")
+
+    @property
+    def warps(self) -> bool:
+        """Whether images are bent or turned."""
+        return max(self.rotate, self.zoom, self.shear, self.elastic) > 0
 
 
 def check_images(images: torch.Tensor) -> None:
@@ -135,6 +157,37 @@ def _resize(pixels: torch.Tensor, config: AugmentConfig, side: int, generator: t
     return crops.contiguous(memory_format=torch.channels_last)
 
 
+_ELASTIC_KNOTS = 5  # a side of the coarse grid of random shifts that the displacement field runs smoothly through
+
+
+def _warp(pixels: torch.Tensor, config: AugmentConfig, generator: torch.Generator) -> torch.Tensor:
+    """Random affine maps and smooth displacements of float images (N, H, W, 3), in one bilinear interpolation."""
+    count, height, width, _ = pixels.shape
+
+    def uniform(largest: float) -> torch.Tensor:
+        return largest * (2 * torch.rand(count, generator=generator) - 1)
+
+    angle, shear = torch.deg2rad(uniform(config.rotate)), uniform(config.shear)
+    tall, wide = 1 + uniform(config.zoom), 1 + uniform(config.zoom)
+    cosine, sine = angle.cos(), angle.sin()
+    # Where each pixel of the result comes from, (x, y) in pixels from the middle: turn times slant times size.
+    turned = torch.stack([torch.stack([cosine, -sine], 1), torch.stack([sine, cosine], 1)], 1)
+    slanted = torch.stack([torch.stack([wide, shear * tall], 1), torch.stack([torch.zeros(count), tall], 1)], 1)
+    # affine_grid counts both axes from -1 to 1, so in oblong images it has two units.
+    units = torch.tensor([[1.0, height / width], [width / height, 1.0]])
+    maps = torch.cat([turned @ slanted * units, torch.zeros(count, 2, 1)], dim=2)
+    grid = F.affine_grid(maps, [count, 3, height, width], align_corners=False)
+    if config.elastic:
+        knots = torch.randn(count, 2, _ELASTIC_KNOTS, _ELASTIC_KNOTS, generator=generator)
+        field = F.interpolate(knots, size=(height, width), mode="bicubic", align_corners=True)
+        in_pixels = config.elastic * 2 / torch.tensor([width, height])
+        grid = grid + field.permute(0, 2, 3, 1) * in_pixels
+    warped = F.grid_sample(
+        pixels.permute(0, 3, 1, 2), grid.to(pixels.device), padding_mode="border", align_corners=False
+    )
+    return warped.permute(0, 2, 3, 1).contiguous()
+
+
 def _jitter_colour(pixels: torch.Tensor, config: AugmentConfig, generator: torch.Generator) -> torch.Tensor:
     """Random brightness, contrast and saturation of float images (N, H, W, 3) on the 0-255 scale."""
 
@@ -212,6 +265,8 @@ def augment_batch(
     if config.translate or config.flip:
         images = _shift_and_flip(images, config, generator)
     pixels = images.to(torch.float32)
+    if config.warps:
+        pixels = _warp(pixels, config, generator)
     if config.brightness or config.contrast or config.saturation:
         pixels = _jitter_colour(pixels, config, generator)
     pixels = _normalise(pixels, mean, std)

@@ -48,6 +48,7 @@ def save_encoder(encoder: Encoder, path: str | Path, info: Mapping[str, Any] | N
         "name": encoder.name,
         "embedding_dim": encoder.embedding_dim if encoder.projected else None,
         "image_size": encoder.image_size,
+        "mirror": encoder.mirror,
     }
     metadata = {"format": FORMAT, "encoder": json.dumps(design), "info": json.dumps(dict(info or {}))}
     try:
@@ -80,7 +81,8 @@ def load_encoder(path: str | Path, device: str = "cpu") -> Encoder:
                 f"{path} holds an encoder named {design['name']!r}, which this version does not know; "
                 "update siamese_utils."
             )
-        encoder = Encoder(design["name"], design["embedding_dim"], design["image_size"])
+        mirror = bool(design.get("mirror", True))  # checkpoints from before there was a choice average over both
+        encoder = Encoder(design["name"], design["embedding_dim"], design["image_size"], mirror)
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -144,6 +143,28 @@ def cifar_fs(
 
 
 @app.command()
+def drawing(
+    trials: Annotated[bool, typer.Option("--trials", help="Run the trials by which the settings were chosen.")] = False,
+    only: Annotated[list[str] | None, typer.Option(help="A run alone, such as mnist or 5-5; may be repeated.")] = None,
+    images: Annotated[int | None, typer.Option(help="Images shown in the training on characters.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+) -> None:
+    """Train and judge the encoders of the drawing demo on MNIST and Omniglot; started again, it goes on."""
+    from siamese_utils import drawing_study as study  # brings scikit-learn and scikit-image, needed here alone
+
+    if trials:
+        data = study.load_symbol_data()
+        for trial in study.TRIALS:
+            typer.echo(f"{trial.name:<12} {study.run_trial(trial, data, device=device)}   {trial.expectation}")
+        return
+    for run, metrics in study.run_all(only=only or (), images=images, device=device):
+        if not metrics:
+            typer.echo(f"{run.name}: stored")
+        for name, estimate in metrics.items():
+            typer.echo(f"{run.name:<24} {name:<28} {estimate!s:>15}   {study.METRICS[name]}")
+
+
+@app.command()
 def evaluate(checkpoint: Annotated[Path, typer.Argument(help="A stored checkpoint of a split.")]) -> None:
     """Compute every metric of a stored checkpoint anew."""
     _print(reevaluate(checkpoint, load_cifar100("train"), load_cifar100("test")))
@@ -164,6 +185,19 @@ def classify(
         return
     for row in table.itertuples():
         typer.echo(f"{row.query}: {row.prediction} (similarity {row.similarity:.2f}, lead {row.margin:.2f})")
+
+
+@app.command()
+def draw(
+    checkpoint: Annotated[Path | None, typer.Option(help="Encoder to use; the stored one if left out.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; a free one is found if left out.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; this machine alone if left out.")] = "127.0.0.1",
+    browser: Annotated[bool, typer.Option(help="Open a browser at the page.")] = True,
+) -> None:
+    """Draw symbols in the browser: are they the same, and which of your own is it?"""
+    from siamese_utils.drawing_app import run  # the web server is needed here alone
+
+    run(checkpoint, host, port, browser, say=typer.echo)
 
 
 @app.command()

@@ -22,6 +22,8 @@ class Encoder(nn.Module):
         name: a name in ``ENCODERS``.
         embedding_dim: size of the embedding; ``None`` takes the body's features as they are.
         image_size: side in pixels of the square images it is made for.
+        mirror: whether an image and its mirror image mean the same, as for photographs and not for letters;
+            ``embed`` then averages over the two.
 
     Raises:
         UnknownNameError: no such encoder.
@@ -32,7 +34,9 @@ class Encoder(nn.Module):
     pixel_std: torch.Tensor
     centre: torch.Tensor
 
-    def __init__(self, name: str, embedding_dim: int | None = None, image_size: int = 32) -> None:
+    def __init__(
+        self, name: str, embedding_dim: int | None = None, image_size: int = 32, mirror: bool = True
+    ) -> None:
         super().__init__()
         if name not in ENCODERS:
             raise unknown("encoder", name, ENCODERS)
@@ -40,6 +44,7 @@ class Encoder(nn.Module):
             raise ConfigError(f"An embedding needs at least one dimension, not {embedding_dim}.")
         self.name = name
         self.image_size = image_size
+        self.mirror = mirror
         self.body, features = ENCODERS[name]()
         self.projection: nn.Module = nn.Identity() if embedding_dim is None else nn.Linear(features, embedding_dim)
         self.projected = embedding_dim is not None
@@ -56,8 +61,8 @@ class Encoder(nn.Module):
     def embed(self, images: np.ndarray | torch.Tensor, batch_size: int = 500) -> torch.Tensor:
         """Embed raw images.
 
-        The direction of an image and of its mirror image are averaged; the mean direction of the
-        training classes (``centre``) is taken away, which spreads out what all classes share; the result
+        The direction of an image and of its mirror image are averaged, unless ``mirror`` is off; the mean direction of
+        the training classes (``centre``) is taken away, which spreads out what all classes share; the result
         is scaled to unit length, so that a dot product of two rows is their cosine similarity.
 
         Args:
@@ -83,15 +88,17 @@ class Encoder(nn.Module):
         return F.normalize(directions - self.centre.cpu(), dim=1)
 
     def _directions(self, images: torch.Tensor, batch_size: int) -> torch.Tensor:
-        """Unit-length mean of the features of each image and its mirror image, before centring."""
+        """Unit-length features of each image, averaged with those of its mirror image, before centring."""
         was_training, device = self.training, self.pixel_mean.device
         self.eval()
         try:
             rows = []
             for batch in images.split(batch_size):
                 pixels = to_float(batch.to(device), self.pixel_mean, self.pixel_std)
-                both = F.normalize(self(pixels).float(), dim=1) + F.normalize(self(pixels.flip(3)).float(), dim=1)
-                rows.append(F.normalize(both, dim=1).cpu())
+                direction = F.normalize(self(pixels).float(), dim=1)
+                if self.mirror:
+                    direction = F.normalize(direction + F.normalize(self(pixels.flip(3)).float(), dim=1), dim=1)
+                rows.append(direction.cpu())
         finally:
             self.train(was_training)
         return torch.cat(rows) if rows else torch.empty(0, self.embedding_dim)

@@ -158,6 +158,46 @@ def start(split: str = "90-10", draw: int = 0) -> Study:
     return study
 
 
+def start_symbols() -> Study:
+    """Begin the notebook on drawings: the training set is Omniglot's background set, the test set MNIST's.
+
+    Where the data cannot be reached, and in the profile ``smoke``, made-up symbols stand in for both.
+
+    Raises:
+        UnknownNameError: ``SIAMESE_PROFILE`` names no profile.
+        DataError: a data set was found and is damaged.
+    """
+    # The other notebooks do without what these need.
+    from siamese_utils.drawing_study import synthetic_symbol_data
+    from siamese_utils.symbols import MissingSymbolsError, load_mnist, load_omniglot_background
+
+    profile = os.environ.get("SIAMESE_PROFILE") or "report"
+    if profile not in PROFILES:
+        raise unknown("SIAMESE_PROFILE", profile, PROFILES)
+    plotting.set_style()
+    try:
+        if profile == "smoke":
+            raise MissingSymbolsError("The profile smoke asks for no data.")
+        characters, digits = load_omniglot_background(), load_mnist("test")
+        style = "background:#EAF4FB;color:#123;border-left:6px solid #0072B2;padding:.7em 1em"
+        text = (
+            f"Profile <code>{escape(profile)}</code>: {len(characters):,} characters of Omniglot's background set and "
+            f"{len(digits):,} test images of MNIST."
+        )
+    except MissingSymbolsError:
+        made_up = synthetic_symbol_data()
+        characters, digits = made_up.characters, made_up.test_digits
+        style = "background:#FFF3CD;color:#533F03;border-left:6px solid #D55E00;padding:.7em 1em"
+        text = (
+            "<strong>Synthetic data.</strong> MNIST and Omniglot are not in use here, so the live cells below show "
+            "made-up symbols and a small encoder trained on them within seconds. Tables that are read from "
+            "<code>results/</code> are about MNIST and Omniglot."
+        )
+    source = "synthetic" if digits.is_synthetic else "MNIST and Omniglot"
+    display(HTML(f'<div class="siamese-banner" data-siamese-source="{source}" style="{style}">{text}</div>'))
+    return Study(profile, characters, digits, class_split("5-5", 0, digits.num_classes))
+
+
 def _banner(study: Study) -> str:
     source = escape(study.test_set.name)
     if study.is_synthetic:

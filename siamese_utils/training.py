@@ -218,7 +218,9 @@ class _Learner:
     """All that training changes: encoder, objectives, optimiser, averaged and best weights, and the history."""
 
     def __init__(self, config: TrainConfig, train_set: ImageSet, used: torch.Tensor, num_classes: int) -> None:
-        self.encoder = Encoder(config.encoder, config.embedding_dim, image_size=train_set.images.shape[1])
+        self.encoder = Encoder(
+            config.encoder, config.embedding_dim, image_size=train_set.images.shape[1], mirror=config.augment.flip
+        )
         dim = self.encoder.embedding_dim
         self.head = _head(dim, config.head_width)
         self.objective = WeightedSum(config.terms, num_classes, dim)

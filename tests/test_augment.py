@@ -290,3 +290,67 @@ def test_oblong_images_cannot_be_turned() -> None:
     assert turn(oblong, torch.zeros(3, dtype=torch.int64)) is oblong
     with pytest.raises(ShapeError, match=r"12x15.*crop them square"):
         turn(oblong, torch.tensor([0, 1, 0]))
+
+
+# ------------------------------------------------------------------------------------------- warps
+
+
+def warp_slowly(images: torch.Tensor, config: AugmentConfig, seed: int) -> np.ndarray:
+    """Float64 (N, H, W, 3): turn, slant, stretch and bend every image, point by point."""
+    generator = torch.Generator().manual_seed(seed)
+    count, (height, width) = len(images), images.shape[1:3]
+    drawn = [(2 * torch.rand(count, generator=generator) - 1).double().numpy() for _ in range(4)]
+    knots = torch.randn(count, 2, 5, 5, generator=generator) if config.elastic else None
+    result = np.empty((count, height, width, 3))
+    rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
+    for n in range(count):
+        angle, slant = np.deg2rad(config.rotate * drawn[0][n]), config.shear * drawn[1][n]
+        y = (rows - (height - 1) / 2) * (1 + config.zoom * drawn[2][n])
+        x = (columns - (width - 1) / 2) * (1 + config.zoom * drawn[3][n]) + slant * y
+        source_x = np.cos(angle) * x - np.sin(angle) * y + (width - 1) / 2
+        source_y = np.sin(angle) * x + np.cos(angle) * y + (height - 1) / 2
+        if knots is not None:
+            field = torch.nn.functional.interpolate(knots[n : n + 1], size=(height, width), mode="bicubic",
+                                                    align_corners=True)[0]  # fmt: skip
+            source_x = source_x + config.elastic * field[0].double().numpy()
+            source_y = source_y + config.elastic * field[1].double().numpy()
+        for channel in range(3):
+            plane = images[n, ..., channel].double().numpy()
+            result[n, ..., channel] = ndimage.map_coordinates(plane, [source_y, source_x], order=1, mode="nearest")
+    return result
+
+
+@pytest.mark.parametrize("size", [(12, 12), (12, 17)])
+@pytest.mark.parametrize(
+    "values",
+    [{"rotate": 30}, {"zoom": 0.3}, {"shear": 0.5}, {"elastic": 1.5},
+     {"rotate": 15, "zoom": 0.2, "shear": 0.3, "elastic": 0.7}],
+)  # fmt: skip
+def test_warps_agree_with_point_by_point_sampling(values: dict[str, float], size: tuple[int, int]) -> None:
+    images = random_images(10, *size)
+    config = AugmentConfig(translate=0, flip=False, **values)
+    expected = warp_slowly(images, config, seed=7)
+    result = run(images, config, 7, *NO_CHANGE)
+    assert result.is_contiguous(memory_format=torch.channels_last)
+    np.testing.assert_allclose(result, channels_last(expected), atol=5e-3)
+
+
+@pytest.mark.parametrize("values", [{"rotate": 20}, {"zoom": 0.2}, {"shear": 0.3}, {"elastic": 1.0}])
+def test_a_plain_image_stays_plain_when_warped(values: dict[str, float]) -> None:
+    plain = torch.full((4, 12, 12, 3), 77, dtype=torch.uint8)
+    result = run(plain, AugmentConfig(translate=2, flip=False, **values), 1, *NO_CHANGE)
+    torch.testing.assert_close(result, torch.full_like(result, 77.0))
+
+
+def test_warps_are_off_unless_asked_for() -> None:
+    assert not AugmentConfig().warps and AugmentConfig(shear=0.1).warps
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"rotate": -1}, {"rotate": 181}, {"zoom": 1.0}, {"zoom": -0.1}, {"shear": 2.0}, {"elastic": -1.0},
+     {"elastic": float("inf")}, {"rotate": float("nan")}, {"elastic": float("nan")}],
+)  # fmt: skip
+def test_senseless_warp_is_an_error(values: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(values))):
+        AugmentConfig(**values)

@@ -100,6 +100,21 @@ def test_image_size_comes_back(tmp_path: Path) -> None:
     assert load_encoder(path).image_size == 24
 
 
+@pytest.mark.parametrize("mirror", [True, False])
+def test_mirror_comes_back(mirror: bool, tmp_path: Path) -> None:
+    save_encoder(Encoder("conv3", 8, mirror=mirror), tmp_path / "e.safetensors")
+    assert load_encoder(tmp_path / "e.safetensors").mirror is mirror
+
+
+def test_checkpoints_from_before_the_choice_average_over_mirror_images(saved: Path) -> None:
+    with safe_open(saved, framework="pt") as file:
+        metadata = dict(file.metadata())
+    design = json.loads(metadata["encoder"])
+    del design["mirror"]
+    rewrite(saved, {**metadata, "encoder": json.dumps(design)})
+    assert load_encoder(saved).mirror is True
+
+
 def test_info_comes_back(saved: Path) -> None:
     assert checkpoint_info(saved) == {"split": "90-10", "history": [{"loss": 0.5}]}
 

@@ -142,6 +142,17 @@ def test_mirror_images_have_one_embedding(encoder: Encoder) -> None:
     assert not torch.allclose(encoder.embed(images.flip(1)), encoder.embed(images), atol=1e-3)
 
 
+def test_letters_and_their_mirror_images_differ(encoder: Encoder) -> None:
+    letters = copy.deepcopy(encoder)
+    letters.mirror = False
+    images = some_images(8, seed=4)
+    one_way, other_way = letters._directions(images, 500), letters._directions(images.flip(2), 500)
+    assert not torch.allclose(one_way, other_way, atol=1e-3)
+    # The average over both is what an encoder for photographs gives.
+    both = F.normalize(one_way + other_way, dim=1)
+    torch.testing.assert_close(both, encoder._directions(images, 500), atol=1e-5, rtol=0)
+
+
 def test_arrays_and_tensors_agree(encoder: Encoder) -> None:
     images = some_images(6, seed=5)
     expected = encoder.embed(images)
