@@ -1,6 +1,6 @@
 """Training and judging the encoders behind the drawing demo: MNIST, digits never seen, and Omniglot's one-shot runs.
 
-Everything was chosen on two alphabets held out of Omniglot's background set (``TRIALS``, stored in
+Settings are judged on two alphabets held out of Omniglot's background set (``TRIALS``, stored in
 ``results/drawing_trials.csv``). The official runs are read in one place alone, :func:`accuracy_on_runs`, once for each
 finished encoder.
 """
@@ -61,7 +61,7 @@ METRICS = {
 }
 SOURCES = ("mnist", "omniglot", "both")
 WAYS = 20  # characters of one alphabet in an official run
-IMAGES_SHOWN = 400_000  # in the training on characters: some ten minutes on two cores
+IMAGES_SHOWN = 100_000  # in the training on characters: some four minutes on two cores
 TRIAL_IMAGES = 100_000  # in a trial
 TRIAL_STUDY = "drawing_trials"
 MNIST_SAMPLE = 400  # images a digit that join Omniglot's characters, each of which has 20 drawings in 4 turns
@@ -409,7 +409,7 @@ DIGIT_SPLITS: tuple[tuple[int, int], ...] = tuple(
 
 @dataclass(frozen=True)
 class DrawingTrial:
-    """A short training by which a setting was chosen, judged on the validation alphabets.
+    """A short training with one change, judged on the validation alphabets.
 
     Attributes:
         name: short and unique.

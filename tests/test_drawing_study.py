@@ -216,6 +216,17 @@ def test_tasks_within_alphabets(data: SymbolData) -> None:
         accuracy_on_alphabets(Oracle(0), data.characters, (2,))  # type: ignore[arg-type]
 
 
+def test_support_and_query_are_by_different_people(data: SymbolData) -> None:
+    class Photographic:
+        """Recognises a drawing that it has seen, and nothing else."""
+
+        def embed(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.eye(len(images))
+
+    accuracy = accuracy_on_alphabets(Photographic(), data.characters, (0, 1), episodes=20)  # type: ignore[arg-type]
+    assert accuracy.value < 10
+
+
 def test_verdict_recovers_the_curve_that_made_the_pairs() -> None:
     rng = np.random.default_rng(0)
     cosine = rng.uniform(-0.5, 1, 40_000)
@@ -266,7 +277,7 @@ def test_a_source_waits_for_the_validation_run(data: SymbolData, project: Path) 
 
 
 def test_trials_change_what_they_say(data: SymbolData, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study, "TRIAL_IMAGES", 64)
+    monkeypatch.setattr(study, "TRIAL_IMAGES", 256)
     monkeypatch.setattr(study, "validation_alphabets", lambda characters: (0,))
     first = study.TRIALS[0]
     estimate = study.run_trial(first, data, device="cpu", progress=False)
