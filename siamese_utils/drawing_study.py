@@ -467,6 +467,14 @@ def run_trial(trial: DrawingTrial, data: SymbolData, *, device: str = "auto", pr
     return accuracy
 
 
+def trial_scores() -> pd.Series:
+    """Percent on the validation alphabets by the name of the trial, of those that are stored; empty if none is."""
+    if not studies.study_path(TRIAL_STUDY).exists():
+        return pd.Series(dtype=float)
+    table = studies.read_study(TRIAL_STUDY).query("metric == 'acc_20w1s_validation'")
+    return table.set_index("trial").value
+
+
 def trial_log() -> pd.DataFrame:
     """The trials that are stored: what was expected and what came out, percent on the validation alphabets.
 
