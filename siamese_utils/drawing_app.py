@@ -20,6 +20,7 @@ import base64
 import errno
 import json
 import logging
+import signal
 import socket
 import sys
 import threading
@@ -329,7 +330,7 @@ def run(
     browser: bool = True,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Serve the page until Ctrl+C and open a browser at it: the command ``draw``.
+    """Serve the page until Ctrl+C (or SIGTERM) and open a browser at it: the command ``draw``.
 
     Args:
         checkpoint: the encoder to use; ``None`` takes the stored one.
@@ -351,10 +352,29 @@ def run(
             say("Everyone who reaches this machine can use it; leave --host out to keep it to yourself.")
         if browser:
             webbrowser.open(server.url)
+        terminate = _stop_on_terminate()
         try:
             server.wait()
         except KeyboardInterrupt:
             say("Stopped.")
+        finally:
+            if terminate is not None:
+                signal.signal(signal.SIGTERM, terminate)
+
+
+def _stop_on_terminate() -> Any:
+    """Let ``kill`` stop the server as Ctrl+C does, which shells keep from programs in the background.
+
+    Returns:
+        what was done on SIGTERM before; ``None`` outside the main thread, where nothing can be changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return None
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    return signal.signal(signal.SIGTERM, interrupt)
 
 
 def default_checkpoint() -> Path:

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import signal
 import socket
 import sys
 import threading
@@ -608,9 +609,10 @@ def test_the_command(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(DrawingServer, "wait", interrupted)
     monkeypatch.setattr(drawing_app.webbrowser, "open", opened.append)
-    threads = torch.get_num_threads()
+    threads, terminate = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
     try:
         drawing_app.run(checkpoint, port=0, say=said.append)
+        assert signal.getsignal(signal.SIGTERM) is terminate
         assert re.fullmatch(r"The drawing page is at (http://127\.0\.0\.1:\d+/) \(stop with Ctrl\+C\)\.", said[0])
         assert said[0].split()[5] == opened[0] and said[1:] == ["Stopped."]
         drawing_app.run(checkpoint, "0.0.0.0", 0, browser=False, say=said.append)

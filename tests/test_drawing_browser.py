@@ -10,7 +10,6 @@ import io
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -74,8 +73,8 @@ class Served:
         self.url = found[0]
 
     def stop(self) -> str:
-        """Interrupt it as Ctrl+C does, and give what it printed since."""
-        self.process.send_signal(signal.SIGINT)
+        """Stop it, and give what it printed since. Not by SIGINT: what runs in the background may never get it."""
+        self.process.terminate()
         return self.process.communicate(timeout=30)[0]
 
 
