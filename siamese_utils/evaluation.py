@@ -131,8 +131,8 @@ def mean_estimate(shares: torch.Tensor) -> Estimate:
     return Estimate(100 * values.mean().item(), 100 * half, n)
 
 
-def _share_estimate(hits: torch.Tensor) -> Estimate:
-    """Share of true values among independent draws, with the normal binomial interval."""
+def share_estimate(hits: torch.Tensor) -> Estimate:
+    """Share of true values among independent draws, bool (n,), as a percentage with the normal binomial interval."""
     n = len(hits)
     share = hits.double().mean().item()
     return Estimate(100 * share, 196 * (share * (1 - share) / n) ** 0.5, n)
@@ -155,7 +155,7 @@ def triplet_accuracy(
     """
     z, labels = _checked(z, labels)
     anchor, positive, negative = sample_triplets(labels, count, rng).unbind(1)
-    return _share_estimate(_similarity(z, anchor, positive) > _similarity(z, anchor, negative))
+    return share_estimate(_similarity(z, anchor, positive) > _similarity(z, anchor, negative))
 
 
 def pair_accuracy(
@@ -174,7 +174,7 @@ def pair_accuracy(
     """
     z, labels = _checked(z, labels)
     pairs = sample_pairs(labels, count, rng)
-    return _share_estimate((_similarity(z, pairs.first, pairs.second) > threshold) == pairs.same)
+    return share_estimate((_similarity(z, pairs.first, pairs.second) > threshold) == pairs.same)
 
 
 def sample_similarities(
@@ -554,11 +554,7 @@ def all_way_confusion(
         SamplingError: a class with a single image.
     """
     z, labels = _checked(z, labels)
-    index = ClassIndex(labels)
-    if index.sizes.min() < 2:
-        raise SamplingError(
-            "Every class needs a second image to ask about; add images or leave the class out."
-        )
+    index = _index_with_queries(labels)
     own_class = torch.from_numpy(index.class_of)
     ways = len(index.classes)
     counts = torch.zeros(ways * ways, dtype=torch.float64)
@@ -584,11 +580,7 @@ def all_way_recalls(
         SamplingError: a class with a single image.
     """
     z, labels = _checked(z, labels)
-    index = ClassIndex(labels)
-    if index.sizes.min() < 2:
-        raise SamplingError(
-            "Every class needs a second image to ask about; add images or leave the class out."
-        )
+    index = _index_with_queries(labels)
     own_class = torch.from_numpy(index.class_of)
     asked_of = torch.from_numpy(index.sizes - 1).double()
     rows = []
@@ -597,6 +589,16 @@ def all_way_recalls(
         right[support] = 0
         rows.append(torch.bincount(own_class, right, len(index.classes)) / asked_of)
     return torch.from_numpy(index.classes.astype(np.int64)), torch.stack(rows)
+
+
+def _index_with_queries(labels: torch.Tensor) -> ClassIndex:
+    """The images by class, of which each must have one to ask about besides its support image."""
+    index = ClassIndex(labels)
+    if index.sizes.min() < 2:
+        raise SamplingError(
+            "Every class needs a second image to ask about; add images or leave the class out."
+        )
+    return index
 
 
 def _support_similarities(

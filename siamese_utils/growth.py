@@ -21,6 +21,7 @@ from siamese_utils.evaluation import (
     few_shot_accuracy,
     mean_estimate,
     sample_similarities,
+    share_estimate,
     threshold_for_balanced_accuracy,
 )
 from siamese_utils.sampling import ClassIndex, named_rng
@@ -70,26 +71,20 @@ def measure_growth(
             continue
         inside = torch.isin(labels, torch.tensor(classes))
         same, different = sample_similarities(z[inside], labels[inside], named_rng(seed, f"growth {part}"), _PAIRS)
-        measured[f"same_right_{part}"] = _share(same > threshold)
-        measured[f"different_right_{part}"] = _share(different <= threshold)
+        measured[f"same_right_{part}"] = share_estimate(same > threshold)
+        measured[f"different_right_{part}"] = share_estimate(different <= threshold)
         if part == "unseen":
             similarity = torch.cat([same, different])
             is_same = torch.arange(len(similarity)) < len(same)
             best = threshold_for_balanced_accuracy(similarity, is_same)
             measured["threshold_best_unseen"] = Estimate(best, 0.0, 1)
-            measured["pair_acc_unseen_best"] = _share((similarity > best) == is_same)
+            measured["pair_acc_unseen_best"] = share_estimate((similarity > best) == is_same)
     common = common_classes(split.draw, len(split.seen) + len(split.unseen))
     if set(common) <= set(split.unseen):
         inside = torch.isin(labels, torch.tensor(common))
         rng, ways = named_rng(seed, "acc_5w1s_common"), min(5, len(common))
         measured["acc_5w1s_common"] = few_shot_accuracy(z[inside], labels[inside], rng, ways=ways)
     return measured
-
-
-def _share(hits: torch.Tensor) -> Estimate:
-    """Share of true values among independent draws, with the normal binomial interval."""
-    share, n = hits.double().mean().item(), len(hits)
-    return Estimate(100 * share, 196 * (share * (1 - share) / n) ** 0.5, n)
 
 
 def class_accuracies(

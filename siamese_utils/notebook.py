@@ -133,6 +133,13 @@ class Study:
         display(HTML(f"{head}><caption>{escape(caption)}</caption>{rest}"))
 
 
+def _profile() -> str:
+    profile = os.environ.get("SIAMESE_PROFILE") or "report"
+    if profile not in PROFILES:
+        raise unknown("SIAMESE_PROFILE", profile, PROFILES)
+    return profile
+
+
 def start(split: str = "90-10", draw: int = 0) -> Study:
     """Begin a notebook: choose the profile, load the data, set the look, and say what is used.
 
@@ -144,9 +151,7 @@ def start(split: str = "90-10", draw: int = 0) -> Study:
         UnknownNameError: ``SIAMESE_PROFILE`` names no profile.
         DataError: a data set was found and is damaged.
     """
-    profile = os.environ.get("SIAMESE_PROFILE") or "report"
-    if profile not in PROFILES:
-        raise unknown("SIAMESE_PROFILE", profile, PROFILES)
+    profile = _profile()
     if profile == "smoke":
         os.environ["SIAMESE_SYNTHETIC"] = "1"
     plotting.set_style()
@@ -171,9 +176,7 @@ def start_symbols() -> Study:
     from siamese_utils.drawing_study import synthetic_symbol_data
     from siamese_utils.symbols import MissingSymbolsError, load_mnist, load_omniglot_background
 
-    profile = os.environ.get("SIAMESE_PROFILE") or "report"
-    if profile not in PROFILES:
-        raise unknown("SIAMESE_PROFILE", profile, PROFILES)
+    profile = _profile()
     plotting.set_style()
     try:
         if profile == "smoke":

@@ -33,6 +33,15 @@ def isolated_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("SIAMESE_SYNTHETIC", raising=False)
 
 
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty project in a folder of its own, where results are then stored."""
+    (tmp_path / "results").mkdir()
+    (tmp_path / "siamese_utils").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def synthetic_train() -> ImageSet:
     """Twenty synthetic classes of 30 training images."""

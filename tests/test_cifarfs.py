@@ -35,12 +35,9 @@ def parts() -> tuple[ImageSet, ImageSet]:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "results").mkdir()
-    (tmp_path / "siamese_utils").mkdir()
-    monkeypatch.chdir(tmp_path)
+def project(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setitem(recipes.RECIPES, "tiny", TINY)
-    return tmp_path
+    return project
 
 
 def test_run_is_stored_and_reproduced_from_its_checkpoint(parts: tuple[ImageSet, ImageSet], project: Path) -> None:

@@ -30,13 +30,10 @@ def parts() -> tuple[ImageSet, ImageSet]:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "results").mkdir()
-    (tmp_path / "siamese_utils").mkdir()
-    monkeypatch.chdir(tmp_path)
+def project(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setitem(recipes.RECIPES, "tiny", TINY)
     monkeypatch.setattr(class_budget, "IMAGES_SHOWN", 96)
-    return tmp_path
+    return project
 
 
 def run(parts: tuple[ImageSet, ImageSet], seeds: tuple[int, ...] = (0,), counts: tuple[int, ...] = (4, 12)) -> None:

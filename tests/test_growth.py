@@ -29,14 +29,6 @@ def world(spread: float = 0.6, seed: int = 0) -> tuple[torch.Tensor, torch.Tenso
     return F.normalize(centres[labels] + spread * noise, dim=1), labels
 
 
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "results").mkdir()
-    (tmp_path / "siamese_utils").mkdir()
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 # ---------------------------------------------------------------------------------- measurements
 
 

@@ -32,14 +32,6 @@ def train_set() -> ImageSet:
     return dataclasses.replace(synthetic, class_names=CIFAR100_CLASSES)
 
 
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "results").mkdir()
-    (tmp_path / "siamese_utils").mkdir()
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def test_every_trial_is_stored_with_what_it_came_from(train_set: ImageSet, project: Path) -> None:
     trials = (
         Trial("one", TINY, "works", seeds=(0, 1)),
