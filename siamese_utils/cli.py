@@ -165,6 +165,19 @@ def drawing(
 
 
 @app.command()
+def imprint(
+    config: Annotated[Path, typer.Option(help="The configuration, YAML.")] = Path("configs/imprinting.yaml"),
+    base_only: Annotated[bool, typer.Option("--base-only", help="Train the base network, measure nothing.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+) -> None:
+    """Teach a trained network more classes from a few shots; started again after a kill, it goes on."""
+    from siamese_utils import imprinting_study as study
+
+    settings = study.read_config(config)
+    study.train_base(settings.base, load_cifar100("train"), device=device)
+
+
+@app.command()
 def evaluate(checkpoint: Annotated[Path, typer.Argument(help="A stored checkpoint of a split.")]) -> None:
     """Compute every metric of a stored checkpoint anew."""
     _print(reevaluate(checkpoint, load_cifar100("train"), load_cifar100("test")))
