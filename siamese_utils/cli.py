@@ -173,8 +173,15 @@ def imprint(
     """Teach a trained network more classes from a few shots; started again after a kill, it goes on."""
     from siamese_utils import imprinting_study as study
 
-    settings = study.read_config(config)
-    study.train_base(settings.base, load_cifar100("train"), device=device)
+    settings, train_set = study.read_config(config), load_cifar100("train")
+    if base_only:
+        study.train_base(settings.base, train_set, device=device)
+        return
+    table = study.run_study(settings, train_set, load_cifar100("test"), device=device)
+    shown = table[table.metric.isin(["novel_acc", "old_acc", "overall_acc"])]
+    for row in shown.itertuples():
+        estimate = f"{row.value:.2f} ± {row.ci95:.2f}"
+        typer.echo(f"{row.method:<15} +{row.added:<3} {row.shots:>3} shots   {row.bias:<7} {row.metric:<12} {estimate}")
 
 
 @app.command()

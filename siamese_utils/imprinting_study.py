@@ -6,21 +6,48 @@ All that decides a run stands in one YAML file, which is stored with the results
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
+import math
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import torch
 import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from scipy.stats import t as student_t
+from torch.nn import functional as F
+from tqdm.auto import tqdm
 
 from siamese_utils import results
 from siamese_utils.checkpoints import checkpoint_info, load_encoder, save_encoder
 from siamese_utils.data import ImageSet
 from siamese_utils.encoders import Encoder, count_parameters
-from siamese_utils.errors import CheckpointError, ConfigError
+from siamese_utils.errors import CheckpointError, ConfigError, SamplingError, unknown
+from siamese_utils.evaluation import Estimate, share_estimate
+from siamese_utils.files import atomic_path, write_text_atomically
+from siamese_utils.imprinting import (
+    FineTuneConfig,
+    Leads,
+    Whitening,
+    bias_for_budget,
+    class_means,
+    fine_tune,
+    harmonic_mean,
+    imprinted,
+    leads,
+    nearest_classes,
+    overall,
+)
 from siamese_utils.recipes import DEFAULT_RECIPE, recipe
-from siamese_utils.splits import class_split
+from siamese_utils.sampling import named_rng
+from siamese_utils.splits import class_split, hold_out_images
 from siamese_utils.training import TrainConfig, train
 
 # --- configuration --------------------------------------------------------------------------------
@@ -67,13 +94,36 @@ class ImprintingConfig:
 
     Attributes:
         base: the network that is there before a class is added.
+        shots: numbers of images a class is learned from.
+        shot_sets: how often they are drawn.
+        novel_classes: how many novel classes are added one at a time; drawn at random if there are more.
+        at_once: how many classes are added together.
+        scale: inverse temperature of the cosine classifier.
+        shrinkage: of the whitening, see ``Whitening.fit``.
+        budget: percentage points of accuracy on held-out images of old classes that the added ones may cost.
+        fine_tuning: see ``FineTuneConfig``.
     """
 
     base: BaseConfig = field(default_factory=BaseConfig)
+    shots: tuple[int, ...] = (1, 5, 10, 20)
+    shot_sets: int = 20
+    novel_classes: int = 60
+    at_once: tuple[int, ...] = (1, 10, 60)
+    scale: float = 16.0
+    shrinkage: float = 0.3
+    budget: float = 0.5
+    fine_tuning: FineTuneConfig = field(default_factory=FineTuneConfig)
+
+    def __post_init__(self) -> None:
+        counts = (*self.shots, *self.at_once, self.shot_sets, self.novel_classes)
+        if not self.shots or not self.at_once or any(isinstance(n, bool) or int(n) != n or n < 1 for n in counts):
+            raise ConfigError("Shots, shot sets and numbers of classes are whole numbers from 1 up, one at least.")
+        if not (0 < self.scale < math.inf and 0 < self.shrinkage < math.inf and 0 <= self.budget < 100):
+            raise ConfigError("Scale and shrinkage must be positive, and the budget lies in [0, 100) points.")
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that YAML and JSON can hold."""
-        return dataclasses.asdict(self)
+        return json.loads(json.dumps(dataclasses.asdict(self)))
 
 
 def read_config(path: str | Path) -> ImprintingConfig:
@@ -160,3 +210,481 @@ def train_base(
     results.store_json("imprinting-base", record)
     shutil.rmtree(run_dir, ignore_errors=True)
     return load_encoder(path)
+
+
+# --- what is measured on --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """Embeddings of all that the study needs, rows of unit length, with class labels.
+
+    Attributes:
+        known: training images of the old classes, without those held out.
+        held_out: training images of the old classes that the base network has not learned from.
+        shots: training images of the novel classes.
+        test: test images of all classes.
+        old: labels of the old classes, ascending.
+        novel: labels of the novel classes, ascending.
+    """
+
+    known: tuple[torch.Tensor, torch.Tensor]
+    held_out: tuple[torch.Tensor, torch.Tensor]
+    shots: tuple[torch.Tensor, torch.Tensor]
+    test: tuple[torch.Tensor, torch.Tensor]
+    old: tuple[int, ...]
+    novel: tuple[int, ...]
+
+    def mapped(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Embedded:
+        """The same with a function applied to all embeddings."""
+        parts = {name: (function(z), labels) for name, z, labels in self._parts()}
+        return dataclasses.replace(self, **parts)
+
+    def _parts(self) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+        for name in ("known", "held_out", "shots", "test"):
+            z, labels = getattr(self, name)
+            yield name, z, labels
+
+
+def embed_all(
+    encoder: Encoder, base: BaseConfig, train_set: ImageSet, test_set: ImageSet, cache: Path | None = None
+) -> Embedded:
+    """Embed what the study needs; takes minutes, so the result can be kept in a file.
+
+    Args:
+        encoder: the base network.
+        base: what it was trained with.
+        train_set: training images.
+        test_set: test images.
+        cache: a safetensors file to read from or write to.
+
+    Raises:
+        CheckpointError: the cache cannot be written.
+    """
+    classes = class_split(base.split, base.draw, train_set.num_classes)
+    known, held_out = hold_out_images(train_set.labels, classes.seen, base.training.held_out_images, base.seed)
+    shots = train_set.indices_of(classes.unseen)
+    rows = {"known": known, "held_out": held_out, "shots": shots}
+    stored: dict[str, torch.Tensor] = {}
+    if cache is not None and cache.is_file():
+        try:
+            stored = load_file(cache)
+        except (OSError, SafetensorError):
+            stored = {}  # a damaged cache is made again
+    if set(stored) != {*rows, "test"}:
+        stored = {name: encoder.embed(train_set.images[positions]) for name, positions in rows.items()}
+        stored["test"] = encoder.embed(test_set.images)
+        if cache is not None:
+            with atomic_path(cache) as temporary:
+                save_file(stored, temporary)
+    labels = {name: train_set.labels[positions] for name, positions in rows.items()}
+    parts = {name: (stored[name], labels.get(name, test_set.labels)) for name in stored}
+    return Embedded(**parts, old=classes.seen, novel=classes.unseen)
+
+
+# --- methods --------------------------------------------------------------------------------------
+
+METHODS: dict[str, str] = {
+    "imprinted": "mean of the shots, as in the paper",
+    "whitened": "mean of the shots in whitened space",
+    "fine-tuned": "whitened and imprinted, then fine-tuned",
+    "random": "whitened, random weights, then fine-tuned",
+    "joint": "whitened, the mean of all training images of the class",
+}
+BIASES = {"none": "scores as they are", "budget": "bias that costs old classes the budget on held-out images"}
+LOSSES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 40.0)
+"""Points of old accuracy given up, at which the curve of novel against old accuracy is stored."""
+
+
+@dataclass(frozen=True, eq=False)
+class Space:
+    """One space of embeddings with everything in it that does not depend on the novel classes.
+
+    Attributes:
+        data: embeddings in this space.
+        old: float32 (C, D), weights of the old classes.
+        rows: old class number of ``data.known``, ``data.held_out`` and the old part of ``data.test``.
+    """
+
+    data: Embedded
+    old: torch.Tensor
+    known: tuple[torch.Tensor, torch.Tensor]
+    held_out: tuple[torch.Tensor, torch.Tensor]
+    test: tuple[torch.Tensor, torch.Tensor]
+
+    @classmethod
+    def of(cls, data: Embedded) -> Space:
+        """Weights are the mean embeddings of the classes' training images."""
+        numbers = torch.tensor(data.old)
+        is_old = torch.isin(data.test[1], numbers)
+        known, held_out, test = (
+            (z, torch.searchsorted(numbers, labels))
+            for z, labels in (data.known, data.held_out, (data.test[0][is_old], data.test[1][is_old]))
+        )
+        return cls(data, class_means(*known, len(numbers)), known, held_out, test)
+
+    def accuracy(self, images: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """Which of some images of old classes are named right while there are only old classes; bool (N,)."""
+        z, rows = images
+        return (z @ self.old.T).argmax(dim=1) == rows
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What one method reaches in R runs that add the same number of classes.
+
+    Attributes:
+        old: accuracy on the old classes, percent; float64 (R,), by the name of the bias.
+        novel: accuracy on the added classes, likewise.
+        curve: novel accuracy where old accuracy is so many points (``LOSSES``) below the base's; float64 (R, losses).
+    """
+
+    old: dict[str, torch.Tensor]
+    novel: dict[str, torch.Tensor]
+    curve: torch.Tensor
+
+
+def measure(
+    method: str,
+    spaces: Mapping[str, Space],
+    added: Sequence[Sequence[int]],
+    shots: Sequence[torch.Tensor],
+    config: ImprintingConfig,
+) -> Measured:
+    """Add classes by one method, in R runs, and judge on test images.
+
+    Args:
+        method: a name in ``METHODS``.
+        spaces: the space of the embeddings (``"plain"``) and the whitened one (``"whitened"``).
+        added: the classes that each of the R runs adds, equally many, in the order of their weights.
+        shots: R tensors int64 (N, K), which of ``data.shots`` are the shots of the N added classes.
+        config: scale, fine-tuning and budget.
+
+    Raises:
+        UnknownNameError: no such method.
+    """
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    space = spaces["plain" if method == "imprinted" else "whitened"]
+    shot_z = space.data.shots[0][torch.stack(list(shots))]  # (R, N, K, D)
+    replicas, count, per_class, dim = shot_z.shape
+    old, novel = space.old, imprinted(shot_z)
+    if method == "random":
+        generator = torch.Generator().manual_seed(config.base.seed)
+        novel = F.normalize(torch.randn(novel.shape, generator=generator), dim=-1)
+    if method in ("fine-tuned", "random"):
+        rows = torch.arange(count).repeat_interleave(per_class)
+        flat = shot_z.reshape(replicas, count * per_class, dim)
+        old, novel = fine_tune(old, novel, space.held_out, flat, rows, config.fine_tuning, scale=config.scale)
+    z, labels = space.data.test
+    positions = torch.stack([torch.cat([(labels == label).nonzero().flatten() for label in run]) for run in added])
+    per_test = positions.shape[1] // count
+    novel_rows = torch.arange(count).repeat_interleave(per_test)
+    measured = {name: ([], []) for name in BIASES}
+    curve = []
+    base = 100 * float(space.accuracy(space.test).double().mean())
+    for run in range(replicas):  # one at a time: scores of all runs at once would fill the memory
+        own = old[run] if old.ndim == 3 else old
+        weights = novel[run : run + 1]
+        held = leads(own, weights, space.held_out, (z[:1], novel_rows[:1]), config.scale)
+        found = leads(own, weights, space.test, (z[positions[run]], novel_rows), config.scale)
+        for name in BIASES:
+            bias = bias_for_budget(held.old, held.old_right, config.budget) if name == "budget" else 0.0
+            for values, value in zip(measured[name], found.accuracies(bias), strict=True):
+                values.append(value)
+        curve.append(novel_at_losses(found, base))
+    return Measured(
+        {name: torch.cat(values[0]) for name, values in measured.items()},
+        {name: torch.cat(values[1]) for name, values in measured.items()},
+        torch.stack(curve),
+    )
+
+
+def novel_at_losses(found: Leads, base: float, losses: Sequence[float] = LOSSES) -> torch.Tensor:
+    """Novel accuracy at the highest bias that leaves old accuracy at ``base`` minus so many points, for one run.
+
+    Args:
+        found: leads of a single run.
+        base: accuracy on the old classes before any was added, percent.
+        losses: percentage points.
+
+    Returns:
+        float64 (losses,), percent; zero where old accuracy is lower without naming any image novel.
+    """
+    right = found.old[found.old_right].sort().values  # leads that there are to lose, smallest first
+    total = found.old.shape[1]
+    accuracies = []
+    for loss in losses:
+        keep = math.ceil((base - loss) / 100 * total - 1e-9)
+        if keep > len(right):
+            accuracies.append(torch.zeros(1, dtype=torch.float64))
+            continue
+        bias = right[len(right) - keep] if keep > 0 else torch.tensor(math.inf)
+        accuracies.append(found.accuracies(bias)[1])
+    return torch.cat(accuracies)
+
+
+# --- the study ------------------------------------------------------------------------------------
+
+
+def table_path() -> Path:
+    """Where the study's numbers are stored."""
+    return results.results_dir() / "imprinting.csv"
+
+
+def classes_path() -> Path:
+    """Where the accuracies of single novel classes are stored."""
+    return results.results_dir() / "imprinting_classes.csv"
+
+
+def curve_path() -> Path:
+    """Where the curves of novel against old accuracy are stored."""
+    return results.results_dir() / "imprinting_curves.csv"
+
+
+COLUMNS = ("method", "added", "shots", "bias", "metric", "value", "ci95", "n", "checkpoint")
+CLASS_COLUMNS = ("novel", "method", "shots", "bias", "metric", "value", "ci95", "n", "checkpoint")
+CURVE_COLUMNS = ("method", "added", "shots", "loss", "metric", "value", "ci95", "n", "checkpoint")
+METRICS = {
+    "novel_acc": "accuracy on the added classes",
+    "old_acc": "accuracy on the classes learned before",
+    "overall_acc": "accuracy over all classes",
+    "harmonic_mean": "harmonic mean of novel and old accuracy",
+    "novel_sd": "standard deviation of the novel accuracy between runs",
+}
+
+
+def draw_shots(data: Embedded, label: int, count: int, number: int, seed: int) -> torch.Tensor:
+    """Which of ``data.shots`` a run uses for a class: int64 (count,); fewer shots are the first of more.
+
+    Args:
+        data: where the shots are.
+        label: a novel class.
+        count: shots.
+        number: number of the shot set.
+        seed: of the study.
+
+    Raises:
+        SamplingError: the class has fewer images.
+    """
+    rows = (data.shots[1] == label).nonzero().flatten()
+    if len(rows) < count:
+        raise SamplingError(f"Class {label} has {len(rows)} training images, not the {count} that are asked for.")
+    order = named_rng(seed, f"shots {label} {number}").permutation(len(rows))[:count]
+    return rows[torch.from_numpy(order.copy())]
+
+
+def chosen_classes(data: Embedded, config: ImprintingConfig) -> tuple[int, ...]:
+    """The novel classes that are added one at a time: as many as are asked for, at random, or all."""
+    order = named_rng(config.base.seed, "novel classes").permutation(len(data.novel))
+    return tuple(sorted(data.novel[number] for number in order[: config.novel_classes]))
+
+
+def groups(data: Embedded, config: ImprintingConfig, added: int) -> list[tuple[int, ...]]:
+    """The classes that each run of ``added`` classes at once adds: one random group a shot set.
+
+    Raises:
+        SamplingError: there are not so many novel classes.
+    """
+    if added > len(data.novel):
+        raise SamplingError(f"There are {len(data.novel)} novel classes, not {added}; lower at_once.")
+    drawn = []
+    for number in range(config.shot_sets):
+        order = named_rng(config.base.seed, f"group {added} {number}").permutation(len(data.novel))[:added]
+        drawn.append(tuple(sorted(data.novel[n] for n in order)))
+    return drawn
+
+
+def run_study(
+    config: ImprintingConfig,
+    train_set: ImageSet,
+    test_set: ImageSet,
+    *,
+    device: str = "auto",
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Train the base network if need be, add classes to it in every way, and store the numbers.
+
+    Started again after a kill, it goes on: the base network, the embeddings, and what each group of runs has given are
+    kept until the tables are written.
+
+    Args:
+        config: everything that decides the study.
+        train_set: training images.
+        test_set: test images.
+        device: see ``train``.
+        progress: show a progress bar.
+
+    Returns:
+        the table as stored.
+    """
+    encoder = train_base(config.base, train_set, device=device, progress=progress)
+    computed_with = results.provenance(device)
+    folder = results.project_root() / "runs" / "imprinting"
+    fingerprint = hashlib.sha256(base_checkpoint().read_bytes()).hexdigest()[:16]
+    data = embed_all(encoder, config.base, train_set, test_set, folder / f"embeddings-{fingerprint}.safetensors")
+    spaces = {"plain": Space.of(data)}
+    spaces["whitened"] = Space.of(data.mapped(Whitening.fit(*data.known, config.shrinkage)))
+    jobs = _jobs(data, config)
+    done: dict[str, Measured] = {}
+    started = time.perf_counter()
+    settings = hashlib.sha256(json.dumps([config.to_json(), fingerprint], sort_keys=True).encode()).hexdigest()[:16]
+    with tqdm(total=sum(len(job.added) for job in jobs), unit="run", desc="imprinting", disable=not progress) as bar:
+        for job in jobs:
+            path = folder / settings / f"{job.name}.safetensors"
+            found = _load_measured(path)
+            if found is None:
+                found = measure(job.method, spaces, job.added, job.shots, config)
+                _save_measured(found, path)
+            done[job.name] = found
+            bar.update(len(job.added))
+    _store(jobs, done, spaces, data, config, test_set.class_names)
+    record = {
+        "config": config.to_json(), "provenance": computed_with, "seconds": time.perf_counter() - started,
+        "classes": [test_set.class_names[label] for label in chosen_classes(data, config)],
+        "neighbours": _neighbours(spaces["whitened"], test_set.class_names),
+    }  # fmt: skip
+    results.store_json("imprinting", record)
+    shutil.rmtree(folder, ignore_errors=True)
+    return stored_imprinting()
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """Runs that are measured together: one method, one number of shots, one class or one kind of group."""
+
+    method: str
+    shot_count: int
+    added: list[tuple[int, ...]]
+    shots: list[torch.Tensor]
+    novel: int | None  # the class that all runs add, if they add a single one
+
+    @property
+    def name(self) -> str:
+        what = f"class{self.novel}" if self.novel is not None else f"group{len(self.added[0])}"
+        return f"{self.method}-{self.shot_count}-{what}"
+
+
+def _jobs(data: Embedded, config: ImprintingConfig) -> list[_Job]:
+    """Every class alone, then the groups; each with every method and number of shots."""
+    everything = int(torch.bincount(data.shots[1])[list(data.novel)].min())
+    batches: list[tuple[list[tuple[int, ...]], int | None]] = []
+    if 1 in config.at_once:
+        batches += [([(label,)] * config.shot_sets, label) for label in chosen_classes(data, config)]
+    batches += [(groups(data, config, added), None) for added in config.at_once if added > 1]
+    jobs = []
+    for added, novel in batches:
+        for method in METHODS:
+            for count in (everything,) if method == "joint" else config.shots:
+                # All images of a class are one set of shots: the same classes are not added twice.
+                runs = list(dict.fromkeys(added)) if method == "joint" else added
+                shots = [
+                    torch.stack([draw_shots(data, label, count, number, config.base.seed) for label in run])
+                    for number, run in enumerate(runs)
+                ]
+                jobs.append(_Job(method, count, runs, shots, novel))
+    return jobs
+
+
+def _save_measured(measured: Measured, path: Path) -> None:
+    tensors = {f"{part}.{name}": getattr(measured, part)[name] for part in ("old", "novel") for name in BIASES}
+    with atomic_path(path) as temporary:
+        save_file({**tensors, "curve": measured.curve}, temporary)
+
+
+def _load_measured(path: Path) -> Measured | None:
+    """What an earlier attempt has measured, or ``None`` if it has not, or its file is damaged."""
+    try:
+        tensors = load_file(path)
+        parts = {part: {name: tensors[f"{part}.{name}"] for name in BIASES} for part in ("old", "novel")}
+        return Measured(**parts, curve=tensors["curve"])
+    except (OSError, SafetensorError, KeyError):
+        return None
+
+
+def _store(
+    jobs: Sequence[_Job],
+    done: Mapping[str, Measured],
+    spaces: Mapping[str, Space],
+    data: Embedded,
+    config: ImprintingConfig,
+    names: Sequence[str],
+) -> None:
+    """Write the three tables from what was measured."""
+    checkpoint = base_checkpoint().relative_to(results.project_root()).as_posix()
+    rows: list[dict[str, object]] = []
+    by_class: list[dict[str, object]] = []
+    curves: list[dict[str, object]] = []
+
+    def add(table: list[dict[str, object]], key: Mapping[str, object], metric: str, estimate: Estimate) -> None:
+        numbers = {"value": round(estimate.value, 4), "ci95": round(estimate.ci95, 4), "n": estimate.n}
+        table.append({**key, "metric": metric, **numbers, "checkpoint": checkpoint})
+
+    for name, space in spaces.items():
+        right = space.accuracy(space.test)
+        add(rows, {"method": f"base, {name}", "added": 0, "shots": 0, "bias": "none"}, "old_acc", share_estimate(right))
+    kinds: dict[tuple[str, int, int], list[_Job]] = {}
+    for job in jobs:
+        kinds.setdefault((job.method, len(job.added[0]), job.shot_count), []).append(job)
+    classes = len(data.old)
+    for (method, added, shots), members in kinds.items():
+        # With one class a time the classes are the sample, and the shot sets of a class one cluster of it.
+        clusters = torch.cat([torch.full((len(job.added),), number) for number, job in enumerate(members)])
+        if added > 1:
+            clusters = torch.arange(len(clusters))
+        for bias in BIASES:
+            old = torch.cat([done[job.name].old[bias] for job in members])
+            novel = torch.cat([done[job.name].novel[bias] for job in members])
+            key = {"method": method, "added": added, "shots": shots, "bias": bias}
+            values = {
+                "novel_acc": novel, "old_acc": old, "overall_acc": overall(old, novel, classes, added),
+                "harmonic_mean": harmonic_mean(old, novel),
+            }  # fmt: skip
+            for metric, value in values.items():
+                add(rows, key, metric, over_clusters(value, clusters))
+            if len(novel) > 1:
+                add(rows, key, "novel_sd", Estimate(float(novel.std()), 0.0, len(novel)))
+            for job in members if added == 1 else ():
+                key = {"novel": names[job.novel], "method": method, "shots": shots, "bias": bias}
+                own = done[job.name].novel[bias]
+                add(by_class, key, "novel_acc", over_clusters(own, torch.arange(len(own))))
+        curve = torch.cat([done[job.name].curve for job in members])
+        for number, loss in enumerate(LOSSES):
+            key = {"method": method, "added": added, "shots": shots, "loss": loss}
+            add(curves, key, "novel_acc", over_clusters(curve[:, number], clusters))
+    for path, columns, table in (
+        (classes_path(), CLASS_COLUMNS, by_class),
+        (curve_path(), CURVE_COLUMNS, curves),
+        (table_path(), COLUMNS, rows),
+    ):
+        write_text_atomically(path, pd.DataFrame(table)[list(columns)].to_csv(index=False, lineterminator="\n"))
+
+
+def over_clusters(values: torch.Tensor, clusters: torch.Tensor) -> Estimate:
+    """Mean of the clusters' means, with a 95% interval from their spread (Student's t); float64 (R,), int64 (R,)."""
+    counts = torch.bincount(clusters)
+    means = torch.bincount(clusters, values) / counts
+    number = len(means)
+    half = float(means.std()) / math.sqrt(number) * float(student_t.ppf(0.975, number - 1)) if number > 1 else 0.0
+    return Estimate(float(means.mean()), half, len(values))
+
+
+def _neighbours(space: Space, names: Sequence[str]) -> dict[str, list[tuple[str, float]]]:
+    """The three old classes closest to each novel one, by the means of all their images."""
+    numbers = torch.tensor(space.data.novel)
+    z, labels = space.data.shots
+    means = class_means(z, torch.searchsorted(numbers, labels), len(numbers))
+    old_names = [names[label] for label in space.data.old]
+    return {
+        names[label]: nearest_classes(mean, space.old, old_names)
+        for label, mean in zip(space.data.novel, means, strict=True)
+    }
+
+
+def stored_imprinting() -> pd.DataFrame:
+    """The stored rows of ``results/imprinting.csv``.
+
+    Raises:
+        ResultsError: nothing is stored, or the table is damaged.
+    """
+    return results.read_table(table_path(), COLUMNS)

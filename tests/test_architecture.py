@@ -41,6 +41,7 @@ ALLOWED = {
     "evaluation": {"errors", "splits", "sampling"},
     "growth": {"errors", "splits", "sampling", "evaluation", "results"},
     "plotting": {"errors", "files"},
+    "imprinting": {"errors"},
     "symbols": {"errors", "files", "data"},
 }
 

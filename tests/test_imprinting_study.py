@@ -1,0 +1,271 @@
+"""The study of imprinted weights: its configuration, what it measures, and that nothing is lost or leaks."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from siamese_utils import imprinting_study as study
+from siamese_utils import results
+from siamese_utils.checkpoints import checkpoint_info
+from siamese_utils.data import ImageSet
+from siamese_utils.errors import ConfigError, SamplingError, SiameseError
+from siamese_utils.imprinting import CosineClassifier, FineTuneConfig, Whitening
+
+CONFIG = Path(__file__).resolve().parents[1] / "configs" / "imprinting.yaml"
+SMALL = study.ImprintingConfig(
+    base=study.BaseConfig(split="12-8", recipe="smoke", changes={"epochs": 2, "batch_size": 48, "most_images": 400}),
+    shots=(1, 3),
+    shot_sets=3,
+    novel_classes=4,
+    at_once=(1, 2, 8),
+    budget=2.0,
+    fine_tuning=FineTuneConfig(steps=6),
+)
+
+
+# ------------------------------------------------------------------------------------- configuration
+
+
+def test_the_stored_configuration_is_that_of_the_published_numbers() -> None:
+    config = study.read_config(CONFIG)
+    assert config.base.training.augment.cutout == 8
+    assert config.base.training.augment.flip  # what is not changed stays as the recipe has it
+    assert (config.shot_sets, config.novel_classes) >= (20, 20)
+    if study.table_path().exists():
+        assert results.load_json("imprinting")["config"] == config.to_json()
+
+
+def test_a_configuration_survives_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(SMALL.to_json()))
+    assert study.read_config(path) == SMALL
+    path.write_text("")
+    assert study.read_config(path) == study.ImprintingConfig()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("shots: [0]", "whole numbers from 1"),
+        ("shots: []", "one at least"),
+        ("at_once: [1.5]", "whole numbers from 1"),
+        ("budget: -1", "budget"),
+        ("scale: 0", "positive"),
+        ("budgets: 1", "'budgets' that is not known; choose from base, shots"),
+        ("base: {splitt: 40-60}", "'splitt'"),
+        ("base: 40-60", "must hold keys"),
+        ("base: {changes: {epoch: 3}}", "not a training configuration"),
+        ("base: {changes: {epochs: 0}}", "at least 1 epoch"),
+        ("base: {changes: {seed: 1}}", "stands beside"),
+        ("base: {recipe: none}", "recipe"),
+        ("fine_tuning: {rate: 0}", "positive rate"),
+        ("fine_tuning: {rate: fast}", "does not fit"),
+        ("- a list", "must hold keys"),
+        ("a: [", "cannot be read as YAML"),
+        ("!!python/object/apply:os.system ['true']", "cannot be read as YAML"),
+    ],
+)
+def test_a_wrong_configuration_is_refused_before_anything_runs(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text)
+    with pytest.raises(SiameseError, match=re.escape(says)):
+        study.read_config(path)
+
+
+def test_a_missing_configuration_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere.*cannot be read"):
+        study.read_config(tmp_path / "nowhere.yaml")
+
+
+# -------------------------------------------------------------------------------------- measurements
+
+
+@pytest.fixture(scope="module")
+def embedded() -> study.Embedded:
+    """Made-up embeddings of six old and three novel classes, 40 images each."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(9, 16, generator=generator)
+    labels = torch.arange(9).repeat_interleave(40)
+    z = centres[labels] + 1.3 * torch.randn(len(labels), 16, generator=generator)
+    z = torch.nn.functional.normalize(z, dim=1)
+    part = torch.arange(len(labels)) % 4
+    old = labels < 6
+
+    def rows(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return z[mask], labels[mask]
+
+    return study.Embedded(
+        known=rows(old & (part < 2)),
+        held_out=rows(old & (part == 2)),
+        shots=rows(~old & (part < 3)),
+        test=rows(part == 3),
+        old=tuple(range(6)),
+        novel=(6, 7, 8),
+    )
+
+
+def test_an_imprinted_class_is_judged_like_the_classifier_judges_it(embedded: study.Embedded) -> None:
+    config = dataclasses.replace(SMALL, budget=5.0)
+    spaces = {"plain": study.Space.of(embedded)}
+    spaces["whitened"] = study.Space.of(embedded.mapped(Whitening.fit(*embedded.known)))
+    shots = [torch.stack([study.draw_shots(embedded, label, 2, 0, 0) for label in (6, 8)])]
+    measured = study.measure("imprinted", spaces, [(6, 8)], shots, config)
+    classifier = CosineClassifier.from_means(*embedded.known)
+    for label, rows in zip((6, 8), shots[0]):
+        classifier = classifier.imprint(embedded.shots[0][rows], label)
+    z, labels = embedded.test
+    for bias, judge in (
+        ("none", classifier),
+        ("budget", classifier.within_budget(*embedded.held_out, [6, 8], 5.0)),
+    ):
+        right = (judge.predict(z) == labels).double()
+        old, novel = right[labels < 6].mean(), right[(labels == 6) | (labels == 8)].mean()
+        assert float(measured.old[bias]) == pytest.approx(100 * float(old))
+        assert float(measured.novel[bias]) == pytest.approx(100 * float(novel))
+
+
+def test_the_curve_gives_up_no_more_than_it_says(embedded: study.Embedded) -> None:
+    space = study.Space.of(embedded)
+    found = study.leads(
+        space.old, space.old[None, :1] * 0.9 + 0.1, space.test,
+        (embedded.test[0][-5:], torch.zeros(5, dtype=torch.int64)),
+    )  # fmt: skip
+    base = 100 * float(space.accuracy(space.test).double().mean())
+    losses = [0.0, 5.0, 20.0, 100.0]
+    curve = study.novel_at_losses(found, base, losses)
+    for loss, novel in zip(losses, curve):
+        biases = torch.cat([found.old[0], torch.tensor([99.0])])
+        allowed = [found.accuracies(float(bias)) for bias in biases]
+        best = max((float(n) for o, n in allowed if float(o) >= base - loss - 1e-9), default=0.0)
+        assert float(novel) == pytest.approx(best, abs=1e-9)
+    assert (curve.diff() >= 0).all()
+
+
+def test_shot_sets_are_nested_and_drawn_from_training_images(embedded: study.Embedded) -> None:
+    many = study.draw_shots(embedded, 7, 10, 3, seed=1)
+    assert torch.equal(study.draw_shots(embedded, 7, 4, 3, seed=1), many[:4])
+    assert len(set(many.tolist())) == 10
+    assert (embedded.shots[1][many] == 7).all()
+    assert not torch.equal(study.draw_shots(embedded, 7, 10, 4, seed=1), many)
+    with pytest.raises(SamplingError, match="not the 31"):
+        study.draw_shots(embedded, 7, 31, 0, seed=1)
+
+
+def test_groups_are_no_larger_than_there_are_classes(embedded: study.Embedded) -> None:
+    config = dataclasses.replace(SMALL, at_once=(2,))
+    assert all(len(set(group)) == 2 for group in study.groups(embedded, config, 2))
+    with pytest.raises(SamplingError, match="3 novel classes, not 4"):
+        study.groups(embedded, config, 4)
+
+
+def test_an_interval_over_classes_knows_no_more_than_there_are_classes() -> None:
+    values = torch.tensor([10.0, 10.0, 30.0, 30.0], dtype=torch.float64)
+    by_class = study.over_clusters(values, torch.tensor([0, 0, 1, 1]))
+    assert by_class.value == 20
+    assert by_class.ci95 == pytest.approx(12.7062 * 10, rel=1e-4)  # t with one degree of freedom, error of the mean 10
+    assert by_class.n == 4
+    assert study.over_clusters(values[:2], torch.zeros(2, dtype=torch.int64)).ci95 == 0
+
+
+# ------------------------------------------------------------------------------------------ the study
+
+
+@pytest.fixture
+def judged(project: Path, synthetic_train: ImageSet, synthetic_test: ImageSet) -> pd.DataFrame:
+    return study.run_study(SMALL, synthetic_train, synthetic_test, device="cpu", progress=False)
+
+
+def test_the_study_stores_every_method_shot_and_group(judged: pd.DataFrame, project: Path) -> None:
+    methods = judged[judged.added > 0]
+    assert set(methods.method) == set(study.METHODS)
+    assert set(methods.added) == {1, 2, 8}
+    assert set(methods[methods.method != "joint"].shots) == {1, 3}
+    assert set(methods[methods.method == "joint"].shots) == {30}
+    assert judged.value.between(0, 100).all()
+    one = methods[(methods.added == 1) & (methods.method == "whitened") & (methods.metric == "novel_acc")]
+    assert set(one.n) == {SMALL.novel_classes * SMALL.shot_sets}
+    by_class = results.read_table(study.classes_path(), study.CLASS_COLUMNS)
+    assert by_class.novel.nunique() == SMALL.novel_classes
+    mean = by_class[(by_class.method == "whitened") & (by_class.shots == 3) & (by_class.bias == "none")].value.mean()
+    row = results.result(judged, method="whitened", added=1, shots=3, bias="none", metric="novel_acc")
+    assert row.value == pytest.approx(mean, abs=1e-3)
+    curve = results.read_table(study.curve_path(), study.CURVE_COLUMNS)
+    part = curve[(curve.method == "whitened") & (curve.added == 1) & (curve.shots == 3)].sort_values("loss")
+    assert part.value.is_monotonic_increasing
+    record = results.load_json("imprinting")
+    assert record["config"] == SMALL.to_json()
+    assert len(record["neighbours"]) == 8
+    assert not (project / "runs" / "imprinting").exists()
+
+
+def test_a_study_that_was_killed_goes_on_and_gives_the_same(
+    judged: pd.DataFrame,
+    synthetic_train: ImageSet,
+    synthetic_test: ImageSet,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    study.table_path().unlink()
+    measured, real = [], study.measure
+
+    def dies(method: str, *rest: object) -> study.Measured:
+        if len(measured) == 4:
+            raise KeyboardInterrupt
+        measured.append(method)
+        return real(method, *rest)
+
+    monkeypatch.setattr(study, "measure", dies)
+    with pytest.raises(KeyboardInterrupt):
+        study.run_study(SMALL, synthetic_train, synthetic_test, device="cpu", progress=False)
+    assert not study.table_path().exists()
+    again = []
+    monkeypatch.setattr(study, "measure", lambda method, *rest: again.append(method) or real(method, *rest))
+    monkeypatch.setattr(study, "train", lambda *args, **kwargs: pytest.fail("the base network is stored"))
+    monkeypatch.setattr(study.Encoder, "embed", lambda *args: pytest.fail("the embeddings are stored"))
+    table = study.run_study(SMALL, synthetic_train, synthetic_test, device="cpu", progress=False)
+    pd.testing.assert_frame_equal(table, judged)
+    # Four classes and two sizes of groups, four methods with two numbers of shots and one with all images.
+    assert len(again) == (4 + 2) * (4 * 2 + 1) - 4
+
+
+def test_the_base_network_learns_the_old_classes_alone(
+    project: Path, synthetic_train: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned = []
+    real = study.train
+
+    def watched(config: object, images: ImageSet, classes: tuple[int, ...], **rest: object) -> object:
+        learned.append(tuple(classes))
+        return real(config, images, classes, **rest)
+
+    monkeypatch.setattr(study, "train", watched)
+    study.train_base(SMALL.base, synthetic_train, device="cpu", progress=False)
+    assert learned == [tuple(range(12))]
+    assert checkpoint_info(study.base_checkpoint())["split"] == "12-8"
+    study.train_base(SMALL.base, synthetic_train, device="cpu", progress=False)
+    assert len(learned) == 1  # stored
+    other = dataclasses.replace(SMALL.base, seed=1)
+    study.train_base(other, synthetic_train, device="cpu", progress=False)
+    assert len(learned) == 2  # trained otherwise
+
+
+def test_no_test_image_and_no_novel_image_reaches_what_is_learned(
+    project: Path, synthetic_train: ImageSet, synthetic_test: ImageSet
+) -> None:
+    """Other test images and other images that are no shots change the accuracies, but no weight and no bias."""
+    encoder = study.train_base(SMALL.base, synthetic_train, device="cpu", progress=False)
+    data = study.embed_all(encoder, SMALL.base, synthetic_train, synthetic_test)
+    assert not set(data.known[1].tolist()) & set(data.novel)
+    assert not set(data.held_out[1].tolist()) & set(data.novel)
+    assert not set(data.shots[1].tolist()) & set(data.old)
+    assert data.test[1].equal(synthetic_test.labels)
+    scrambled = dataclasses.replace(data, test=(data.test[0].flip(0), data.test[1]))
+    for part in (data, scrambled):
+        assert torch.equal(Whitening.fit(*part.known).matrix, Whitening.fit(*data.known).matrix)
+        assert torch.equal(study.Space.of(part).old, study.Space.of(data).old)
