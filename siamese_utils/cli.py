@@ -168,12 +168,17 @@ def drawing(
 def imprint(
     config: Annotated[Path, typer.Option(help="The configuration, YAML.")] = Path("configs/imprinting.yaml"),
     base_only: Annotated[bool, typer.Option("--base-only", help="Train the base network, measure nothing.")] = False,
+    trials: Annotated[bool, typer.Option("--trials", help="Run the trials by which the settings were chosen.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Teach a trained network more classes from a few shots; started again after a kill, it goes on."""
     from siamese_utils import imprinting_study as study
 
     settings, train_set = study.read_config(config), load_cifar100("train")
+    if trials:
+        study.run_trials(settings, train_set)
+        typer.echo(study.trial_log().to_string(index=False))
+        return
     if base_only:
         study.train_base(settings.base, train_set, device=device)
         return

@@ -29,7 +29,7 @@ from siamese_utils import results
 from siamese_utils.checkpoints import checkpoint_info, load_encoder, save_encoder
 from siamese_utils.data import ImageSet
 from siamese_utils.encoders import Encoder, count_parameters
-from siamese_utils.errors import CheckpointError, ConfigError, SamplingError, unknown
+from siamese_utils.errors import CheckpointError, ConfigError, SamplingError, SplitError, unknown
 from siamese_utils.evaluation import Estimate, share_estimate
 from siamese_utils.files import atomic_path, write_text_atomically
 from siamese_utils.imprinting import (
@@ -679,6 +679,145 @@ def _neighbours(space: Space, names: Sequence[str]) -> dict[str, list[tuple[str,
         names[label]: nearest_classes(mean, space.old, old_names)
         for label, mean in zip(space.data.novel, means, strict=True)
     }
+
+
+# --- how the settings were chosen -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SettingsTrial:
+    """One setting that was tried before any novel class was looked at.
+
+    Attributes:
+        name: short and unique.
+        expectation: what was expected before the run.
+        method: a name in ``METHODS``.
+        changes: fields of ``ImprintingConfig`` that are different.
+    """
+
+    name: str
+    expectation: str
+    method: str = "fine-tuned"
+    changes: tuple[tuple[str, Any], ...] = ()
+
+
+def _tuned(**changes: Any) -> tuple[tuple[str, Any], ...]:
+    return (("fine_tuning", dataclasses.replace(FineTuneConfig(), **changes)),)
+
+
+TRIALS: tuple[SettingsTrial, ...] = (
+    SettingsTrial("imprinted", "The paper's way, what the others are compared with.", "imprinted"),
+    SettingsTrial("shrinkage-0.03", "Too little: 256 directions from 20 classes.", "whitened", (("shrinkage", 0.03),)),
+    SettingsTrial("shrinkage-0.1", "Better than none.", "whitened", (("shrinkage", 0.1),)),
+    SettingsTrial("shrinkage-0.3", "Better than none.", "whitened", (("shrinkage", 0.3),)),
+    SettingsTrial("shrinkage-1", "Back towards none.", "whitened", (("shrinkage", 1.0),)),
+    SettingsTrial("tuned", "Better than whitened alone with many shots.", "fine-tuned", _tuned()),
+    SettingsTrial("tuned-slowly", "Closer to whitened.", "fine-tuned", _tuned(rate=0.001)),
+    SettingsTrial("tuned-fast", "Learns the shots by heart.", "fine-tuned", _tuned(rate=0.01)),
+    SettingsTrial("tuned-anchored", "Closer to whitened.", "fine-tuned", _tuned(anchor=1.0)),
+    SettingsTrial("tuned-not-frozen", "Worse: old weights give way.", "fine-tuned", _tuned(frozen_share=0.0)),
+    SettingsTrial("tuned-evenly", "Fewer novel images found.", "fine-tuned", _tuned(adapt=0.0)),
+)
+TRIAL_COLUMNS = ("trial", "shots", "metric", "value", "ci95", "n")
+TRIAL_SPLIT = "20-80"  # the sweep's network that learned fewer classes than the base network
+
+
+def trials_path() -> Path:
+    """Where the trials are stored."""
+    return results.results_dir() / "imprinting_trials.csv"
+
+
+def trial_data(
+    encoder: Encoder, seed: int, held_out_images: int, train_set: ImageSet, novel: Sequence[int]
+) -> Embedded:
+    """A study in miniature, on training images alone: some classes take the novel ones' place.
+
+    Args:
+        encoder: it has learned the first classes, and none of ``novel``.
+        seed: by which its training held images out.
+        held_out_images: how many of each class.
+        train_set: training images.
+        novel: classes that the base network of the study has learned.
+
+    Returns:
+        Half of the held-out images are for the bias and the fine-tuning, the other half for judging; of the stand-ins
+        for novel classes every other image is for shots.
+    """
+    old = class_split(TRIAL_SPLIT, 0, train_set.num_classes).seen
+    if set(old) & set(novel):
+        raise SplitError("A class that the encoder has learned cannot stand in for a novel one.")
+    known, held_out = hold_out_images(train_set.labels, old, held_out_images, seed)
+    others = train_set.indices_of(novel)
+    positions = {"known": known, "held_out": held_out[::2], "shots": others[::2]}
+    positions["test"] = torch.cat([held_out[1::2], others[1::2]])
+    parts = {name: (encoder.embed(train_set.images[rows]), train_set.labels[rows]) for name, rows in positions.items()}
+    return Embedded(**parts, old=old, novel=tuple(novel))
+
+
+def run_trials(config: ImprintingConfig, train_set: ImageSet, *, progress: bool = True) -> pd.DataFrame:
+    """Try every setting of ``TRIALS`` that is not stored yet, without a novel class or a test image.
+
+    The encoder is the sweep's 20-80 network of draw 0; the classes that the base network has learned and this one has
+    not take the place of novel ones. The number that counts is the accuracy on them for one point of old accuracy.
+
+    Args:
+        config: shots and shot sets (a quarter of them are used); its other settings are those that are tried.
+        train_set: training images.
+        progress: show a progress bar.
+
+    Returns:
+        the table as stored.
+
+    Raises:
+        CheckpointError: the sweep's checkpoint is missing.
+    """
+    path = results.checkpoint_path(TRIAL_SPLIT, 0)
+    encoder, info = load_encoder(path), checkpoint_info(path)
+    old = class_split(TRIAL_SPLIT, 0, train_set.num_classes).seen
+    learned = class_split(config.base.split, config.base.draw, train_set.num_classes).seen
+    novel = tuple(label for label in learned if label not in old)
+    held_out = info["config"]["held_out_images"]
+    data = trial_data(encoder, info["seed"], held_out, train_set, novel)
+    table = results.read_table(trials_path(), TRIAL_COLUMNS) if trials_path().exists() else None
+    stored = set() if table is None else set(zip(table.trial, table.shots))
+    sets = max(2, config.shot_sets // 4)
+    for trial in tqdm(TRIALS, unit="trial", desc="settings", disable=not progress):
+        counts = [count for count in config.shots if (trial.name, count) not in stored]
+        if not counts:
+            continue
+        settings = dataclasses.replace(config, **dict(trial.changes))
+        spaces = {"plain": Space.of(data)}
+        spaces["whitened"] = Space.of(data.mapped(Whitening.fit(*data.known, settings.shrinkage)))
+        for count in counts:
+            found = []
+            for label in novel:
+                shots = [draw_shots(data, label, count, number, config.base.seed)[None] for number in range(sets)]
+                measured = measure(trial.method, spaces, [(label,)] * sets, shots, settings)
+                found.append(measured.curve[:, LOSSES.index(1.0)])
+            clusters = torch.arange(len(novel)).repeat_interleave(sets)
+            metrics = {"novel_acc_for_one_point": over_clusters(torch.cat(found), clusters)}
+            results.store_run(
+                {"trial": trial.name, "shots": count}, metrics, "", table=trials_path(), columns=TRIAL_COLUMNS
+            )
+    return results.read_table(trials_path(), TRIAL_COLUMNS)
+
+
+def trial_log() -> pd.DataFrame:
+    """The stored trials: what was expected, and accuracy for one point of old accuracy by the number of shots.
+
+    Raises:
+        ResultsError: no trial is stored.
+    """
+    table = results.read_table(trials_path(), TRIAL_COLUMNS).set_index(["trial", "shots"])
+    rows = []
+    for trial in TRIALS:
+        if trial.name in table.index:
+            part = table.loc[trial.name]
+            row = {"trial": trial.name, "expectation": trial.expectation}
+            for cell in part.sort_index().itertuples():
+                row[f"{cell.Index} shots"] = f"{cell.value:.1f} ± {cell.ci95:.1f}"
+            rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def stored_imprinting() -> pd.DataFrame:

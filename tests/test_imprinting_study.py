@@ -15,7 +15,7 @@ from siamese_utils import imprinting_study as study
 from siamese_utils import results
 from siamese_utils.checkpoints import checkpoint_info
 from siamese_utils.data import ImageSet
-from siamese_utils.errors import ConfigError, SamplingError, SiameseError
+from siamese_utils.errors import ConfigError, SamplingError, SiameseError, SplitError
 from siamese_utils.imprinting import CosineClassifier, FineTuneConfig, Whitening
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "imprinting.yaml"
@@ -269,3 +269,46 @@ def test_no_test_image_and_no_novel_image_reaches_what_is_learned(
     for part in (data, scrambled):
         assert torch.equal(Whitening.fit(*part.known).matrix, Whitening.fit(*data.known).matrix)
         assert torch.equal(study.Space.of(part).old, study.Space.of(data).old)
+
+
+# ------------------------------------------------------------------------------- choosing the settings
+
+
+def test_settings_are_tried_without_a_novel_class_or_a_test_image(
+    project: Path, synthetic_train: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "TRIAL_SPLIT", "8-12")
+    smaller = dataclasses.replace(SMALL.base, split="8-12")
+    encoder = study.train_base(smaller, synthetic_train, device="cpu", progress=False)
+    source = {"seed": 0, "config": smaller.training.to_json()}
+    study.save_encoder(encoder, results.checkpoint_path("8-12", 0), source)
+    read, real = [], study.measure
+
+    def watched(method: str, spaces: object, added: list[tuple[int, ...]], *rest: object) -> study.Measured:
+        read.extend(label for group in added for label in group)
+        return real(method, spaces, added, *rest)
+
+    monkeypatch.setattr(study, "measure", watched)
+    chosen = tuple(trial for trial in study.TRIALS if trial.name in ("imprinted", "shrinkage-0.3", "tuned"))
+    monkeypatch.setattr(study, "TRIALS", chosen)
+    table = study.run_trials(SMALL, synthetic_train, progress=False)
+    assert set(read) == {8, 9, 10, 11}  # the base network of the study learns 0 to 11
+    assert len(table) == 3 * 2
+    read.clear()
+    pd.testing.assert_frame_equal(study.run_trials(SMALL, synthetic_train, progress=False), table)
+    assert not read  # stored
+    log = study.trial_log()
+    assert list(log.trial) == ["imprinted", "shrinkage-0.3", "tuned"]
+    assert list(log.columns[-2:]) == ["1 shots", "3 shots"]
+
+
+def test_a_class_that_was_learned_cannot_stand_in_for_a_novel_one(
+    project: Path, synthetic_train: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "TRIAL_SPLIT", "8-12")
+    encoder = study.Encoder("resnet9-16")
+    with pytest.raises(SplitError, match="cannot stand in"):
+        study.trial_data(encoder, 0, 5, synthetic_train, [7, 8])
+    data = study.trial_data(encoder, 0, 6, synthetic_train, [8, 9])
+    rows = [len(getattr(data, part)[0]) for part in ("known", "held_out", "shots", "test")]
+    assert rows == [8 * 24, 8 * 3, 2 * 15, 8 * 3 + 2 * 15]
