@@ -5,11 +5,12 @@ PYTHON ?= python3
 BIN = .venv/bin
 STAMP = .venv/.installed
 
-.PHONY: help venv report test lint notebooks bench constraints clean
+.PHONY: help venv report test verify lint notebooks bench constraints clean
 
 help:
 	@echo "make report       execute the notebooks and write the report to build/report (retrains nothing)"
 	@echo "make test         run the tests, then every notebook in the smoke profile"
+	@echo "make verify       compute every stored number that has a checkpoint anew (minutes; needs the data)"
 	@echo "make lint         check the style of the code"
 	@echo "make notebooks    execute the notebooks and store their outputs in them"
 	@echo "make bench        measure speed against the seed's loop, torchvision and easyfsl (on an idle machine)"
@@ -39,6 +40,9 @@ report: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest tests
 	SIAMESE_PROFILE=smoke TQDM_DISABLE=1 $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
+
+verify: $(STAMP)
+	$(BIN)/python -m siamese_utils audit
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .

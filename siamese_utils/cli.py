@@ -196,6 +196,24 @@ def evaluate(checkpoint: Annotated[Path, typer.Argument(help="A stored checkpoin
 
 
 @app.command()
+def audit(
+    only: Annotated[list[str] | None, typer.Option(help="A table alone, such as growth; may be repeated.")] = None,
+) -> None:
+    """Compute every stored number that has a checkpoint anew, and fail where one does not hold."""
+    from siamese_utils import audit as module  # brings what every study needs
+
+    data = module.Data(load_cifar100("train"), load_cifar100("test"))
+    found = module.audit(data, only or ())
+    wrong = found[found.verdict != "holds"]
+    for row in wrong.itertuples():
+        typer.echo(f"{row.table}, {row.checkpoint}, {row.metric}: {row.stored} stored, {row.again} now: {row.verdict}")
+    held, files = len(found) - len(wrong), found.checkpoint.nunique()
+    typer.echo(f"{held} of {len(found)} stored numbers of {files} checkpoints hold.")
+    if len(wrong):
+        raise typer.Exit(1)
+
+
+@app.command()
 def classify(
     support: Annotated[Path, typer.Argument(help="Folder with one sub-folder a class, one image or more each.")],
     queries: Annotated[list[Path], typer.Argument(help="Images to classify, or folders of images.")],

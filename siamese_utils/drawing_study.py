@@ -616,12 +616,7 @@ def run_drawing(
         verdict = _verdict_on_held_out_images(trained, images) if run.train_on == "mnist" else stored_verdict()
         path = checkpoint_path(run.train_on)
         save_encoder(trained.encoder, path, {"train_on": run.train_on, "config": run.config.to_json(), **verdict.info})
-        encoder = load_encoder(path)  # the numbers are those of the file
-        learned = () if run.train_on == "omniglot" else range(data.digits.num_classes)
-        metrics = {
-            **digit_metrics(encoder, data.test_digits, learned, verdict.threshold),
-            **accuracy_on_runs(encoder, runs).metrics,
-        }
+        metrics = reevaluate_drawing(path, data, runs)  # the numbers are those of the file
         checkpoint = path.relative_to(results.project_root()).as_posix()
         record["verdict"] = dataclasses.asdict(verdict)
     else:
@@ -633,6 +628,32 @@ def run_drawing(
     results.store_run(key, metrics, checkpoint, table=table_path(), columns=DRAWING_COLUMNS)
     shutil.rmtree(run_dir, ignore_errors=True)
     return metrics
+
+
+def reevaluate_drawing(
+    path: Path, data: SymbolData, runs: Sequence[OneShotRun] | None = None
+) -> dict[str, Estimate]:
+    """Compute the metrics of a stored encoder anew.
+
+    Args:
+        path: a checkpoint of ``run_drawing``.
+        data: see ``load_symbol_data``.
+        runs: one-shot runs that take the place of Omniglot's official ones, for tests.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or does not say what it has learned.
+    """
+    info = checkpoint_info(path)
+    try:
+        train_on, threshold = info["train_on"], float(info["threshold"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is no encoder of the drawing study; use one of its checkpoints.") from error
+    encoder = load_encoder(path)
+    learned = () if train_on == "omniglot" else range(data.digits.num_classes)
+    return {
+        **digit_metrics(encoder, data.test_digits, learned, threshold),
+        **accuracy_on_runs(encoder, runs).metrics,
+    }
 
 
 def stored_verdict() -> Verdict:

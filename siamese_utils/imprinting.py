@@ -11,15 +11,20 @@ Many classifiers that start from one are tuned together, as one batch of tensors
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from siamese_utils.errors import ConfigError, SamplingError, ShapeError
+from siamese_utils.errors import CheckpointError, ConfigError, SamplingError, ShapeError
+from siamese_utils.files import atomic_path
 
 # ------------------------------------------------------------------------------------- the embeddings
 
@@ -230,6 +235,57 @@ class CosineClassifier:
         lead = best_old - scores[:, is_added].amax(dim=1)
         bias = float(bias_for_budget(lead[None], (old_labels[old_rows] == labels)[None], budget))
         return dataclasses.replace(self, bias=torch.where(is_added, bias, 0.0))
+
+
+FORMAT = "siamese_utils.classifier/1"
+
+
+def save_classifier(path: str | Path, classifier: CosineClassifier, whitening: Whitening) -> None:
+    """Write a classifier and the whitening before it as one safetensors file.
+
+    Args:
+        path: ends in ``.safetensors``; missing folders are made.
+        classifier: on whitened embeddings.
+        whitening: made for the same encoder.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    tensors = {"weights": classifier.weights, "bias": classifier.bias, "whitening": whitening.matrix}
+    metadata = {"format": FORMAT, "labels": json.dumps(classifier.labels), "scale": json.dumps(classifier.scale)}
+    try:
+        with atomic_path(Path(path)) as temporary:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=metadata)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"Cannot write {path} ({error}); choose a folder with room and write access.") from error
+
+
+def load_classifier(path: str | Path) -> tuple[CosineClassifier, Whitening]:
+    """Load what ``save_classifier`` wrote.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"There is no classifier {path}; make one or check the path.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or not a safetensors file; fetch it again.") from error
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"{path} was not written by save_classifier; use one of its files.")
+    try:
+        labels, scale = tuple(json.loads(metadata["labels"])), float(json.loads(metadata["scale"]))
+        classifier = CosineClassifier(tensors["weights"], labels, scale, tensors["bias"])
+        matrix = tensors["whitening"]
+        if matrix.shape != (classifier.weights.shape[1],) * 2 or not all(t.isfinite().all() for t in tensors.values()):
+            raise ValueError("parts that do not fit")
+    except (KeyError, TypeError, ValueError, ShapeError, ConfigError) as error:
+        raise CheckpointError(f"{path} does not hold a whole classifier ({error}); fetch it again.") from error
+    return classifier, Whitening(matrix.float())
 
 
 def _check(z: torch.Tensor, labels: torch.Tensor) -> None:

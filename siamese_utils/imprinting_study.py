@@ -33,6 +33,7 @@ from siamese_utils.errors import CheckpointError, ConfigError, SamplingError, Sp
 from siamese_utils.evaluation import Estimate, share_estimate
 from siamese_utils.files import atomic_path, write_text_atomically
 from siamese_utils.imprinting import (
+    CosineClassifier,
     FineTuneConfig,
     Leads,
     Whitening,
@@ -44,6 +45,7 @@ from siamese_utils.imprinting import (
     leads,
     nearest_classes,
     overall,
+    save_classifier,
 )
 from siamese_utils.recipes import DEFAULT_RECIPE, recipe
 from siamese_utils.sampling import named_rng
@@ -170,6 +172,11 @@ def base_checkpoint() -> Path:
     return results.results_dir() / "checkpoints" / "imprinting-base.safetensors"
 
 
+def classifier_path() -> Path:
+    """Where the classifier of the old classes is stored, which classes are added to."""
+    return results.results_dir() / "checkpoints" / "imprinting-classifier.safetensors"
+
+
 def train_base(
     config: BaseConfig, train_set: ImageSet, *, device: str = "auto", progress: bool = True
 ) -> Encoder:
@@ -221,7 +228,9 @@ class Embedded:
 
     Attributes:
         known: training images of the old classes, without those held out.
-        held_out: training images of the old classes that the base network has not learned from.
+        tuning: one half of the training images of the old classes that the base network has not learned from; the
+            weights are tuned on them, since of the others the network is surer than of new images.
+        held_out: the other half, for the bias.
         shots: training images of the novel classes.
         test: test images of all classes.
         old: labels of the old classes, ascending.
@@ -229,6 +238,7 @@ class Embedded:
     """
 
     known: tuple[torch.Tensor, torch.Tensor]
+    tuning: tuple[torch.Tensor, torch.Tensor]
     held_out: tuple[torch.Tensor, torch.Tensor]
     shots: tuple[torch.Tensor, torch.Tensor]
     test: tuple[torch.Tensor, torch.Tensor]
@@ -241,7 +251,7 @@ class Embedded:
         return dataclasses.replace(self, **parts)
 
     def _parts(self) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
-        for name in ("known", "held_out", "shots", "test"):
+        for name in ("known", "tuning", "held_out", "shots", "test"):
             z, labels = getattr(self, name)
             yield name, z, labels
 
@@ -264,7 +274,7 @@ def embed_all(
     classes = class_split(base.split, base.draw, train_set.num_classes)
     known, held_out = hold_out_images(train_set.labels, classes.seen, base.training.held_out_images, base.seed)
     shots = train_set.indices_of(classes.unseen)
-    rows = {"known": known, "held_out": held_out, "shots": shots}
+    rows = {"known": known, "tuning": held_out[::2], "held_out": held_out[1::2], "shots": shots}
     stored: dict[str, torch.Tensor] = {}
     if cache is not None and cache.is_file():
         try:
@@ -303,12 +313,13 @@ class Space:
     Attributes:
         data: embeddings in this space.
         old: float32 (C, D), weights of the old classes.
-        rows: old class number of ``data.known``, ``data.held_out`` and the old part of ``data.test``.
+        known, tuning, held_out, test: embeddings of images of old classes, and the number of each one's class.
     """
 
     data: Embedded
     old: torch.Tensor
     known: tuple[torch.Tensor, torch.Tensor]
+    tuning: tuple[torch.Tensor, torch.Tensor]
     held_out: tuple[torch.Tensor, torch.Tensor]
     test: tuple[torch.Tensor, torch.Tensor]
 
@@ -317,11 +328,11 @@ class Space:
         """Weights are the mean embeddings of the classes' training images."""
         numbers = torch.tensor(data.old)
         is_old = torch.isin(data.test[1], numbers)
-        known, held_out, test = (
+        known, tuning, held_out, test = (
             (z, torch.searchsorted(numbers, labels))
-            for z, labels in (data.known, data.held_out, (data.test[0][is_old], data.test[1][is_old]))
+            for z, labels in (data.known, data.tuning, data.held_out, (data.test[0][is_old], data.test[1][is_old]))
         )
-        return cls(data, class_means(*known, len(numbers)), known, held_out, test)
+        return cls(data, class_means(*known, len(numbers)), known, tuning, held_out, test)
 
     def accuracy(self, images: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """Which of some images of old classes are named right while there are only old classes; bool (N,)."""
@@ -375,7 +386,7 @@ def measure(
     if method in ("fine-tuned", "random"):
         rows = torch.arange(count).repeat_interleave(per_class)
         flat = shot_z.reshape(replicas, count * per_class, dim)
-        old, novel = fine_tune(old, novel, space.held_out, flat, rows, config.fine_tuning, scale=config.scale)
+        old, novel = fine_tune(old, novel, space.tuning, flat, rows, config.fine_tuning, scale=config.scale)
     z, labels = space.data.test
     positions = torch.stack([torch.cat([(labels == label).nonzero().flatten() for label in run]) for run in added])
     per_test = positions.shape[1] // count
@@ -524,7 +535,8 @@ def run_study(
     fingerprint = hashlib.sha256(base_checkpoint().read_bytes()).hexdigest()[:16]
     data = embed_all(encoder, config.base, train_set, test_set, folder / f"embeddings-{fingerprint}.safetensors")
     spaces = {"plain": Space.of(data)}
-    spaces["whitened"] = Space.of(data.mapped(Whitening.fit(*data.known, config.shrinkage)))
+    whitening = Whitening.fit(*data.known, config.shrinkage)
+    spaces["whitened"] = Space.of(data.mapped(whitening))
     jobs = _jobs(data, config)
     done: dict[str, Measured] = {}
     started = time.perf_counter()
@@ -538,6 +550,8 @@ def run_study(
                 _save_measured(found, path)
             done[job.name] = found
             bar.update(len(job.added))
+    classifier = CosineClassifier(spaces["whitened"].old, data.old, config.scale)
+    save_classifier(classifier_path(), classifier, whitening)
     _store(jobs, done, spaces, data, config, test_set.class_names)
     record = {
         "config": config.to_json(), "provenance": computed_with, "seconds": time.perf_counter() - started,
@@ -740,7 +754,7 @@ def trial_data(
         novel: classes that the base network of the study has learned.
 
     Returns:
-        Half of the held-out images are for the bias and the fine-tuning, the other half for judging; of the stand-ins
+        Half of the held-out images are for the fine-tuning, the other half for judging; of the stand-ins
         for novel classes every other image is for shots.
     """
     old = class_split(TRIAL_SPLIT, 0, train_set.num_classes).seen
@@ -748,7 +762,7 @@ def trial_data(
         raise SplitError("A class that the encoder has learned cannot stand in for a novel one.")
     known, held_out = hold_out_images(train_set.labels, old, held_out_images, seed)
     others = train_set.indices_of(novel)
-    positions = {"known": known, "held_out": held_out[::2], "shots": others[::2]}
+    positions = {"known": known, "tuning": held_out[::2], "held_out": held_out[::2], "shots": others[::2]}
     positions["test"] = torch.cat([held_out[1::2], others[1::2]])
     parts = {name: (encoder.embed(train_set.images[rows]), train_set.labels[rows]) for name, rows in positions.items()}
     return Embedded(**parts, old=old, novel=tuple(novel))

@@ -41,7 +41,7 @@ ALLOWED = {
     "evaluation": {"errors", "splits", "sampling"},
     "growth": {"errors", "splits", "sampling", "evaluation", "results"},
     "plotting": {"errors", "files"},
-    "imprinting": {"errors"},
+    "imprinting": {"errors", "files"},
     "symbols": {"errors", "files", "data"},
 }
 

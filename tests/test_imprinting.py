@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from sklearn.covariance import empirical_covariance
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch.nn import functional as F
 
-from siamese_utils.errors import ConfigError, SamplingError, ShapeError
+from siamese_utils.errors import CheckpointError, ConfigError, SamplingError, ShapeError
 from siamese_utils.imprinting import (
+    FORMAT,
     CosineClassifier,
     FineTuneConfig,
     Whitening,
@@ -24,8 +27,10 @@ from siamese_utils.imprinting import (
     harmonic_mean,
     imprinted,
     leads,
+    load_classifier,
     nearest_classes,
     overall,
+    save_classifier,
 )
 
 
@@ -88,6 +93,49 @@ def test_bad_input_is_named(change, error, says) -> None:
     z, labels = clouds(3, 4)
     with pytest.raises(error, match=says):
         change(CosineClassifier.from_means(z, labels), z)
+
+
+def test_a_classifier_survives_its_file(tmp_path: Path) -> None:
+    z, labels = clouds(4, 20)
+    white = Whitening.fit(z, labels)
+    classifier = CosineClassifier.from_means(white(z), labels + 60, scale=7.0)
+    path = tmp_path / "new" / "classifier.safetensors"
+    save_classifier(path, classifier, white)
+    again, whitening = load_classifier(path)
+    assert torch.equal(again.scores(whitening(z)), classifier.scores(white(z)))
+    assert (again.labels, again.scale) == ((60, 61, 62, 63), 7.0)
+
+
+def test_files_that_are_no_classifier_are_refused(tmp_path: Path) -> None:
+    z, labels = clouds(3, 10)
+    white, path = Whitening.fit(z, labels), tmp_path / "classifier.safetensors"
+    with pytest.raises(CheckpointError, match="There is no classifier"):
+        load_classifier(path)
+    save_classifier(path, CosineClassifier.from_means(white(z), labels), white)
+    content = path.read_bytes()
+    path.write_bytes(content[:-40])
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_classifier(path)
+    torch.save({"weights": z}, path)
+    with pytest.raises(CheckpointError, match="damaged or not a safetensors"):
+        load_classifier(path)
+    save_file({"weights": z}, path)
+    with pytest.raises(CheckpointError, match="not written by save_classifier"):
+        load_classifier(path)
+    whole = {"weights": z[:2], "bias": torch.zeros(2), "whitening": torch.eye(z.shape[1])}
+    for change, labels_text in (
+        ({"bias": torch.zeros(3)}, "[0, 1]"),
+        ({"whitening": torch.eye(3)}, "[0, 1]"),
+        ({"weights": z[:2] / 0}, "[0, 1]"),
+        ({}, "[0]"),
+        ({}, "[0, 0]"),
+        ({}, "nothing"),
+    ):
+        save_file({**whole, **change}, path, metadata={"format": FORMAT, "labels": labels_text, "scale": "16"})
+        with pytest.raises(CheckpointError, match="does not hold a whole classifier"):
+            load_classifier(path)
+    with pytest.raises(CheckpointError, match="Cannot write"):
+        save_classifier(path / "below-a-file.safetensors", CosineClassifier.from_means(white(z), labels), white)
 
 
 # ----------------------------------------------------------------------------------------- whitening

@@ -13,10 +13,10 @@ import yaml
 
 from siamese_utils import imprinting_study as study
 from siamese_utils import results
-from siamese_utils.checkpoints import checkpoint_info
+from siamese_utils.checkpoints import checkpoint_info, load_encoder
 from siamese_utils.data import ImageSet
 from siamese_utils.errors import ConfigError, SamplingError, SiameseError, SplitError
-from siamese_utils.imprinting import CosineClassifier, FineTuneConfig, Whitening
+from siamese_utils.imprinting import CosineClassifier, FineTuneConfig, Whitening, load_classifier
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "imprinting.yaml"
 SMALL = study.ImprintingConfig(
@@ -103,7 +103,8 @@ def embedded() -> study.Embedded:
 
     return study.Embedded(
         known=rows(old & (part < 2)),
-        held_out=rows(old & (part == 2)),
+        tuning=rows(old & (part == 2) & (torch.arange(len(labels)) % 8 < 4)),
+        held_out=rows(old & (part == 2) & (torch.arange(len(labels)) % 8 >= 4)),
         shots=rows(~old & (part < 3)),
         test=rows(part == 3),
         old=tuple(range(6)),
@@ -203,6 +204,8 @@ def test_the_study_stores_every_method_shot_and_group(judged: pd.DataFrame, proj
     assert record["config"] == SMALL.to_json()
     assert len(record["neighbours"]) == 8
     assert not (project / "runs" / "imprinting").exists()
+    classifier, _ = load_classifier(study.classifier_path())
+    assert classifier.labels == tuple(range(12))
 
 
 def test_a_study_that_was_killed_goes_on_and_gives_the_same(
@@ -262,7 +265,8 @@ def test_no_test_image_and_no_novel_image_reaches_what_is_learned(
     encoder = study.train_base(SMALL.base, synthetic_train, device="cpu", progress=False)
     data = study.embed_all(encoder, SMALL.base, synthetic_train, synthetic_test)
     assert not set(data.known[1].tolist()) & set(data.novel)
-    assert not set(data.held_out[1].tolist()) & set(data.novel)
+    for part in (data.tuning, data.held_out):
+        assert torch.bincount(part[1]).tolist() == [5] * 12  # half of the ten held out of each old class
     assert not set(data.shots[1].tolist()) & set(data.old)
     assert data.test[1].equal(synthetic_test.labels)
     scrambled = dataclasses.replace(data, test=(data.test[0].flip(0), data.test[1]))
@@ -310,5 +314,21 @@ def test_a_class_that_was_learned_cannot_stand_in_for_a_novel_one(
     with pytest.raises(SplitError, match="cannot stand in"):
         study.trial_data(encoder, 0, 5, synthetic_train, [7, 8])
     data = study.trial_data(encoder, 0, 6, synthetic_train, [8, 9])
-    rows = [len(getattr(data, part)[0]) for part in ("known", "held_out", "shots", "test")]
+    rows = [len(getattr(data, part)[0]) for part in ("known", "tuning", "shots", "test")]
     assert rows == [8 * 24, 8 * 3, 2 * 15, 8 * 3 + 2 * 15]
+
+
+# ------------------------------------------------------------------------------------ what is published
+
+
+@pytest.mark.real_data
+def test_the_published_classifier_gives_the_published_accuracies(real_data) -> None:
+    """The stored encoder and classifier name the old classes as often right as the table says."""
+    table = study.stored_imprinting()
+    encoder, (classifier, whitening) = load_encoder(study.base_checkpoint()), load_classifier(study.classifier_path())
+    test = real_data("test")
+    rows = test.indices_of(classifier.labels)
+    right = classifier.predict(whitening(encoder.embed(test.images[rows]))) == test.labels[rows]
+    row = results.result(table, method="base, whitened", metric="old_acc")
+    assert 100 * float(right.double().mean()) == pytest.approx(row.value, abs=0.06)
+    assert len(right) == row.n

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from siamese_utils import growth, load_encoder, results
+from siamese_utils import load_encoder
+from siamese_utils.audit import Data, audit
 from siamese_utils.checkpoints import checkpoint_info
 from siamese_utils.data import ImageSet
 from siamese_utils.evaluation import few_shot_accuracy
 from siamese_utils.sampling import named_rng
 from siamese_utils.splits import class_split
-from siamese_utils.sweep import judge_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINT = ROOT / "results" / "checkpoints" / "cifar100-90-10-draw0.safetensors"
@@ -29,18 +29,9 @@ def cifar100(real_data: Callable[[str], ImageSet], monkeypatch: pytest.MonkeyPat
 @pytest.mark.real_data
 @pytest.mark.parametrize("path", sorted(CHECKPOINT.parent.glob("cifar100-*.safetensors")), ids=lambda path: path.stem)
 def test_every_row_of_a_checkpoint_is_reproduced(path: Path, cifar100: tuple[ImageSet, ImageSet]) -> None:
-    judged = judge_checkpoint(path, *cifar100)
-    for table, again in (
-        (results.split_sweep(), judged.evaluation.metrics),
-        (results.read_table(growth.growth_path(), results.SPLIT_SWEEP_COLUMNS), judged.growth),
-        (results.read_table(growth.class_path(), results.SPLIT_SWEEP_COLUMNS), judged.by_class),
-    ):
-        rows = table.query("checkpoint == @path.relative_to(@ROOT).as_posix()")
-        assert set(rows.metric) == set(again)
-        for row in rows.itertuples():
-            tolerance = 0.002 if row.metric.startswith("threshold") else max(row.ci95, 0.02)
-            assert again[row.metric].value == pytest.approx(row.value, abs=tolerance), row.metric
-            assert again[row.metric].n == row.n
+    found = audit(Data(*cifar100), checkpoints=[path.relative_to(ROOT).as_posix()], progress=False)
+    assert {"split_sweep", "growth"} <= set(found.table)
+    assert set(found.verdict) == {"holds"}, found[found.verdict != "holds"].to_string()
 
 
 @pytest.mark.real_data
