@@ -54,24 +54,27 @@ class _Residual(nn.Module):
         return x + self.path(x)
 
 
-def _resnet9(width: int) -> tuple[nn.Module, int]:
+def _resnet9(width: int, grid: int = 1) -> tuple[nn.Module, int]:
     """A ResNet-9 in the manner of fast CIFAR training (Page, "How to train your ResNet", 2018).
 
     Pooling follows the first convolution at once: on a processor the 32x32 stage is bound by memory and
-    takes most of the time for the least of the features.
+    takes most of the time for the least of the features. The features are means over a grid of grid x grid parts of
+    the image; where all images are aligned, as faces can be, several parts keep apart what lies where.
     """
     body = nn.Sequential(
         _conv(3, width), nn.MaxPool2d(2),
         _conv(width, 2 * width), _Residual(2 * width), nn.MaxPool2d(2),
         _conv(2 * width, 4 * width), _Residual(4 * width), nn.MaxPool2d(2),
         _conv(4 * width, 8 * width), _Residual(8 * width),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.AdaptiveAvgPool2d(grid), nn.Flatten(),
     )  # fmt: skip
-    return body, 8 * width
+    return body, 8 * width * grid**2
 
 
 for _width in (16, 32, 48, 64):
     ENCODERS[f"resnet9-{_width}"] = lambda width=_width: _resnet9(width)
+for _width in (16, 32):
+    ENCODERS[f"resnet9-{_width}-grid4"] = lambda width=_width: _resnet9(width, grid=4)
 
 
 class _BasicBlock(nn.Module):

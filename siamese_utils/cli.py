@@ -165,6 +165,46 @@ def drawing(
 
 
 @app.command()
+def faces(
+    trials: Annotated[bool, typer.Option("--trials", help="Run the trials by which the settings were chosen.")] = False,
+    grid: Annotated[bool, typer.Option("--grid", help="Run the assignment's network at other settings.")] = False,
+    only: Annotated[list[str] | None, typer.Option(help="A system, run or trial alone; may be repeated.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+) -> None:
+    """Train and judge the networks of the face study on LFW; started again after a kill, it goes on."""
+    from siamese_utils import face_study as study  # brings scikit-learn, needed here alone
+
+    if trials and grid:
+        raise ConfigError("Choose --trials or --grid; each is a study of its own.")
+    run = study.run_trials if trials else study.run_grid if grid else study.run_all
+    for done, metrics in run(only=only or (), device=device):
+        if not metrics:
+            typer.echo(f"{done.name}: stored")
+        for name, estimate in metrics.items():
+            typer.echo(f"{done.name:<24} {name:<28} {estimate!s:>15}   {study.METRICS.get(name, '')}")
+
+
+@app.command()
+def verify(
+    first: Annotated[Path, typer.Argument(help="A photograph of a face, framed like LFW's.")],
+    second: Annotated[Path, typer.Argument(help="Another one.")],
+    checkpoint: Annotated[Path | None, typer.Option(help="Encoder to use; the stored one if left out.")] = None,
+) -> None:
+    """Do two photographs show the same person?
+
+    Faces are expected aligned and centred as in LFW: the middle square of a photograph is used, with the face upright
+    in its middle third. Not for decisions about people.
+    """
+    from siamese_utils.verification import verify_photos  # brings scikit-learn, needed here alone
+
+    answer = verify_photos(first, second, checkpoint)
+    typer.echo(
+        f"{'same' if answer.same else 'different'} (probability of the same person {answer.probability:.2f}, "
+        f"similarity {answer.similarity:.2f}, threshold {answer.threshold:.2f})"
+    )
+
+
+@app.command()
 def imprint(
     config: Annotated[Path, typer.Option(help="The configuration, YAML.")] = Path("configs/imprinting.yaml"),
     base_only: Annotated[bool, typer.Option("--base-only", help="Train the base network, measure nothing.")] = False,

@@ -43,6 +43,8 @@ ALLOWED = {
     "plotting": {"errors", "files"},
     "imprinting": {"errors", "files"},
     "symbols": {"errors", "files", "data"},
+    "faces": {"errors", "files", "data", "sampling"},
+    "koch": {"errors", "files", "devices", "sampling"},
 }
 
 
