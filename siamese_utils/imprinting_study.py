@@ -383,10 +383,13 @@ def measure(
     if method == "random":
         generator = torch.Generator().manual_seed(config.base.seed)
         novel = F.normalize(torch.randn(novel.shape, generator=generator), dim=-1)
+    tuning = config.fine_tuning
+    if method == "random":
+        tuning = dataclasses.replace(tuning, anchor=0.0)  # a random start is nothing to be held to
     if method in ("fine-tuned", "random"):
         rows = torch.arange(count).repeat_interleave(per_class)
         flat = shot_z.reshape(replicas, count * per_class, dim)
-        old, novel = fine_tune(old, novel, space.tuning, flat, rows, config.fine_tuning, scale=config.scale)
+        old, novel = fine_tune(old, novel, space.tuning, flat, rows, tuning, scale=config.scale)
     z, labels = space.data.test
     positions = torch.stack([torch.cat([(labels == label).nonzero().flatten() for label in run]) for run in added])
     per_test = positions.shape[1] // count

@@ -155,9 +155,8 @@ def headline_figure() -> tuple[Figure, str]:
     for row in ours.itertuples():
         axis.annotate(f"{row.value:.1f}", (row.classes, row.value), (0, 9), textcoords="offset points", ha="center",
                       color=plotting.UNSEEN, fontweight="bold", fontsize=12)  # fmt: skip
-    last = ours.iloc[-1]
-    axis.annotate("this project", (last.classes, last.value), (-22, 2), textcoords="offset points", ha="right",
-                  color=plotting.UNSEEN, fontweight="bold", fontsize=12)  # fmt: skip
+    axis.text(0.02, 0.92, "this project", transform=axis.transAxes, color=plotting.UNSEEN, fontweight="bold",
+              fontsize=12)  # fmt: skip
     axis.annotate("seed project's weights,\nsame protocol", (seed_classes.iloc[5], reference.value.iloc[5]), (4, -34),
                   textcoords="offset points", color=plotting.SEED, fontweight="bold")  # fmt: skip
     axis.annotate("chance", (10, 20), (0, 5), textcoords="offset points", color=plotting.SEED)

@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from typer.testing import CliRunner
 
+from siamese_utils import cli, results
 from siamese_utils import imprinting_study as study
-from siamese_utils import results
 from siamese_utils.checkpoints import checkpoint_info, load_encoder
 from siamese_utils.data import ImageSet
 from siamese_utils.errors import ConfigError, SamplingError, SiameseError, SplitError
@@ -273,6 +274,26 @@ def test_no_test_image_and_no_novel_image_reaches_what_is_learned(
     for part in (data, scrambled):
         assert torch.equal(Whitening.fit(*part.known).matrix, Whitening.fit(*data.known).matrix)
         assert torch.equal(study.Space.of(part).old, study.Space.of(data).old)
+
+
+def test_the_command_runs_what_the_file_says(
+    project: Path, synthetic_train: ImageSet, synthetic_test: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = {"train": synthetic_train, "test": synthetic_test}
+    monkeypatch.setattr(cli, "load_cifar100", sets.__getitem__)
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    small = dataclasses.replace(SMALL, shots=(2,), shot_sets=2, novel_classes=2, at_once=(1,))
+    path = project / "small.yaml"
+    path.write_text(yaml.safe_dump(small.to_json()))
+    only_base = CliRunner().invoke(cli.app, ["imprint", "--config", str(path), "--base-only"])
+    assert only_base.exit_code == 0 and study.base_checkpoint().exists() and not study.table_path().exists()
+    whole = CliRunner().invoke(cli.app, ["imprint", "--config", str(path)])
+    assert whole.exit_code == 0
+    assert re.search(r"whitened +\+1 +2 shots +budget +novel_acc +\d+\.\d\d ± ", whole.output)
+    path.write_text("shotss: [1]")
+    wrong = CliRunner().invoke(cli.app, ["imprint", "--config", str(path)])
+    assert wrong.exit_code != 0
+    assert isinstance(wrong.exception, ConfigError)
 
 
 # ------------------------------------------------------------------------------- choosing the settings
