@@ -450,7 +450,7 @@ def run_faces(
         verdict = Verdict(threshold_for_balanced_accuracy(logits, same), 1.0, 0.0)
         last = result.history.iloc[-1]
         columns = {"loss_train": "loss", "loss_validation": "validation_loss", "acc_train": "accuracy"}
-        metrics |= {metric: _exact(last[column]) for metric, column in columns.items()}
+        metrics |= {metric: studies.exact(last[column]) for metric, column in columns.items()}
         seconds, history = result.seconds, result.history
         record["parameters"] = keras_counts(result.network)
         with torch.no_grad():
@@ -472,15 +472,15 @@ def run_faces(
             encoder = load_encoder(path)  # the numbers are those of the file
             checkpoint = path.relative_to(results.project_root()).as_posix()
         if len(history):
-            metrics["loss_train"] = _exact(history.iloc[-1]["loss"])
+            metrics["loss_train"] = studies.exact(history.iloc[-1]["loss"])
         score = cosine_score(encoder, crops)
         record["parameters"] = count_parameters(encoder)
     answers = answers_on_test(score, (training, validation), test)
     metrics = {**answers.metrics(verdict), **metrics}
     if run.system == "koch":
         cross_entropy = F.binary_cross_entropy_with_logits(answers.score, answers.same.float())
-        metrics["loss_test"] = _exact(float(cross_entropy) + record["penalty"])
-    metrics["seconds"] = _exact(seconds)
+        metrics["loss_test"] = studies.exact(float(cross_entropy) + record["penalty"])
+    metrics["seconds"] = studies.exact(seconds)
     record |= {
         "seconds": seconds,
         "history": history.to_dict(orient="records"),
@@ -493,10 +493,6 @@ def run_faces(
     results.store_run(key, metrics, checkpoint, table=table_path(), columns=FACE_COLUMNS)
     shutil.rmtree(run_dir, ignore_errors=True)
     return metrics
-
-
-def _exact(value: float) -> Estimate:
-    return Estimate(float(value), 0.0, 1)
 
 
 def _counts(training: FaceSet, validation: FaceSet) -> dict[str, int]:
@@ -610,7 +606,7 @@ def run_trials(
         metrics, _ = judge_embeddings(trained.encoder, config.judged_crops, validation)
         alone, _ = judge_embeddings(trained.encoder, config.judged_crops[:1], validation)
         metrics |= {f"{name}_one_crop": estimate for name, estimate in alone.items()}
-        metrics["seconds"] = _exact(trained.seconds)
+        metrics["seconds"] = studies.exact(trained.seconds)
         record = {
             "expectation": trial.expectation,
             "config": config.to_json(),
@@ -672,9 +668,9 @@ def run_grid(
         result = train_pairs(config, training, validation, run_dir=run_dir, device=device, progress=progress)
         metrics = {
             **_judge_koch(koch_score(result)(validation), validation.pairs.same),
-            "loss_validation": _exact(result.history.validation_loss.iloc[-1]),
-            "loss_train": _exact(result.history.loss.iloc[-1]),
-            "seconds": _exact(result.seconds),
+            "loss_validation": studies.exact(result.history.validation_loss.iloc[-1]),
+            "loss_train": studies.exact(result.history.loss.iloc[-1]),
+            "seconds": studies.exact(result.seconds),
         }
         history = result.history.to_dict(orient="records")
         record = {

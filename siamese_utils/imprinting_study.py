@@ -379,12 +379,10 @@ def measure(
     space = spaces["plain" if method == "imprinted" else "whitened"]
     shot_z = space.data.shots[0][torch.stack(list(shots))]  # (R, N, K, D)
     replicas, count, per_class, dim = shot_z.shape
-    old, novel = space.old, imprinted(shot_z)
+    old, novel, tuning = space.old, imprinted(shot_z), config.fine_tuning
     if method == "random":
         generator = torch.Generator().manual_seed(config.base.seed)
         novel = F.normalize(torch.randn(novel.shape, generator=generator), dim=-1)
-    tuning = config.fine_tuning
-    if method == "random":
         tuning = dataclasses.replace(tuning, anchor=0.0)  # a random start is nothing to be held to
     if method in ("fine-tuned", "random"):
         rows = torch.arange(count).repeat_interleave(per_class)

@@ -225,18 +225,18 @@ def run_study(
                     progress=progress,
                 )  # fmt: skip
             except TrainingError as error:
-                metrics: Mapping[str, Estimate] = {"failed": _exact(1)}
+                metrics: Mapping[str, Estimate] = {"failed": exact(1)}
                 record["error"] = str(error)
             else:
                 history = result.history
                 images_shown = float((history.images_per_second * history.seconds).sum())
                 metrics = {
                     **judge(result.encoder, images, labels),
-                    "parameters": _exact(count_parameters(result.encoder)),
-                    "macs": _exact(count_macs(result.encoder.body, train_set.images.shape[1])),
-                    "images": _exact(round(images_shown)),
-                    "seconds": _exact(result.seconds),
-                    "images_per_second": _exact(images_shown / result.seconds),
+                    "parameters": exact(count_parameters(result.encoder)),
+                    "macs": exact(count_macs(result.encoder.body, train_set.images.shape[1])),
+                    "images": exact(round(images_shown)),
+                    "seconds": exact(result.seconds),
+                    "images_per_second": exact(images_shown / result.seconds),
                 }
                 record["history"] = history.to_dict(orient="records")
             record["provenance"] = computed_with
@@ -250,8 +250,9 @@ def run_study(
     return read_study(study)
 
 
-def _exact(value: float) -> Estimate:
-    return Estimate(value, 0.0, 1)
+def exact(value: float) -> Estimate:
+    """A number that is no sample, such as a count or a time, in the form in which tables take it."""
+    return Estimate(float(value), 0.0, 1)
 
 
 def _is_stored(study: str, trial: Trial, seed: int, config: TrainConfig, learned: int) -> bool:
