@@ -44,7 +44,8 @@ ALLOWED = {
     "imprinting": {"errors", "files"},
     "symbols": {"errors", "files", "data"},
     "faces": {"errors", "files", "data", "sampling"},
-    "koch": {"errors", "files", "devices", "sampling"},
+    "fourier": set(),
+    "koch": {"errors", "files", "devices", "fourier", "sampling"},
 }
 
 

@@ -19,6 +19,7 @@ from siamese_utils.koch import (
     KochNetwork,
     keras_counts,
     layer_table,
+    make_optimizer,
     pair_logits,
     penalty,
     train_koch,
@@ -107,6 +108,54 @@ def test_penalty_by_hand() -> None:
     wide = next(m.weight for m in network.twin if isinstance(m, nn.Linear))
     expected = 0.3 * sum(float((w.double() ** 2).sum()) for w in convolutions) + 0.7 * float((wide.double() ** 2).sum())
     assert len(convolutions) == 4 and float(penalty(network, config)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_decay_is_the_gradient_of_the_penalty(some: tuple[torch.Tensor, Pairs]) -> None:
+    """Steps of the optimizer against plain Adam on a loss that holds the penalty."""
+    config = dataclasses.replace(SMALL, conv_penalty=0.3, dense_penalty=0.7)
+    images, pairs = some
+    networks, losses = [], []
+    for explicit in (True, False):
+        torch.manual_seed(0)
+        network = KochNetwork(config).double()
+        network.eval()  # no dropout, so that both sides see the same
+        optimizer = make_optimizer(network, config)
+        if explicit:
+            optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, eps=1e-7)
+        for _ in range(3):
+            ends = [network.pixels(images[end]).double() for end in (pairs.first, pairs.second)]
+            loss = F.binary_cross_entropy_with_logits(network(*ends), pairs.same.double())
+            optimizer.zero_grad()
+            (loss + penalty(network, config) if explicit else loss).backward()
+            optimizer.step()
+        networks.append(network)
+        losses.append(loss.item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+    start = KochNetwork(config)
+    for (name, one), other in zip(networks[0].named_parameters(), networks[1].parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-12)
+        assert not torch.equal(one.float(), start.get_parameter(name)), name
+
+
+def test_pooling_before_relu_changes_nothing() -> None:
+    torch.manual_seed(0)
+    network = KochNetwork(SMALL).double()
+    plain: list[nn.Module] = []
+    for module in network.twin:
+        if isinstance(module, nn.ReLU) and isinstance(plain[-1], nn.MaxPool2d):
+            plain.insert(-1, nn.ReLU())
+        else:
+            plain.append(nn.ReLU() if isinstance(module, nn.ReLU) else module)
+    assert [type(m).__name__ for m in plain[:4]] == ["FourierConv2d", "BatchNorm2d", "ReLU", "MaxPool2d"]
+    images = torch.rand(3, 1, 65, 65, dtype=torch.float64)
+    gradients = []
+    for twin in (network.twin, nn.Sequential(*plain)):
+        network.zero_grad()
+        out = twin(images)
+        out.square().sum().backward()
+        gradients.append([out.detach(), *(parameter.grad.clone() for parameter in network.twin.parameters())])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_twins_are_compared_by_distance(some: tuple[torch.Tensor, Pairs]) -> None:
