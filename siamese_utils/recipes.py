@@ -60,9 +60,9 @@ class FewClasses:
 
 
 FEW_CLASSES: dict[str, FewClasses] = {
-    # A few thousand images are soon known by heart; the study ``few_classes`` shows what helps against it, that it gains
-    # next to nothing with thirty classes for more of the time, and that it hurts with many. An epoch of turned classes
-    # shows each image four times.
+    # A few thousand images are soon known by heart; the study ``few_classes`` shows what helps against it, that with
+    # thirty classes it gains next to nothing for more of the time, and that it hurts with many. An epoch of turned
+    # classes shows each image four times.
     "muon-proxy-triplet": FewClasses(20, {"turned_classes": True, "epochs": 4}),
 }
 
