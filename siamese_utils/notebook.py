@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -35,6 +36,9 @@ from siamese_utils.recipes import recipe
 from siamese_utils.splits import ClassSplit, class_split
 from siamese_utils.sweep import SplitRun, evaluate_encoder, run_split
 from siamese_utils.training import TrainConfig, train
+
+if TYPE_CHECKING:
+    from siamese_utils.faces import FaceSet, PairList
 
 PROFILES = ("smoke", "report", "full")
 
@@ -159,7 +163,17 @@ def start(split: str = "90-10", draw: int = 0) -> Study:
         warnings.simplefilter("ignore", SyntheticDataWarning)  # the banner says it better
         train_set, test_set = load_images("train"), load_images("test")
     study = Study(profile, train_set, test_set, class_split(split, draw, train_set.num_classes))
-    display(HTML(_banner(study)))
+    text = (
+        "CIFAR-100 is not in use here, so the live cells below show drawn shapes and a small encoder trained on them "
+        "within a minute. Their numbers say nothing about CIFAR-100. Tables that are read from <code>results/</code> "
+        "are about CIFAR-100 and say so."
+    )
+    if not study.is_synthetic:
+        text = (
+            f"Profile <code>{escape(profile)}</code>: {len(train_set):,} training and {len(test_set):,} test images of "
+            "CIFAR-100."
+        )
+    _announce(text, test_set.name, study.is_synthetic)
     return study
 
 
@@ -182,7 +196,6 @@ def start_symbols() -> Study:
         if profile == "smoke":
             raise MissingSymbolsError("The profile smoke asks for no data.")
         characters, digits = load_omniglot_background(), load_mnist("test")
-        style = "background:#EAF4FB;color:#123;border-left:6px solid #0072B2;padding:.7em 1em"
         text = (
             f"Profile <code>{escape(profile)}</code>: {len(characters):,} characters of Omniglot's background set and "
             f"{len(digits):,} test images of MNIST."
@@ -190,30 +203,64 @@ def start_symbols() -> Study:
     except MissingSymbolsError:
         made_up = synthetic_symbol_data()
         characters, digits = made_up.characters, made_up.test_digits
-        style = "background:#FFF3CD;color:#533F03;border-left:6px solid #D55E00;padding:.7em 1em"
         text = (
-            "<strong>Synthetic data.</strong> MNIST and Omniglot are not in use here, so the live cells below show "
-            "made-up symbols and a small encoder trained on them within seconds. Tables that are read from "
-            "<code>results/</code> are about MNIST and Omniglot."
+            "MNIST and Omniglot are not in use here, so the live cells below show made-up symbols and a small encoder "
+            "trained on them within seconds. Tables that are read from <code>results/</code> are about MNIST and "
+            "Omniglot."
         )
-    source = "synthetic" if digits.is_synthetic else "MNIST and Omniglot"
-    display(HTML(f'<div class="siamese-banner" data-siamese-source="{source}" style="{style}">{text}</div>'))
+    _announce(text, "MNIST and Omniglot", digits.is_synthetic)
     return Study(profile, characters, digits, class_split("5-5", 0, digits.num_classes))
 
 
-def _banner(study: Study) -> str:
-    source = escape(study.test_set.name)
-    if study.is_synthetic:
-        style = "background:#FFF3CD;color:#533F03;border-left:6px solid #D55E00;padding:.7em 1em"
+def start_faces() -> tuple[Study, FaceSet, dict[str, PairList]]:
+    """Begin the notebook on faces: LFW's development training set, and its two lists of pairs.
+
+    Where the data cannot be reached, and in the profile ``smoke``, made-up faces stand in for them. No test photograph
+    is read.
+
+    Raises:
+        UnknownNameError: ``SIAMESE_PROFILE`` names no profile.
+        DataError: a data set was found and is damaged.
+    """
+    # The other notebooks do without what these need.
+    from siamese_utils.face_study import people_as_classes
+    from siamese_utils.faces import (
+        ALIGNMENTS,
+        MissingFacesError,
+        load_pair_lists,
+        load_training_faces,
+        synthetic_faces,
+    )
+
+    profile = _profile()
+    plotting.set_style()
+    try:
+        if profile == "smoke":
+            raise MissingFacesError("The profile smoke asks for no data.")
+        faces, lists = load_training_faces(), load_pair_lists()
         text = (
-            "<strong>Synthetic data.</strong> CIFAR-100 is not in use here, so the live cells below show drawn "
-            "shapes and a small encoder trained on them within a minute. Their numbers say nothing about CIFAR-100. "
-            "Tables that are read from <code>results/</code> are about CIFAR-100 and say so."
+            f"Profile <code>{escape(profile)}</code>: {len(faces):,} photographs of Labeled Faces in the Wild "
+            f"({escape(ALIGNMENTS[faces.alignment])})."
         )
+    except MissingFacesError:
+        faces = synthetic_faces()
+        lists = {"train": faces, "test": synthetic_faces(part="test")}
+        text = (
+            "LFW is not in use here, so the live cells below show made-up faces and a small encoder trained on them "
+            "within seconds. Tables that are read from <code>results/</code> are about LFW."
+        )
+    _announce(text, "LFW", faces.is_synthetic)
+    images = people_as_classes(faces)
+    split = ClassSplit(f"{images.num_classes}-0", 0, tuple(range(images.num_classes)), ())
+    return Study(profile, images, images, split), faces, lists
+
+
+def _announce(text: str, source: str, is_synthetic: bool) -> None:
+    """Display what the notebook's data are; made-up data are marked in another colour and in words."""
+    style = "background:#FFF3CD;color:#533F03;border-left:6px solid #D55E00;padding:.7em 1em"
+    if is_synthetic:
+        text = f"<strong>Synthetic data.</strong> {text}"
     else:
         style = "background:#EAF4FB;color:#123;border-left:6px solid #0072B2;padding:.7em 1em"
-        text = (
-            f"Profile <code>{escape(study.profile)}</code>: {len(study.train_set):,} training and "
-            f"{len(study.test_set):,} test images of CIFAR-100."
-        )
-    return f'<div class="siamese-banner" data-siamese-source="{source}" style="{style}">{text}</div>'
+    source = "synthetic" if is_synthetic else escape(source)
+    display(HTML(f'<div class="siamese-banner" data-siamese-source="{source}" style="{style}">{text}</div>'))

@@ -20,7 +20,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from torch.nn import functional as F
 
 import siamese_utils
-from siamese_utils import cli, face_figures, plotting, results, studies, verification
+from siamese_utils import cli, face_figures, notebook, plotting, results, studies, verification
 from siamese_utils import face_study as study
 from siamese_utils.checkpoints import checkpoint_info, load_encoder, save_encoder
 from siamese_utils.encoders import Encoder
@@ -36,7 +36,7 @@ from siamese_utils.errors import (
 )
 from siamese_utils.evaluation import Estimate, pair_auc
 from siamese_utils.face_study import FaceConfig, FaceRun, GridRun, answers_on_test, run_faces
-from siamese_utils.faces import PHOTO, FaceSet, split_by_person, squares, synthetic_faces
+from siamese_utils.faces import PHOTO, FaceSet, shared_people, split_by_person, squares, synthetic_faces
 from siamese_utils.sampling import Pairs
 from siamese_utils.verification import (
     TestAnswers,
@@ -568,3 +568,20 @@ def test_stored_numbers_agree_with_stored_probabilities(monkeypatch: pytest.Monk
         score, same = run.probability.to_numpy(), run.same.to_numpy() == 1
         assert rows["auc_test"] == pytest.approx(auc(score, same), abs=0.05)  # four digits of a probability
         assert rows["eer_test"] == pytest.approx(equal_error_rate(score, same), abs=0.15)
+
+
+# --- the notebook ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("profile", ["smoke", "report"])
+def test_notebook_starts_without_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profile: str) -> None:
+    shown: list[object] = []
+    monkeypatch.setattr(notebook, "display", shown.append)
+    monkeypatch.setenv("SIAMESE_PROFILE", profile)
+    monkeypatch.setenv("SIAMESE_DATA", str(tmp_path / "nothing"))
+    monkeypatch.setenv("SIAMESE_OFFLINE", "1")
+    monkeypatch.setattr("siamese_utils.faces.search_folders", lambda root: [(tmp_path, "./data")])
+    started, faces, lists = notebook.start_faces()
+    assert started.is_synthetic and faces.is_synthetic and set(lists) == {"train", "test"}
+    assert not shared_people(lists["train"], lists["test"])
+    assert 'data-siamese-source="synthetic"' in shown[0].data  # type: ignore[attr-defined]
