@@ -134,14 +134,14 @@ class FaceConfig:
 
 
 KOCH = KochConfig()
-_TRIPLET = (Term("triplet", mining="batch_all", temperature=0.1),)
+_SUPCON = (Term("supcon"),)
 _VARIED = AugmentConfig(
     translate=4, rotate=8, zoom=0.12, brightness=0.25, contrast=0.25, saturation=0.25, cutout=20,
 )  # fmt: skip
 EMBEDDING = FaceConfig(
     TrainConfig(
         recipe="faces",
-        terms=_TRIPLET,
+        terms=_SUPCON,
         encoder="resnet9-16",
         embedding_dim=128,
         epochs=1,
@@ -191,24 +191,27 @@ TRIALS: tuple[FaceTrial, ...] = (
               changes=(("terms", _PROXY_AND_TRIPLET),)),
     FaceTrial("proxy", "About the same: with two photographs a person there are few triplets.",
               changes=(("terms", (Term("proxy"),)),)),
-    FaceTrial("triplet", "Worse: without proxies a step sees 64 of some 1,700 people.", changes=(("terms", _TRIPLET),)),
+    FaceTrial("triplet", "Worse: without proxies a step sees 64 of some 1,700 people.",
+              changes=(("terms", (Term("triplet", mining="batch_all", temperature=0.1),)),)),
     FaceTrial("supcon", "Better than triplets alone, as all strangers of a batch count at once.",
-              changes=(("terms", (Term("supcon"),)),)),
+              changes=(("terms", _SUPCON),)),
     FaceTrial("pair-bce", "Worse: the assignment's loss, on all pairs of a batch.",
               changes=(("terms", (Term("pair_bce"),)),)),
-    FaceTrial("triplet-grid", "Better: faces are aligned, so it matters in which part of the image a feature lies.",
-              changes=(("terms", _TRIPLET), ("encoder", "resnet9-16-grid4"))),
-    FaceTrial("triplet-batch-256", "Better: more strangers a step, and with them more that look alike.",
-              changes=(("terms", _TRIPLET), ("batch_size", 256))),
-    FaceTrial("triplet-no-singles", "A little worse: half of the people are left out, but every pair is a real one.",
-              changes=(("terms", _TRIPLET),), looks=(("repeat", False),)),
-    FaceTrial("triplet-unvaried", "Clearly worse: people with one photograph would be learned by heart.",
-              changes=(("terms", _TRIPLET), ("augment", AugmentConfig(translate=2)))),
-    FaceTrial("triplet-wide", "Better for each image, but four times as slow: half the images take twice as long.",
-              changes=(("terms", _TRIPLET), ("encoder", "resnet9-32"), ("least_images", TRIAL_IMAGES // 2),
+    FaceTrial("supcon-grid", "Better: faces are aligned, so it matters in which part of the image a feature lies.",
+              changes=(("terms", _SUPCON), ("encoder", "resnet9-16-grid4"))),
+    FaceTrial("supcon-batch-256", "Better: more strangers a step, and with them more that look alike.",
+              changes=(("terms", _SUPCON), ("batch_size", 256))),
+    FaceTrial("supcon-sharp", "A little better: a lower temperature counts the strangers that look most alike.",
+              changes=(("terms", (Term("supcon", temperature=0.05),)),)),
+    FaceTrial("supcon-no-singles", "A little worse: half of the people are left out, but every pair is a real one.",
+              changes=(("terms", _SUPCON),), looks=(("repeat", False),)),
+    FaceTrial("supcon-wide", "Better for each image, but four times as slow: half the images take twice as long.",
+              changes=(("terms", _SUPCON), ("encoder", "resnet9-32"), ("least_images", TRIAL_IMAGES // 2),
                        ("most_images", TRIAL_IMAGES // 2))),
-    FaceTrial("triplet-tight", "A little worse: hair and outline of the head, which tell people apart, are cut off.",
-              changes=(("terms", _TRIPLET),), looks=(("crop", 104), ("judged_crops", (104, 92)))),
+    FaceTrial("supcon-tight", "A little worse: hair and outline of the head, which tell people apart, are cut off.",
+              changes=(("terms", _SUPCON),), looks=(("crop", 104), ("judged_crops", (104, 92)))),
+    FaceTrial("supcon-unvaried", "Clearly worse: people with one photograph would be learned by heart.",
+              changes=(("terms", _SUPCON), ("augment", AugmentConfig(translate=2)))),
 )  # fmt: skip
 
 

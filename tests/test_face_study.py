@@ -283,7 +283,7 @@ def test_trials_change_one_thing_at_a_time() -> None:
     for name, trial in trials.items():
         assert trial.expectation.endswith(".")
         assert trial.config.train.augment.flip  # so that test pairs are mirrored
-        start = trials["triplet" if name.startswith("triplet-") else "base"].config
+        start = trials["supcon" if name.startswith("supcon-") else "base"].config
         own, base = ({**config.to_json(), **config.to_json()["train"]} for config in (trial.config, start))
         # How many images are shown, and which crops are judged, follow from the change.
         beside = {"recipe", "train", "least_images", "most_images", "judged_crops"}
