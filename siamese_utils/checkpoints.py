@@ -15,7 +15,7 @@ from siamese_utils.backbones import ENCODERS
 from siamese_utils.devices import pick_device
 from siamese_utils.encoders import Encoder
 from siamese_utils.errors import CheckpointError
-from siamese_utils.files import atomic_path
+from siamese_utils.files import atomic_path, reason
 
 FORMAT = "siamese_utils.encoder/1"
 
@@ -55,7 +55,9 @@ def save_encoder(encoder: Encoder, path: str | Path, info: Mapping[str, Any] | N
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata=metadata)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"Cannot write {path} ({error}); choose a folder with room and write access.") from error
+        raise CheckpointError(
+            f"Cannot write {path} ({reason(error)}); choose a folder with room and write access."
+        ) from error
 
 
 def load_encoder(path: str | Path, device: str = "cpu") -> Encoder:

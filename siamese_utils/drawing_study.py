@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.linear_model import LogisticRegression
 
 from siamese_utils import results, studies
 from siamese_utils.augment import TURNS, AugmentConfig, turn
+from siamese_utils.calibration import Verdict, fit_verdict
 from siamese_utils.checkpoints import checkpoint_info, load_encoder, save_encoder
 from siamese_utils.data import ImageSet
 from siamese_utils.encoders import Encoder, count_parameters
@@ -32,7 +32,7 @@ from siamese_utils.evaluation import (
     pair_accuracy,
     pair_auc,
     sample_similarities,
-    threshold_for_balanced_accuracy,
+    wilson,
 )
 from siamese_utils.losses import Term
 from siamese_utils.sampling import named_rng
@@ -206,20 +206,6 @@ PUBLISHED: tuple[Published, ...] = (
 # --- judging --------------------------------------------------------------------------------------
 
 
-def wilson(hits: int, trials: int) -> tuple[float, float]:
-    """The 95% interval of a share by Wilson's score method (1927), in percent: (low, high).
-
-    Raises:
-        SamplingError: no trial, or more hits than trials.
-    """
-    if not 0 <= hits <= trials or trials < 1:
-        raise SamplingError(f"{hits} hits in {trials} trials have no share; count at least one trial.")
-    z2 = 1.96**2
-    middle = (hits + z2 / 2) / (trials + z2)
-    half = 1.96 / (trials + z2) * (hits * (trials - hits) / trials + z2 / 4) ** 0.5
-    return 100 * max(0.0, middle - half), 100 * min(1.0, middle + half)
-
-
 def accuracy_on_alphabets(
     encoder: Encoder, characters: ImageSet, alphabets: Iterable[int], episodes: int = 500, seed: int = 0
 ) -> Estimate:
@@ -336,39 +322,6 @@ def digit_metrics(
         if kind == "unseen_digits":
             metrics[f"acc_allway_1s_{kind}"] = all_way_accuracy(part, of, named_rng(0, f"acc_allway_1s_{kind}"), 200)
     return metrics
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """How a cosine similarity is read: P(same) = 1 / (1 + exp(-(slope * cosine + intercept))).
-
-    Attributes:
-        threshold: cosine above which a pair is called the same, with the best balanced accuracy.
-        slope: of the logistic curve.
-        intercept: likewise; for pairs of which half are the same.
-    """
-
-    threshold: float
-    slope: float
-    intercept: float
-
-    @property
-    def info(self) -> dict[str, object]:
-        """What a checkpoint's metadata hold of it."""
-        return {"threshold": self.threshold, "calibration": {"slope": self.slope, "intercept": self.intercept}}
-
-
-def fit_verdict(same: torch.Tensor, different: torch.Tensor) -> Verdict:
-    """Threshold and logistic calibration (Platt, 1999) from similarities of held-out pairs, float32 (n,) each.
-
-    Raises:
-        SamplingError: no same or no different pair.
-    """
-    similarity = torch.cat([same, different]).numpy()
-    is_same = np.arange(len(similarity)) < len(same)
-    threshold = threshold_for_balanced_accuracy(similarity, is_same)
-    fit = LogisticRegression(C=1e6, class_weight="balanced").fit(similarity[:, None].astype(np.float64), is_same)
-    return Verdict(threshold, float(fit.coef_[0, 0]), float(fit.intercept_[0]))
 
 
 # --- configurations -------------------------------------------------------------------------------

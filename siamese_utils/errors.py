@@ -38,6 +38,10 @@ class ResultsError(SiameseError, ValueError):
     """A results table that is missing a row or damaged."""
 
 
+class StorageError(SiameseError, OSError):
+    """A file that cannot be written: the disk is full, or the folder is read-only; what was there before is kept."""
+
+
 class UnknownNameError(SiameseError, ValueError):
     """A name that no registry knows."""
 

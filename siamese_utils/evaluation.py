@@ -142,6 +142,20 @@ def share_estimate(hits: torch.Tensor) -> Estimate:
 # ---------------------------------------------------------------------------------------------
 
 
+def wilson(hits: int, trials: int) -> tuple[float, float]:
+    """The 95% interval of a share by Wilson's score method (1927), in percent: (low, high).
+
+    Raises:
+        SamplingError: no trial, or more hits than trials.
+    """
+    if not 0 <= hits <= trials or trials < 1:
+        raise SamplingError(f"{hits} hits in {trials} trials have no share; count at least one trial.")
+    z2 = 1.96**2
+    middle = (hits + z2 / 2) / (trials + z2)
+    half = 1.96 / (trials + z2) * (hits * (trials - hits) / trials + z2 / 4) ** 0.5
+    return 100 * max(0.0, middle - half), 100 * min(1.0, middle + half)
+
+
 def triplet_accuracy(
     z: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator, count: int = 50_000
 ) -> Estimate:

@@ -21,17 +21,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from filelock import FileLock
 from torch.nn import functional as F
 
 from siamese_utils import results, studies
 from siamese_utils.augment import AugmentConfig
+from siamese_utils.calibration import Verdict
 from siamese_utils.checkpoints import checkpoint_info, load_encoder, save_encoder
 from siamese_utils.data import ImageSet
-from siamese_utils.drawing_study import Verdict, wilson
 from siamese_utils.encoders import Encoder, count_parameters
 from siamese_utils.errors import CheckpointError, ConfigError, ResultsError, ShapeError, SplitError, unknown
-from siamese_utils.evaluation import Estimate, threshold_for_balanced_accuracy
+from siamese_utils.evaluation import Estimate, threshold_for_balanced_accuracy, wilson
 from siamese_utils.faces import (
     FaceSet,
     grey,
@@ -42,7 +41,7 @@ from siamese_utils.faces import (
     squares,
     training_images,
 )
-from siamese_utils.files import write_text_atomically
+from siamese_utils.files import locked, write_text_atomically
 from siamese_utils.koch import KochConfig, KochResult, keras_counts, penalty, train_koch
 from siamese_utils.losses import Term
 from siamese_utils.pretrained import PRETRAINED, load_pretrained
@@ -401,8 +400,7 @@ def store_pairs(run: FaceRun, same: torch.Tensor, probability: torch.Tensor) -> 
         }
     )
     path = pairs_path()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
+    with locked(path.with_name(f".{path.name}.lock")):
         if path.exists():
             old = stored_pairs()
             new = pd.concat([old[(old.system != run.system) | (old.seed != run.seed)], new], ignore_index=True)

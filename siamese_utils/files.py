@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one."""
+"""Writing files so that a reader never sees half of one, and so that whoever cannot write says so in one sentence."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from siamese_utils.errors import StorageError
 
 
 @contextmanager
@@ -15,21 +19,64 @@ def atomic_path(target: Path) -> Iterator[Path]:
     Whoever is killed in between leaves the old file as it was. The data reach the disk before the name does.
 
     Raises:
-        OSError: the folder cannot be written to, or the disk is full; the old file stays.
+        StorageError: the folder cannot be written to, or the disk is full; the old file stays.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)  # some writers make files that only their owner can read
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    # Whoever is killed leaves this file behind; its ending keeps it out of version control.
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    with _storing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)  # some writers make files that only their owner can read
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_text_atomically(target: Path, text: str) -> None:
     """Write a UTF-8 text file in one step; see ``atomic_path``."""
     with atomic_path(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def locked(lock: Path, timeout: float = -1) -> Iterator[None]:
+    """Hold a lock file, which is made if need be, so that no other process does the same work.
+
+    Args:
+        lock: the file; it stays when the lock is given back.
+        timeout: seconds to wait for another process; below 0 waits for ever.
+
+    Raises:
+        Timeout: another process still holds it.
+        StorageError: the folder cannot be written to.
+    """
+    held = FileLock(lock, timeout=timeout)
+    with _storing(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def reason(error: BaseException) -> str:
+    """Why something could not be written, in the system's words, for a sentence that names the file itself."""
+    return str(error.__cause__ if isinstance(error, StorageError) and error.__cause__ else error)
+
+
+@contextmanager
+def _storing(target: Path) -> Iterator[None]:
+    """Name what could not be written and what to do about it."""
+    try:
+        yield
+    except (StorageError, Timeout):
+        raise
+    except OSError as error:
+        raise StorageError(
+            f"Cannot write {target} ({error}); make room or choose a folder with write access. What was there before "
+            "is kept."
+        ) from error

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from siamese_utils.errors import CheckpointError, ConfigError, SamplingError, ShapeError
-from siamese_utils.files import atomic_path
+from siamese_utils.files import atomic_path, reason
 
 # ------------------------------------------------------------------------------------- the embeddings
 
@@ -257,7 +257,9 @@ def save_classifier(path: str | Path, classifier: CosineClassifier, whitening: W
         with atomic_path(Path(path)) as temporary:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=metadata)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"Cannot write {path} ({error}); choose a folder with room and write access.") from error
+        raise CheckpointError(
+            f"Cannot write {path} ({reason(error)}); choose a folder with room and write access."
+        ) from error
 
 
 def load_classifier(path: str | Path) -> tuple[CosineClassifier, Whitening]:

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from scipy.stats import t as student_t
 from torch.nn import functional as F
 from tqdm.auto import tqdm
@@ -286,7 +286,7 @@ def embed_all(
         stored["test"] = encoder.embed(test_set.images)
         if cache is not None:
             with atomic_path(cache) as temporary:
-                save_file(stored, temporary)
+                temporary.write_bytes(save(stored))
     labels = {name: train_set.labels[positions] for name, positions in rows.items()}
     parts = {name: (stored[name], labels.get(name, test_set.labels)) for name in stored}
     return Embedded(**parts, old=classes.seen, novel=classes.unseen)
@@ -604,7 +604,7 @@ def _jobs(data: Embedded, config: ImprintingConfig) -> list[_Job]:
 def _save_measured(measured: Measured, path: Path) -> None:
     tensors = {f"{part}.{name}": getattr(measured, part)[name] for part in ("old", "novel") for name in BIASES}
     with atomic_path(path) as temporary:
-        save_file({**tensors, "curve": measured.curve}, temporary)
+        temporary.write_bytes(save({**tensors, "curve": measured.curve}))
 
 
 def _load_measured(path: Path) -> Measured | None:

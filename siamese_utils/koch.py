@@ -37,7 +37,7 @@ from tqdm.auto import tqdm
 
 from siamese_utils.devices import pick_device
 from siamese_utils.errors import CheckpointError, ConfigError, SamplingError, ShapeError, TrainingError
-from siamese_utils.files import atomic_path
+from siamese_utils.files import atomic_path, reason
 from siamese_utils.fourier import FourierConv2d
 from siamese_utils.sampling import Pairs, named_rng
 
@@ -442,4 +442,6 @@ def _keep(
         with atomic_path(_state_path(run_dir)) as temporary:
             torch.save(state, temporary)
     except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"Cannot write to the run folder {run_dir} ({error}); make room there.") from error
+        raise CheckpointError(
+            f"Cannot write to the run folder {run_dir} ({reason(error)}); make room there."
+        ) from error

@@ -44,7 +44,7 @@ from tqdm import tqdm
 
 from siamese_utils.devices import processor_name
 from siamese_utils.errors import SiameseError, unknown
-from siamese_utils.files import write_text_atomically
+from siamese_utils.files import reason, write_text_atomically
 from siamese_utils.provenance import git_commit, package_version
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -372,7 +372,7 @@ def _write(path: Path, text: str) -> None:
     try:
         write_text_atomically(path, text)
     except OSError as error:
-        raise ReportError(f"{path} cannot be written ({error}); make room or name another folder.") from error
+        raise ReportError(f"{path} cannot be written ({reason(error)}); make room or name another folder.") from error
 
 
 def _listing(paths: Iterable[Path]) -> str:

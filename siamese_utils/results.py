@@ -12,12 +12,11 @@ from typing import Any
 
 import pandas as pd
 import torch
-from filelock import FileLock
 
 from siamese_utils.devices import autocast_dtype, pick_device, processor_name
 from siamese_utils.errors import ResultsError
 from siamese_utils.evaluation import Estimate
-from siamese_utils.files import write_text_atomically
+from siamese_utils.files import locked, write_text_atomically
 from siamese_utils.provenance import git_commit, package_version
 
 SPLIT_SWEEP_COLUMNS = ("split", "draw", "seed", "recipe", "metric", "value", "ci95", "n", "checkpoint")
@@ -139,19 +138,22 @@ def store_run(
 
     Returns:
         the whole table as stored.
+
+    Raises:
+        ResultsError: nothing to store, or the table is damaged.
+        StorageError: the table cannot be written; its old rows stay.
     """
     path = table if table is not None else results_dir() / "split_sweep.csv"
     if {*key, "metric", "value", "ci95", "n"} != set(columns) - {"checkpoint"}:
         raise ResultsError(f"The key {list(key)} does not fit the table's columns {list(columns)}; name each once.")
     if not metrics:
         raise ResultsError(f"There is no metric to store for {dict(key)}; evaluate the run first.")
-    path.parent.mkdir(parents=True, exist_ok=True)
     rows = []
     for name, estimate in metrics.items():
         numbers = {"value": round(estimate.value, 4), "ci95": round(estimate.ci95, 4), "n": estimate.n}
         rows.append({**key, "metric": name, **numbers, "checkpoint": checkpoint})
     new = pd.DataFrame(rows)[list(columns)]
-    with FileLock(path.with_name(f".{path.name}.lock")):
+    with locked(path.with_name(f".{path.name}.lock")):
         if path.exists():
             old = read_table(path, columns)
             same = pd.Series(True, index=old.index)

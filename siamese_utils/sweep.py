@@ -20,7 +20,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from joblib import Parallel, delayed, parallel_config
 from tqdm.auto import tqdm
 
@@ -31,7 +31,7 @@ from siamese_utils.devices import processor_name
 from siamese_utils.encoders import Encoder, count_parameters
 from siamese_utils.errors import CheckpointError, ConfigError, TrainingError
 from siamese_utils.evaluation import Estimate, SplitEvaluation, evaluate_split
-from siamese_utils.files import atomic_path
+from siamese_utils.files import atomic_path, locked
 from siamese_utils.recipes import DEFAULT_RECIPE, recipe
 from siamese_utils.sampling import named_rng
 from siamese_utils.splits import ClassSplit, class_split, hold_out_images
@@ -286,9 +286,8 @@ def _try_run(
     run: SplitRun, device: str, progress: bool, data: tuple[ImageSet, ImageSet] | None
 ) -> FinishedRun | _NotFinished:
     """Train a run, unless another process on this machine is at it."""
-    run.folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(run.folder.with_suffix(".lock"), timeout=0):
+        with locked(run.folder.with_suffix(".lock"), timeout=0):
             return train_run(run, *(data or _data()), device=device, progress=progress)
     except Timeout:
         return _NotFinished(run)

@@ -24,7 +24,7 @@ from siamese_utils.devices import autocast_dtype, pick_device
 from siamese_utils.encoders import Encoder
 from siamese_utils.errors import CheckpointError, CollapseError, ConfigError, SplitError, TrainingError, unknown
 from siamese_utils.evaluation import few_shot_accuracy
-from siamese_utils.files import atomic_path
+from siamese_utils.files import atomic_path, reason
 from siamese_utils.losses import Term, WeightedSum, embedding_spread
 from siamese_utils.optimizers import OPTIMIZERS, WeightAverage, make_optimizer
 from siamese_utils.sampling import PKBatches, named_rng
@@ -311,8 +311,8 @@ def _damaged(path: Path) -> CheckpointError:
 
 def _unwritable(run_dir: Path, error: Exception) -> CheckpointError:
     return CheckpointError(
-        f"Cannot write to the run folder {run_dir} ({error}); make room there or choose another run folder. What was "
-        "written before is kept."
+        f"Cannot write to the run folder {run_dir} ({reason(error)}); make room there or choose another run folder. What "
+        "was written before is kept."
     )
 
 

@@ -18,11 +18,11 @@ from sklearn.model_selection import StratifiedKFold
 from torch.nn import functional as F
 
 from siamese_utils import results
+from siamese_utils.calibration import Verdict, fit_verdict
 from siamese_utils.checkpoints import checkpoint_info, load_encoder
-from siamese_utils.drawing_study import Verdict, fit_verdict, wilson
 from siamese_utils.encoders import Encoder
 from siamese_utils.errors import CheckpointError, SamplingError
-from siamese_utils.evaluation import Estimate, pair_auc, threshold_for_balanced_accuracy
+from siamese_utils.evaluation import Estimate, pair_auc, threshold_for_balanced_accuracy, wilson
 from siamese_utils.faces import PHOTO, FaceSet, face_window, grey, squares
 from siamese_utils.koch import KochResult, pair_logits
 from siamese_utils.oneshot import load_image

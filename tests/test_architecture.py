@@ -24,7 +24,7 @@ SPINE = (
 # What knows no model and no data, so that it can be used (and tested) without either.
 ALLOWED = {
     "errors": set(),
-    "files": set(),
+    "files": {"errors"},
     "devices": {"errors"},
     "provenance": set(),
     "augment": {"errors"},
@@ -39,6 +39,7 @@ ALLOWED = {
     "pretrained": {"errors", "data", "backbones", "encoders"},
     "checkpoints": {"errors", "files", "devices", "backbones", "encoders"},
     "evaluation": {"errors", "splits", "sampling"},
+    "calibration": {"evaluation"},
     "growth": {"errors", "splits", "sampling", "evaluation", "results"},
     "plotting": {"errors", "files"},
     "imprinting": {"errors", "files"},

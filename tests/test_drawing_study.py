@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binomtest
 from torch.nn import functional as F
 
 import siamese_utils
@@ -24,7 +23,6 @@ from siamese_utils.drawing_study import (
     accuracy_on_alphabets,
     accuracy_on_runs,
     characters_of,
-    fit_verdict,
     in_four_turns,
     is_stored,
     joined,
@@ -32,11 +30,10 @@ from siamese_utils.drawing_study import (
     stored_drawing,
     training_images,
     validation_alphabets,
-    wilson,
 )
 from siamese_utils.encoders import Encoder
 from siamese_utils.errors import CheckpointError, DataError, ResultsError, SamplingError, UnknownNameError
-from siamese_utils.evaluation import Estimate
+from siamese_utils.evaluation import Estimate, wilson
 from siamese_utils.symbols import OneShotRun, load_omniglot_background, synthetic_symbols
 from siamese_utils.training import TrainConfig
 
@@ -168,18 +165,6 @@ def test_the_official_runs_are_opened_in_one_place() -> None:
 # --- judging --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("hits, trials", [(0, 10), (10, 10), (7, 20), (368, 400), (1, 1)])
-def test_wilson_agrees_with_scipy(hits: int, trials: int) -> None:
-    interval = binomtest(hits, trials).proportion_ci(method="wilson")
-    assert wilson(hits, trials) == pytest.approx((100 * interval.low, 100 * interval.high), abs=1e-2)
-
-
-@pytest.mark.parametrize("hits, trials", [(1, 0), (3, 2), (-1, 5)])
-def test_wilson_refuses_nonsense(hits: int, trials: int) -> None:
-    with pytest.raises(SamplingError):
-        wilson(hits, trials)
-
-
 def test_runs_are_judged_by_the_nearest_example(runs: list[OneShotRun]) -> None:
     answers = accuracy_on_runs(FlatPixels(), runs)  # type: ignore[arg-type]
     z = FlatPixels()
@@ -225,21 +210,6 @@ def test_support_and_query_are_by_different_people(data: SymbolData) -> None:
 
     accuracy = accuracy_on_alphabets(Photographic(), data.characters, (0, 1), episodes=20)  # type: ignore[arg-type]
     assert accuracy.value < 10
-
-
-def test_verdict_recovers_the_curve_that_made_the_pairs() -> None:
-    rng = np.random.default_rng(0)
-    cosine = rng.uniform(-0.5, 1, 40_000)
-    same = rng.random(len(cosine)) < 1 / (1 + np.exp(-(8 * cosine - 3)))
-    # Balanced classes shift the intercept by the log odds of the sample.
-    shift = np.log(same.mean() / (1 - same.mean()))
-    tensor = torch.from_numpy(cosine.astype(np.float32))
-    verdict = fit_verdict(tensor[torch.from_numpy(same)], tensor[torch.from_numpy(~same)])
-    assert verdict.slope == pytest.approx(8, abs=0.3)
-    assert verdict.intercept == pytest.approx(-3 - shift, abs=0.2)
-    assert verdict.threshold == pytest.approx((3 + shift) / 8, abs=0.08)
-    info = verdict.info
-    assert set(info) == {"threshold", "calibration"} and set(info["calibration"]) == {"slope", "intercept"}  # type: ignore[call-overload]
 
 
 # --- storing --------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.neighbors import NearestCentroid
 
@@ -34,6 +35,7 @@ from siamese_utils.evaluation import (
     sample_similarities,
     threshold_for_balanced_accuracy,
     triplet_accuracy,
+    wilson,
 )
 from siamese_utils.sampling import ClassIndex, named_rng, sample_episodes, sample_pairs, sample_triplets
 from siamese_utils.splits import class_split
@@ -93,6 +95,18 @@ def test_intervals_of_means_cover_the_truth_about_19_times_in_20() -> None:
         estimate = few_shot_accuracy(z, labels, rng(seed), ways=3, episodes=100)
         hits += abs(estimate.value - truth) < estimate.ci95
     assert 88 <= hits <= 100
+
+
+@pytest.mark.parametrize("hits, trials", [(0, 10), (10, 10), (7, 20), (368, 400), (1, 1)])
+def test_wilson_agrees_with_scipy(hits: int, trials: int) -> None:
+    interval = binomtest(hits, trials).proportion_ci(method="wilson")
+    assert wilson(hits, trials) == pytest.approx((100 * interval.low, 100 * interval.high), abs=1e-2)
+
+
+@pytest.mark.parametrize("hits, trials", [(1, 0), (3, 2), (-1, 5)])
+def test_wilson_refuses_nonsense(hits: int, trials: int) -> None:
+    with pytest.raises(SamplingError):
+        wilson(hits, trials)
 
 
 # --- pairs and triplets ----------------------------------------------------------------------------
