@@ -10,11 +10,12 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
-from siamese_utils import cifarfs, drawing_study, growth, results
+from siamese_utils import cifarfs, drawing_study, face_study, growth, results
 from siamese_utils.checkpoints import load_encoder
 from siamese_utils.data import ImageSet
 from siamese_utils.errors import SiameseError, unknown
 from siamese_utils.evaluation import Estimate
+from siamese_utils.faces import FaceSet
 from siamese_utils.sweep import Judgement, judge_checkpoint
 
 SLACK = 0.02
@@ -31,11 +32,14 @@ class Data:
         train_set: CIFAR-100's training images, from which thresholds come.
         test_set: its test images.
         symbols: see ``drawing_study.load_symbol_data``; ``None`` loads them.
+        faces, test_faces: LFW's development sets; likewise.
     """
 
     train_set: ImageSet
     test_set: ImageSet
     symbols: drawing_study.SymbolData | None = None
+    faces: FaceSet | None = None
+    test_faces: FaceSet | None = None
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,13 @@ class Source:
         table: where it is stored.
         columns: what it holds.
         again: the metrics of a checkpoint, given the file and the data, by the table's column ``metric``.
+        of_the_training: metrics that no checkpoint gives, which are passed over.
     """
 
     table: Callable[[], Path]
     columns: tuple[str, ...]
     again: Callable[[Path, Data], Mapping[str, Estimate]]
+    of_the_training: tuple[str, ...] = ()
 
 
 @lru_cache(maxsize=1)  # three tables ask the same of a checkpoint, one after the other
@@ -78,12 +84,17 @@ def _drawing(path: Path, data: Data) -> Mapping[str, Estimate]:
     return drawing_study.reevaluate_drawing(path, data.symbols or drawing_study.load_symbol_data())
 
 
+def _faces(path: Path, data: Data) -> Mapping[str, Estimate]:
+    return face_study.reevaluate_faces(path, data.faces, data.test_faces)
+
+
 SOURCES: dict[str, Source] = {
     "split_sweep": Source(lambda: results.results_dir() / "split_sweep.csv", results.SPLIT_SWEEP_COLUMNS, _sweep),
     "growth": Source(growth.growth_path, results.SPLIT_SWEEP_COLUMNS, _growth),
     "class_accuracy": Source(growth.class_path, results.SPLIT_SWEEP_COLUMNS, _by_class),
     "cifar_fs": Source(cifarfs.table_path, cifarfs.CIFAR_FS_COLUMNS, _cifar_fs),
     "drawing": Source(drawing_study.table_path, drawing_study.DRAWING_COLUMNS, _drawing),
+    "faces": Source(face_study.table_path, face_study.FACE_COLUMNS, _faces, face_study.OF_THE_TRAINING),
 }
 AUDIT_COLUMNS = ("table", "checkpoint", "metric", "stored", "again", "allowed", "verdict")
 
@@ -118,7 +129,7 @@ def audit(
         table = results.read_table(source.table(), source.columns)
         for checkpoint, rows in table.groupby("checkpoint"):
             if checkpoint and (not checkpoints or checkpoint in checkpoints):
-                jobs.append((checkpoint, name, rows))
+                jobs.append((checkpoint, name, rows[~rows.metric.isin(source.of_the_training)]))
     jobs.sort(key=lambda job: job[0])  # what is asked of one checkpoint is asked together
     found: list[tuple] = []
     for checkpoint, name, rows in tqdm(jobs, unit="table", desc="audit", disable=not progress):

@@ -55,6 +55,7 @@ from siamese_utils.verification import (
     judge_embeddings,
     judge_validation,
     koch_score,
+    read_verifier,
 )
 
 FACE_COLUMNS = ("system", "seed", "metric", "value", "ci95", "n", "checkpoint")
@@ -499,6 +500,55 @@ def run_faces(
     results.store_run(key, metrics, checkpoint, table=table_path(), columns=FACE_COLUMNS)
     shutil.rmtree(run_dir, ignore_errors=True)
     return metrics
+
+
+OF_THE_TRAINING = ("loss_train", "loss_validation", "acc_train", "seconds")  # which no checkpoint gives
+
+
+def reevaluate_faces(path: Path, faces: FaceSet | None = None, test: FaceSet | None = None) -> dict[str, Estimate]:
+    """Compute what is stored of an embedding network anew from its checkpoint.
+
+    Args:
+        path: of the checkpoint.
+        faces: LFW's development training set; loaded if left out.
+        test: faces that take the place of the test set, for tests.
+
+    Returns:
+        all metrics but those of the training.
+
+    Raises:
+        CheckpointError: the checkpoint is missing or damaged, or is no encoder of faces.
+        DataError: the data cannot be reached or are damaged.
+    """
+    encoder, verdict, crops = read_verifier(path)
+    training, validation = split_by_person(faces or load_training_faces(), VALIDATION_SHARE)
+    metrics, _ = judge_embeddings(encoder, crops, validation)
+    return {**answers_on_test(cosine_score(encoder, crops), (training, validation), test).metrics(verdict), **metrics}
+
+
+def ensemble(system: str, pairs: pd.DataFrame | None = None) -> dict[str, Estimate]:
+    """What the networks of all seeds say together: the mean of their calibrated log odds, from the stored answers.
+
+    Each network's calibration comes from validation people, so nothing is fitted here.
+
+    Args:
+        system: a name in ``SYSTEMS``.
+        pairs: see ``stored_pairs``, which is read if it is left out.
+
+    Returns:
+        ``acc_test_half``, ``auc_test`` and ``eer_test``.
+
+    Raises:
+        ResultsError: no answers of the system are stored, or those of a seed are incomplete.
+    """
+    table = stored_pairs() if pairs is None else pairs
+    table = table[table.system == system].pivot(index="pair", columns="seed", values=["probability", "same"])
+    if table.empty or table.isna().to_numpy().any():
+        raise ResultsError(f"The answers of {system!r} are missing or incomplete; run 'python -m siamese_utils faces'.")
+    score = torch.logit(torch.tensor(table.probability.to_numpy(float)), eps=1e-6).mean(dim=1)
+    answers = TestAnswers(score, torch.tensor(table.same.to_numpy()[:, 0] == 1))
+    metrics = answers.metrics(Verdict(0.0, 1.0, 0.0))
+    return {name: metrics[name] for name in ("acc_test_half", "auc_test", "eer_test")}
 
 
 def _counts(training: FaceSet, validation: FaceSet) -> dict[str, int]:

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 import siamese_utils
 from siamese_utils import cli, face_figures, notebook, plotting, results, studies, verification
 from siamese_utils import face_study as study
+from siamese_utils.audit import Data, audit
 from siamese_utils.checkpoints import checkpoint_info, load_encoder, save_encoder
 from siamese_utils.encoders import Encoder
 from siamese_utils.errors import (
@@ -331,6 +332,38 @@ def test_study_is_stored_and_reproduced(small: Path, people: FaceSet, strangers:
     record = results.load_json(run.name)
     assert record["alignment"] == "synthetic" and record["faces"]["training people"] == len(training.people)
     assert FaceConfig.from_json(record["config"]) == study.EMBEDDING
+
+
+def test_stored_numbers_are_computed_anew_from_the_checkpoint(
+    small: Path, people: FaceSet, strangers: FaceSet
+) -> None:
+    metrics = quick(FaceRun("embedding"), people, strangers)
+    again = study.reevaluate_faces(verification.checkpoint_path(), people, strangers)
+    assert set(again) == set(metrics) - set(study.OF_THE_TRAINING)
+    for name, estimate in again.items():
+        assert estimate.value == pytest.approx(metrics[name].value, abs=1e-3), name
+    everything = Data(None, None, faces=people, test_faces=strangers)  # type: ignore[arg-type]
+    found = audit(everything, ["faces"], progress=False)
+    assert set(found.metric) == set(again) and set(found.verdict) == {"holds"}
+    table = study.table_path()
+    table.write_text(table.read_text().replace("acc_test,", "acc_test,9", 1))
+    assert (audit(everything, ["faces"], progress=False).verdict != "holds").sum() == 1
+
+
+def test_ensemble_is_the_mean_of_log_odds() -> None:
+    log_odds = {0: [2.0, -3.0, 0.4, -0.2], 1: [1.0, 1.0, -1.0, 0.0]}
+    rows = [
+        ("koch", seed, pair, int(pair in (0, 2)), 1 / (1 + np.exp(-value)))
+        for seed, values in log_odds.items() for pair, value in enumerate(values)
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=list(study.PAIR_COLUMNS))
+    # Means: 1.5 (same), -1 (different), -0.3 (same), -0.1 (different): one of four is wrong.
+    found = study.ensemble("koch", table.sample(frac=1, random_state=0))
+    assert found["acc_test_half"].value == 75 and found["acc_test_half"].n == 4
+    assert found["auc_test"].value == pytest.approx(75)
+    for incomplete in (table[:-1], table[:0]):
+        with pytest.raises(ResultsError, match="koch"):
+            study.ensemble("koch", incomplete)
 
 
 def test_koch_run_stores_the_documents_numbers(small: Path, people: FaceSet, strangers: FaceSet) -> None:
