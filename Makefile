@@ -5,11 +5,12 @@ PYTHON ?= python3
 BIN = .venv/bin
 STAMP = .venv/.installed
 
-.PHONY: help venv report test verify lint notebooks bench constraints clean
+.PHONY: help venv report test test-long verify lint notebooks bench constraints clean
 
 help:
 	@echo "make report       execute the notebooks and write the report to build/report (retrains nothing)"
 	@echo "make test         run the tests, then every notebook in the smoke profile"
+	@echo "make test-long    run the reliability campaigns (a quarter of an hour) and store results/reliability.csv"
 	@echo "make verify       compute every stored number that has a checkpoint anew (minutes; needs the data)"
 	@echo "make lint         check the style of the code"
 	@echo "make notebooks    execute the notebooks and store their outputs in them"
@@ -41,6 +42,9 @@ test: $(STAMP)
 	$(BIN)/python -m pytest tests
 	SIAMESE_PROFILE=smoke TQDM_DISABLE=1 $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
 
+test-long: $(STAMP)
+	SIAMESE_RECORD=1 TQDM_DISABLE=1 $(BIN)/python -m pytest tests/long -m long
+
 verify: $(STAMP)
 	$(BIN)/python -m siamese_utils audit
 
@@ -55,6 +59,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.augmentation
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.training --options
+	$(BIN)/python -m benchmarks.pair_network
 
 # The header stays, the versions are new; CUDA libraries are left out, since each platform has its own.
 constraints: $(STAMP)

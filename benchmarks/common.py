@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from filelock import FileLock
 
 from siamese_utils.devices import processor_name
 from siamese_utils.errors import ConfigError, ResultsError
-from siamese_utils.files import write_text_atomically
+from siamese_utils.files import locked, write_text_atomically
 from siamese_utils.provenance import git_commit
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -123,8 +122,7 @@ def store(table: pd.DataFrame, path: Path) -> None:
     Raises:
         ResultsError: the file is there and has other columns.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
+    with locked(path.with_name(f".{path.name}.lock")):
         if path.exists():
             old = pd.read_csv(path, dtype={"commit": str}, keep_default_na=False)
             if list(old.columns) != list(COLUMNS):

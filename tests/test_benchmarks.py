@@ -19,11 +19,13 @@ from typer.testing import CliRunner
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts are no part of the installed package
 
 pytest.importorskip("easyfsl")
-from benchmarks import augmentation, common, evaluation, training
+from benchmarks import augmentation, common, evaluation, pair_network, training
 from siamese_utils.augment import AugmentConfig
 from siamese_utils.data import ImageSet
 from siamese_utils.encoders import Encoder
 from siamese_utils.errors import ConfigError, ResultsError
+from siamese_utils.fourier import FourierConv2d
+from siamese_utils.koch import KochConfig
 from siamese_utils.synthetic import make_synthetic
 
 
@@ -286,3 +288,23 @@ def test_evaluation_script_runs(tmp_path: Path) -> None:
     assert "same accuracy on both sides" in run(evaluation, "--quick", "--out", str(out))
     table = pd.read_csv(out)
     assert table["ratio"].iloc[0] == 1 and len(table) == 3 and not common.RESULTS.exists()
+
+
+# --- the assignment's network --------------------------------------------------------------------------
+
+
+def test_both_pair_networks_take_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = KochConfig(side=65, channels=(2, 3, 4, 5), features=6, batch_size=4)
+    plain = pair_network.plain_network(config)
+    assert not any(isinstance(module, FourierConv2d) for module in plain.modules())
+    assert [type(module) for module in plain.twin[:4]] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d]
+    assert pair_network.check_equal(config) <= pair_network.TOLERANCE
+    right, wrong = pair_network.make_optimizer, KochConfig(dense_penalty=0.5)
+    monkeypatch.setattr(pair_network, "make_optimizer", lambda network, _: right(network, wrong))
+    with pytest.raises(AssertionError, match="differ"):
+        pair_network.check_equal(config)
+
+
+def test_pair_network_benchmark_runs() -> None:
+    output = run(pair_network, "--quick")
+    assert pair_network.PLAIN in output and pair_network.OURS in output and "differ by at most" in output

@@ -1,0 +1,136 @@
+"""Training steps of the assignment's network: as PyTorch would have it, and as ``siamese_utils.koch`` does it.
+
+The plain side has direct convolutions, ReLU before the pooling, and the penalty in the loss that is differentiated, and
+Adam with PyTorch's defaults. Ours takes the large convolution through the Fourier transform, ReLU behind the pooling,
+and the penalty as Adam's decay in its fused form. Both take the same steps; the script compares the weights.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from torch import nn
+from torch.nn import functional as F
+
+from benchmarks import common
+from siamese_utils.koch import KochConfig, KochNetwork, make_optimizer, penalty
+
+PLAIN, OURS = "plain PyTorch", "siamese_utils.koch"
+TOLERANCE = 2e-3  # of the weights' largest value, after two steps in float32
+
+
+def plain_network(config: KochConfig) -> KochNetwork:
+    """The same network of PyTorch's own layers, ReLU before the pooling; the same weights for the same seed."""
+    torch.manual_seed(config.seed)
+    network = KochNetwork(config)
+    layers: list[nn.Module] = []
+    for module in network.twin:
+        if isinstance(module, nn.Conv2d):
+            direct = nn.Conv2d(module.in_channels, module.out_channels, module.kernel_size)
+            direct.load_state_dict(module.state_dict())
+            module = direct
+        if isinstance(module, nn.ReLU) and isinstance(layers[-1], nn.MaxPool2d):
+            layers.insert(-1, module)
+        else:
+            layers.append(module)
+    network.twin = nn.Sequential(*layers)
+    return network.to(memory_format=torch.channels_last)
+
+
+def our_network(config: KochConfig) -> KochNetwork:
+    """The project's network, in the memory order in which ``train_koch`` trains it."""
+    torch.manual_seed(config.seed)
+    return KochNetwork(config).to(memory_format=torch.channels_last)
+
+
+Step = Callable[[], None]
+
+
+def make_steps(config: KochConfig) -> dict[str, tuple[KochNetwork, Step]]:
+    """Both networks and a function that takes one step of each, on the same random pairs."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (2, config.batch_size, 1, config.side, config.side)
+    first, second = torch.randint(0, 256, shape, generator=generator).float()
+    same = torch.randint(0, 2, (config.batch_size,), generator=generator).float()
+    plain, ours = plain_network(config), our_network(config)
+    optimizers = {
+        PLAIN: torch.optim.Adam(plain.parameters(), lr=config.learning_rate, eps=1e-7),
+        OURS: make_optimizer(ours, config),
+    }
+
+    def step(name: str, network: KochNetwork) -> Step:
+        def take() -> None:
+            network.train()
+            loss = F.binary_cross_entropy_with_logits(network(first, second), same)
+            if name == PLAIN:
+                loss = loss + penalty(network, config)
+            optimizers[name].zero_grad()
+            loss.backward()
+            optimizers[name].step()
+
+        return take
+
+    return {name: (network, step(name, network)) for name, network in ((PLAIN, plain), (OURS, ours))}
+
+
+def check_equal(config: KochConfig, steps: int = 2) -> float:
+    """Take the same steps on both sides; returns the largest difference of a weight, relative to the largest weight.
+
+    Raises:
+        AssertionError: the weights differ by more than rounding explains.
+    """
+    sides = make_steps(config)
+    for _, take in sides.values():
+        torch.manual_seed(1)  # the same distances are dropped
+        for _ in range(steps):
+            take()
+    plain, ours = (list(network.parameters()) for network, _ in sides.values())
+    largest = 0.0
+    for one, other in zip(plain, ours, strict=True):
+        # In front of a normalisation a bias has no gradient but rounding's, which Adam blows up to full steps.
+        allowed = 2.5 * steps * config.learning_rate if one.dim() == 1 else TOLERANCE * float(one.detach().abs().max())
+        difference = float((one - other).detach().abs().max())
+        assert difference <= allowed, f"Weights of shape {tuple(one.shape)} differ by {difference:.2g}."
+        if one.dim() > 1:
+            largest = max(largest, difference / float(one.detach().abs().max()))
+    return largest
+
+
+def sides(config: KochConfig, steps: int) -> list[common.Side]:
+    """Both sides; their rate is pairs a second of wall time."""
+
+    def side(name: str, take: Step) -> common.Side:
+        def rate() -> float:
+            start = time.perf_counter()
+            for _ in range(steps):
+                take()
+            return steps * config.batch_size / (time.perf_counter() - start)
+
+        return common.Side(name, rate)
+
+    return [side(name, take) for name, (_, take) in make_steps(config).items()]
+
+
+def main(
+    quick: Annotated[bool, typer.Option("--quick", help="A tiny setting, to see that it runs; not stored.")] = False,
+    repeats: Annotated[int, typer.Option(help="Rounds, each side once a round.")] = 3,
+    threads: Annotated[int, typer.Option(help="Threads of PyTorch; 0 for its own choice.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Table to store in instead of results/benchmarks.csv.")] = None,
+) -> None:
+    """Train the assignment's network of 39 million parameters for a few steps of 32 pairs on both sides."""
+    common.use_threads(threads)
+    small = KochConfig(side=65, channels=(4, 4, 4, 4), features=8, batch_size=4, dropout=0.0)
+    config = small if quick else KochConfig()
+    difference = check_equal(config)
+    rates = common.rates_in_turn(sides(config, 1 if quick else 2), 1 if quick else repeats)
+    common.report([common.summarise("pair_network_training", "pairs/s", rates)], common.output_path(out, quick))
+    print(f"After two steps from the same start the weights differ by at most {difference:.1e} of the largest.")
+
+
+if __name__ == "__main__":
+    typer.run(main)
