@@ -284,7 +284,8 @@ def test_trials_change_one_thing_at_a_time() -> None:
     for name, trial in trials.items():
         assert trial.expectation.endswith(".")
         assert trial.config.train.augment.flip  # so that test pairs are mirrored
-        start = trials["supcon" if name.startswith("supcon-") else "base"].config
+        start = trials[{"supcon": "supcon", "pairs": "supcon-no-singles"}.get(name.partition("-")[0], "base")].config
+        start = trials["base"].config if name == "supcon" else start
         own, base = ({**config.to_json(), **config.to_json()["train"]} for config in (trial.config, start))
         # How many images are shown, and which crops are judged, follow from the change.
         beside = {"recipe", "train", "least_images", "most_images", "judged_crops"}
