@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
-from siamese_utils import cifarfs, drawing_study, face_study, growth, results
+from siamese_utils import cifarfs, drawing_study, face_study, growth, imprinting_study, results
 from siamese_utils.checkpoints import load_encoder
 from siamese_utils.data import ImageSet
 from siamese_utils.errors import SiameseError, unknown
@@ -49,13 +49,16 @@ class Source:
     Attributes:
         table: where it is stored.
         columns: what it holds.
-        again: the metrics of a checkpoint, given the file and the data, by the table's column ``metric``.
+        again: the numbers of a checkpoint, given the file and the data, by what the columns ``key`` hold, with commas
+            between them.
+        key: columns that tell the rows of a checkpoint from each other.
         of_the_training: metrics that no checkpoint gives, which are passed over.
     """
 
     table: Callable[[], Path]
     columns: tuple[str, ...]
     again: Callable[[Path, Data], Mapping[str, Estimate]]
+    key: tuple[str, ...] = ("metric",)
     of_the_training: tuple[str, ...] = ()
 
 
@@ -88,13 +91,35 @@ def _faces(path: Path, data: Data) -> Mapping[str, Estimate]:
     return face_study.reevaluate_faces(path, data.faces, data.test_faces)
 
 
+@lru_cache(maxsize=1)
+def _imprinting_tables(path: Path, data: Data) -> dict[Path, pd.DataFrame]:
+    return imprinting_study.reevaluate_imprinting(path, data.train_set, data.test_set, progress=False)
+
+
+def _imprinting(table: Callable[[], Path], columns: tuple[str, ...]) -> Source:
+    key = columns[: columns.index("metric") + 1]
+
+    def again(path: Path, data: Data) -> Mapping[str, Estimate]:
+        rows = _imprinting_tables(path, data)[table()]
+        return {_name(row, key): Estimate(row["value"], row["ci95"], row["n"]) for row in rows.to_dict("records")}
+
+    return Source(table, columns, again, key)
+
+
+def _name(row: Mapping[str, object], key: Sequence[str]) -> str:
+    return ", ".join(str(row[column]) for column in key)
+
+
 SOURCES: dict[str, Source] = {
     "split_sweep": Source(lambda: results.results_dir() / "split_sweep.csv", results.SPLIT_SWEEP_COLUMNS, _sweep),
     "growth": Source(growth.growth_path, results.SPLIT_SWEEP_COLUMNS, _growth),
     "class_accuracy": Source(growth.class_path, results.SPLIT_SWEEP_COLUMNS, _by_class),
     "cifar_fs": Source(cifarfs.table_path, cifarfs.CIFAR_FS_COLUMNS, _cifar_fs),
     "drawing": Source(drawing_study.table_path, drawing_study.DRAWING_COLUMNS, _drawing),
-    "faces": Source(face_study.table_path, face_study.FACE_COLUMNS, _faces, face_study.OF_THE_TRAINING),
+    "faces": Source(face_study.table_path, face_study.FACE_COLUMNS, _faces, of_the_training=face_study.OF_THE_TRAINING),
+    "imprinting": _imprinting(imprinting_study.table_path, imprinting_study.COLUMNS),
+    "imprinting_classes": _imprinting(imprinting_study.classes_path, imprinting_study.CLASS_COLUMNS),
+    "imprinting_curves": _imprinting(imprinting_study.curve_path, imprinting_study.CURVE_COLUMNS),
 }
 AUDIT_COLUMNS = ("table", "checkpoint", "metric", "stored", "again", "allowed", "verdict")
 
@@ -142,24 +167,25 @@ def _compare(
 ) -> Iterator[tuple[str, float, float, float, str]]:
     """Metric, stored and new value, allowed difference and verdict of each row of one checkpoint."""
     missing = float("nan")
+    stored = {_name(row, source.key): row for row in rows.to_dict("records")}
     try:
         again = source.again(results.project_root() / checkpoint, data)
     except SiameseError as error:
-        for row in rows.itertuples():
-            yield row.metric, row.value, missing, missing, f"cannot be computed: {error}"
+        for name, row in stored.items():
+            yield name, row["value"], missing, missing, f"cannot be computed: {error}"
         return
-    for row in rows.itertuples():
-        if row.metric not in again:
-            yield row.metric, row.value, missing, missing, "the checkpoint does not give this metric"
+    for name, row in stored.items():
+        if name not in again:
+            yield name, row["value"], missing, missing, "the checkpoint does not give this metric"
             continue
-        new = again[row.metric]
-        allowed = THRESHOLD_SLACK if row.metric.startswith("threshold") else max(row.ci95, SLACK)
-        if not abs(new.value - row.value) <= allowed:
+        new = again[name]
+        allowed = THRESHOLD_SLACK if name.startswith("threshold") else max(row["ci95"], SLACK)
+        if not abs(new.value - row["value"]) <= allowed:
             verdict = "the checkpoint gives another value"
-        elif new.n != row.n:
-            verdict = f"rests on {new.n}, not on {row.n}"
+        elif new.n != row["n"]:
+            verdict = f"rests on {new.n}, not on {row['n']}"
         else:
             verdict = "holds"
-        yield row.metric, row.value, new.value, allowed, verdict
-    for metric in sorted(set(again) - set(rows.metric)):
-        yield metric, missing, again[metric].value, missing, "is not in the table"
+        yield name, row["value"], new.value, allowed, verdict
+    for name in sorted(set(again) - set(stored)):
+        yield name, missing, again[name].value, missing, "is not in the table"

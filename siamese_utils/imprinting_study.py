@@ -533,35 +533,79 @@ def run_study(
     encoder = train_base(config.base, train_set, device=device, progress=progress)
     computed_with = results.provenance(device)
     folder = results.project_root() / "runs" / "imprinting"
+    started = time.perf_counter()
+    found = _measure_all(encoder, config, train_set, test_set, folder, progress)
+    whitened, names = found.spaces["whitened"], test_set.class_names
+    classifier = CosineClassifier(whitened.old, found.data.old, config.scale)
+    save_classifier(classifier_path(), classifier, found.whitening)
+    for path, table in found.tables.items():
+        write_text_atomically(path, table.to_csv(index=False, lineterminator="\n"))
+    record = {
+        "config": config.to_json(), "provenance": computed_with, "seconds": time.perf_counter() - started,
+        "classes": [names[label] for label in chosen_classes(found.data, config)],
+        "neighbours": _neighbours(whitened, names),
+    }  # fmt: skip
+    results.store_json("imprinting", record)
+    shutil.rmtree(folder, ignore_errors=True)
+    return stored_imprinting()
+
+
+def reevaluate_imprinting(
+    checkpoint: Path, train_set: ImageSet, test_set: ImageSet, *, progress: bool = True
+) -> dict[Path, pd.DataFrame]:
+    """Compute the three tables anew from the base network's checkpoint and the stored configuration; stores nothing.
+
+    Returns:
+        by the path of each table what it should hold.
+
+    Raises:
+        CheckpointError: the checkpoint is missing or damaged.
+        ResultsError: no configuration is stored beside the results.
+        ConfigError: the stored configuration is damaged.
+    """
+    config = _build(ImprintingConfig, results.load_json("imprinting").get("config"), "results/runs/imprinting.json")
+    return _measure_all(load_encoder(checkpoint), config, train_set, test_set, None, progress).tables
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """All that the study finds: embeddings, spaces, and by path what each table is to hold."""
+
+    data: Embedded
+    whitening: Whitening
+    spaces: dict[str, Space]
+    tables: dict[Path, pd.DataFrame]
+
+
+def _measure_all(
+    encoder: Encoder,
+    config: ImprintingConfig,
+    train_set: ImageSet,
+    test_set: ImageSet,
+    folder: Path | None,
+    progress: bool,
+) -> _Found:
+    """Embed, add classes in every way, and make the tables; what is done is kept in the folder, if there is one."""
     fingerprint = hashlib.sha256(base_checkpoint().read_bytes()).hexdigest()[:16]
-    data = embed_all(encoder, config.base, train_set, test_set, folder / f"embeddings-{fingerprint}.safetensors")
+    cache = folder and folder / f"embeddings-{fingerprint}.safetensors"
+    data = embed_all(encoder, config.base, train_set, test_set, cache)
     spaces = {"plain": Space.of(data)}
     whitening = Whitening.fit(*data.known, config.shrinkage)
     spaces["whitened"] = Space.of(data.mapped(whitening))
     jobs = _jobs(data, config)
     done: dict[str, Measured] = {}
-    started = time.perf_counter()
     settings = hashlib.sha256(json.dumps([config.to_json(), fingerprint], sort_keys=True).encode()).hexdigest()[:16]
     with tqdm(total=sum(len(job.added) for job in jobs), unit="run", desc="imprinting", disable=not progress) as bar:
         for job in jobs:
-            path = folder / settings / f"{job.name}.safetensors"
-            found = _load_measured(path)
+            path = folder and folder / settings / f"{job.name}.safetensors"
+            found = path and _load_measured(path)
             if found is None:
                 found = measure(job.method, spaces, job.added, job.shots, config)
-                _save_measured(found, path)
+                if path is not None:
+                    _save_measured(found, path)
             done[job.name] = found
             bar.update(len(job.added))
-    classifier = CosineClassifier(spaces["whitened"].old, data.old, config.scale)
-    save_classifier(classifier_path(), classifier, whitening)
-    _store(jobs, done, spaces, data, config, test_set.class_names)
-    record = {
-        "config": config.to_json(), "provenance": computed_with, "seconds": time.perf_counter() - started,
-        "classes": [test_set.class_names[label] for label in chosen_classes(data, config)],
-        "neighbours": _neighbours(spaces["whitened"], test_set.class_names),
-    }  # fmt: skip
-    results.store_json("imprinting", record)
-    shutil.rmtree(folder, ignore_errors=True)
-    return stored_imprinting()
+    return _Found(data, whitening, spaces, _tables(jobs, done, spaces, data, config, test_set.class_names))
 
 
 @dataclass(frozen=True, eq=False)
@@ -617,15 +661,15 @@ def _load_measured(path: Path) -> Measured | None:
         return None
 
 
-def _store(
+def _tables(
     jobs: Sequence[_Job],
     done: Mapping[str, Measured],
     spaces: Mapping[str, Space],
     data: Embedded,
     config: ImprintingConfig,
     names: Sequence[str],
-) -> None:
-    """Write the three tables from what was measured."""
+) -> dict[Path, pd.DataFrame]:
+    """The three tables, by their paths, from what was measured."""
     checkpoint = base_checkpoint().relative_to(results.project_root()).as_posix()
     rows: list[dict[str, object]] = []
     by_class: list[dict[str, object]] = []
@@ -667,12 +711,11 @@ def _store(
         for number, loss in enumerate(LOSSES):
             key = {"method": method, "added": added, "shots": shots, "loss": loss}
             add(curves, key, "novel_acc", over_clusters(curve[:, number], clusters))
-    for path, columns, table in (
-        (classes_path(), CLASS_COLUMNS, by_class),
-        (curve_path(), CURVE_COLUMNS, curves),
-        (table_path(), COLUMNS, rows),
-    ):
-        write_text_atomically(path, pd.DataFrame(table)[list(columns)].to_csv(index=False, lineterminator="\n"))
+    return {  # the table that says whether the study is stored comes last
+        classes_path(): pd.DataFrame(by_class)[list(CLASS_COLUMNS)],
+        curve_path(): pd.DataFrame(curves)[list(CURVE_COLUMNS)],
+        table_path(): pd.DataFrame(rows)[list(COLUMNS)],
+    }
 
 
 def over_clusters(values: torch.Tensor, clusters: torch.Tensor) -> Estimate:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from siamese_utils import cli, results
 from siamese_utils import imprinting_study as study
+from siamese_utils.audit import Data, audit
 from siamese_utils.checkpoints import checkpoint_info, load_encoder
 from siamese_utils.data import ImageSet
 from siamese_utils.errors import ConfigError, SamplingError, SiameseError, SplitError
@@ -207,6 +208,24 @@ def test_the_study_stores_every_method_shot_and_group(judged: pd.DataFrame, proj
     assert not (project / "runs" / "imprinting").exists()
     classifier, _ = load_classifier(study.classifier_path())
     assert classifier.labels == tuple(range(12))
+
+
+def test_every_stored_number_is_computed_anew_by_the_audit(
+    judged: pd.DataFrame, synthetic_train: ImageSet, synthetic_test: ImageSet
+) -> None:
+    path = study.table_path()
+    whole = path.read_text()
+    row = results.result(judged, method="whitened", added=1, shots=3, bias="budget", metric="novel_acc")
+    line = "whitened,1,3,budget,novel_acc,"
+    changed = whole.replace(f"{line}{row.value}", f"{line}{row.value + 60}")
+    assert changed != whole
+    path.write_text(changed)
+    tables = {"imprinting": path, "imprinting_classes": study.classes_path(), "imprinting_curves": study.curve_path()}
+    found = audit(Data(synthetic_train, synthetic_test), [*tables], progress=False)
+    assert len(found) == sum(len(pd.read_csv(table)) for table in tables.values())
+    wrong = found[found.verdict != "holds"]
+    assert wrong.metric.tolist() == ["whitened, 1, 3, budget, novel_acc"]
+    assert wrong.verdict.item() == "the checkpoint gives another value"
 
 
 def test_a_study_that_was_killed_goes_on_and_gives_the_same(
