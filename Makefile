@@ -10,7 +10,7 @@ STAMP = .venv/.installed
 help:
 	@echo "make report       execute the notebooks and write the report to build/report (retrains nothing)"
 	@echo "make test         run the tests, then every notebook in the smoke profile"
-	@echo "make test-long    run the reliability campaigns (a quarter of an hour) and store results/reliability.csv"
+	@echo "make test-long    run the reliability campaigns (half an hour) and store results/reliability.csv"
 	@echo "make verify       compute every stored number that has a checkpoint anew (minutes; needs the data)"
 	@echo "make lint         check the style of the code"
 	@echo "make notebooks    execute the notebooks and store their outputs in them"

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from siamese_utils.errors import ConfigError, ShapeError
+from siamese_utils.fields import check_fields
 
 TURNS = 4  # the quarter turns that bring a square onto itself
 
@@ -46,6 +47,7 @@ class AugmentConfig:
     elastic: float = 0.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.translate < 0 or self.cutout < 0:
             raise ConfigError("Augmentation: translate and cutout are counted in pixels and cannot be negative.")
         if not 0 < self.smallest_crop <= 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from siamese_utils.errors import CheckpointError
 from siamese_utils.files import atomic_path, reason
 
 FORMAT = "siamese_utils.encoder/1"
+_KEYS = {"format", "encoder", "info", "checksum"}
 
 
 def save_encoder(encoder: Encoder, path: str | Path, info: Mapping[str, Any] | None = None) -> None:
@@ -51,6 +53,7 @@ def save_encoder(encoder: Encoder, path: str | Path, info: Mapping[str, Any] | N
         "mirror": encoder.mirror,
     }
     metadata = {"format": FORMAT, "encoder": json.dumps(design), "info": json.dumps(dict(info or {}))}
+    metadata["checksum"] = _checksum(metadata, tensors)
     try:
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata=metadata)
@@ -83,6 +86,9 @@ def load_encoder(path: str | Path, device: str = "cpu") -> Encoder:
                 f"{path} holds an encoder named {design['name']!r}, which this version does not know; "
                 "update siamese_utils."
             )
+        dim, projection = design["embedding_dim"], tensors.get("projection.weight")
+        if dim is not None and (projection is None or dim != len(projection)):  # before so much memory is asked for
+            raise _misfit(path, design["name"])
         mirror = bool(design.get("mirror", True))  # checkpoints from before there was a choice average over both
         encoder = Encoder(design["name"], design["embedding_dim"], design["image_size"], mirror)
     except (KeyError, TypeError, ValueError) as error:
@@ -95,11 +101,13 @@ def load_encoder(path: str | Path, device: str = "cpu") -> Encoder:
         encoder.load_state_dict({key: tensor.float() if tensor.is_floating_point() else tensor
                                  for key, tensor in tensors.items()})  # fmt: skip
     except RuntimeError as error:
-        raise CheckpointError(
-            f"The weights in {path} do not fit the encoder {design['name']!r} it names; fetch or train it again."
-        ) from error
+        raise _misfit(path, design["name"]) from error
     if not all(tensor.isfinite().all() for tensor in encoder.state_dict().values() if tensor.is_floating_point()):
         raise CheckpointError(f"{path} holds weights that are not finite numbers; fetch or train it again.")
+    # A disk error would otherwise become a wrong answer. Older checkpoints carry no checksum, but a key that is not
+    # known may be the damaged name of one.
+    if set(metadata) - _KEYS or metadata.get("checksum") not in (None, _checksum(metadata, tensors)):
+        raise CheckpointError(f"{path} is damaged (its checksum is another); fetch or train the checkpoint again.")
     return encoder.to(pick_device(device), memory_format=torch.channels_last).eval()
 
 
@@ -117,6 +125,18 @@ def checkpoint_info(path: str | Path) -> dict[str, Any]:
     if not isinstance(info, dict):
         raise CheckpointError(f"{path} has unreadable metadata; fetch or train the checkpoint again.")
     return info
+
+
+def _misfit(path: Path, name: str) -> CheckpointError:
+    return CheckpointError(f"The weights in {path} do not fit the encoder {name!r} it names; fetch or train it again.")
+
+
+def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) -> str:
+    digest = hashlib.blake2b(f"{metadata.get('encoder')}\n{metadata.get('info')}\n".encode(), digest_size=16)
+    for key, tensor in sorted(tensors.items()):
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _read(path: Path, with_tensors: bool = True) -> tuple[dict[str, str], dict[str, torch.Tensor]]:

@@ -27,7 +27,7 @@ class Encoder(nn.Module):
 
     Raises:
         UnknownNameError: no such encoder.
-        ConfigError: the embedding size is not positive.
+        ConfigError: the embedding size is not positive, or the image size is no whole number of pixels.
     """
 
     pixel_mean: torch.Tensor
@@ -42,6 +42,8 @@ class Encoder(nn.Module):
             raise unknown("encoder", name, ENCODERS)
         if embedding_dim is not None and embedding_dim < 1:
             raise ConfigError(f"An embedding needs at least one dimension, not {embedding_dim}.")
+        if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1:
+            raise ConfigError(f"The side of an encoder's images is a whole number of pixels, not {image_size!r}.")
         self.name = name
         self.image_size = image_size
         self.mirror = mirror
@@ -73,12 +75,11 @@ class Encoder(nn.Module):
             float32 (N, D) on the CPU, rows of unit length.
 
         Raises:
-            ShapeError: the images have another shape or type.
+            ShapeError: the images have another shape or type, or a batch is to hold none.
         """
-        if isinstance(images, np.ndarray):  # read-only and reversed arrays are copied, torch cannot share them
-            images = np.require(images, requirements=["C", "W"])
-        images = torch.as_tensor(images)
-        check_images(images)
+        if batch_size < 1:
+            raise ShapeError(f"A batch holds one image or more, not {batch_size}.")
+        images = _as_images(images)
         if tuple(images.shape[1:3]) != (self.image_size, self.image_size):
             raise ShapeError(
                 f"This encoder takes images of {self.image_size}x{self.image_size} pixels, got "
@@ -120,6 +121,19 @@ class Encoder(nn.Module):
     def set_centre(self, images: torch.Tensor, batch_size: int = 500) -> None:
         """Store the mean direction of training images (uint8 (N, H, W, 3)) as the centre that ``embed`` removes."""
         self.centre.copy_(self._directions(images, batch_size).mean(dim=0))
+
+
+def _as_images(images: np.ndarray | torch.Tensor) -> torch.Tensor:
+    """Uint8 images (N, H, W, 3) as a tensor; anything else raises ``ShapeError``."""
+    try:
+        if isinstance(images, np.ndarray):  # read-only and reversed arrays are copied, torch cannot share them
+            images = np.require(images, requirements=["C", "W"])
+        images = torch.as_tensor(images)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # no numbers, or rows of different lengths
+        kind = f"an array of {images.dtype}" if isinstance(images, np.ndarray) else f"a {type(images).__name__}"
+        raise ShapeError(f"Expected uint8 images of shape (N, H, W, 3), got {kind}; make one array of them.") from error
+    check_images(images)
+    return images
 
 
 def count_parameters(module: nn.Module) -> int:

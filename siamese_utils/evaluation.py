@@ -858,8 +858,13 @@ def _part(
 
 def _checked(z: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Embeddings as contiguous float32 and labels as int64, on the CPU, or a ShapeError."""
-    z = torch.as_tensor(z).detach().cpu()
-    labels = torch.as_tensor(labels).detach().cpu()
+    try:
+        z, labels = torch.as_tensor(z).detach().cpu(), torch.as_tensor(labels).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:  # no numbers, or rows of different lengths
+        raise ShapeError(
+            f"Embeddings and labels must be arrays of numbers, not {type(z).__name__} and {type(labels).__name__}; "
+            "take them from encoder.embed and an image set."
+        ) from error
     if z.ndim != 2 or len(z) == 0 or not z.is_floating_point():
         raise ShapeError(
             f"Embeddings must be a table of floating-point numbers, one row an image, but got shape "

@@ -287,6 +287,8 @@ def split_by_person(faces: FaceSet, share: float = 0.2, seed: int = 0) -> tuple[
             have += counts[:, number]
     validation = np.isin(component, chosen)
     parts = faces.of_people(np.flatnonzero(~validation)), faces.of_people(np.flatnonzero(validation))
+    if common := shared_people(*parts):
+        raise SplitError(f"{common[0]} is in training and in validation; keep the two apart.")
     for part in parts:
         if not 0 < int(part.pairs.same.sum()) < len(part.pairs.same):
             raise SplitError(

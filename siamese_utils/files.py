@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,6 +62,16 @@ def locked(lock: Path, timeout: float = -1) -> Iterator[None]:
         yield
     finally:
         held.release()
+
+
+def is_whole_archive(path: Path) -> bool:
+    """Whether all in a zip file, such as ``torch.save`` writes, has the right checksum; ``torch.load`` does not look.
+
+    Raises:
+        OSError, zipfile.BadZipFile: it is no zip file, or damaged beyond that.
+    """
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip() is None
 
 
 def reason(error: BaseException) -> str:

@@ -37,7 +37,7 @@ from tqdm.auto import tqdm
 
 from siamese_utils.devices import pick_device
 from siamese_utils.errors import CheckpointError, ConfigError, SamplingError, ShapeError, TrainingError
-from siamese_utils.files import atomic_path, reason
+from siamese_utils.files import atomic_path, is_whole_archive, reason
 from siamese_utils.fourier import FourierConv2d
 from siamese_utils.sampling import Pairs, named_rng
 
@@ -410,6 +410,8 @@ def _restore(
     if run_dir is None or not (path := _state_path(run_dir)).exists():
         return []
     try:
+        if not is_whole_archive(path):
+            raise ValueError("a checksum is wrong")
         state = torch.load(path, map_location=network.output.weight.device, weights_only=True)
         same = json.loads(state["config"]) == config.to_json()
         if same:

@@ -82,16 +82,19 @@ class OneShotClassifier:
             the classifier itself.
 
         Raises:
-            SamplingError: fewer than two classes, or a class without an image.
+            SamplingError: no mapping, fewer than two classes, or a class without an image.
             ShapeError: images of another shape or type than the encoder takes.
         """
+        if not isinstance(support, Mapping):
+            raise SamplingError(f"The support is a mapping of class names to images, not a {type(support).__name__}.")
         if len(support) < 2:
             raise SamplingError("One-shot classification needs at least two classes to choose between; add a class.")
         prototypes = []
         for name, images in support.items():
-            if len(images) == 0:
+            embeddings = self.encoder.embed(images)
+            if len(embeddings) == 0:
                 raise SamplingError(f"The class {name!r} has no support image; add one or remove the class.")
-            prototypes.append(self.encoder.embed(images).mean(dim=0))
+            prototypes.append(embeddings.mean(dim=0))
         self.class_names = tuple(support)
         self.prototypes = F.normalize(torch.stack(prototypes), dim=1)
         return self

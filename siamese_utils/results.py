@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import reprlib
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
@@ -65,6 +66,9 @@ def provenance(device: str = "auto") -> dict[str, Any]:
 _TEXT = ("split", "recipe", "metric", "checkpoint", "trial")  # columns that stay text even if they look like numbers
 
 
+_NUMBERS = ("draw", "seed", "value", "ci95", "n")  # columns that hold nothing else
+
+
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """Read a results table.
 
@@ -73,7 +77,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
         columns: what it must hold; extra columns are an error too.
 
     Raises:
-        ResultsError: the file is missing or has other columns.
+        ResultsError: the file is missing or damaged, or has other columns.
     """
     if not path.is_file():
         raise ResultsError(
@@ -87,8 +91,17 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
         raise ResultsError(
             f"The results table {path} is damaged ({reason}); restore it from version control."
         ) from error
+    for column in _NUMBERS:
+        if column in table.columns and len(table) and table[column].dtype.kind not in "iuf":
+            raise ResultsError(
+                f"The results table {path} is damaged (its column {column} holds more than numbers); restore it from "
+                "version control."
+            )
     if columns is not None and tuple(table.columns) != tuple(columns):
-        raise ResultsError(f"The results table {path} has columns {list(table.columns)}, expected {list(columns)}.")
+        found = reprlib.repr(list(table.columns))  # a damaged header may be long
+        raise ResultsError(
+            f"The results table {path} has columns {found}, expected {list(columns)}; restore it from version control."
+        )
     return table
 
 

@@ -43,12 +43,23 @@ class ClassSplit:
         draw: 0 for the alphabetical split, 1, 2, ... for random ones.
         seen: class labels to learn from, ascending.
         unseen: class labels never shown in training, ascending; empty for ``"100-0"``.
+
+    Raises:
+        SplitError: a class is both seen and unseen.
     """
 
     name: str
     draw: int
     seen: tuple[int, ...]
     unseen: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Check that nothing leaks."""
+        if common := sorted(set(self.seen) & set(self.unseen)):
+            raise SplitError(
+                f"Class {common[0]} is both seen and unseen in split {self.name} (draw {self.draw}); keep the two "
+                "apart."
+            )
 
 
 @dataclass(frozen=True)

@@ -241,7 +241,6 @@ def run_study(
                 record["history"] = history.to_dict(orient="records")
             record["provenance"] = computed_with
             path = record_path(study, trial.name, seed)
-            path.parent.mkdir(parents=True, exist_ok=True)
             results.write_record(path, record)
             results.store_run(
                 {"trial": trial.name, "seed": seed}, metrics, "", table=study_path(study), columns=STUDY_COLUMNS

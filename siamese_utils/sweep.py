@@ -29,7 +29,7 @@ from siamese_utils.checkpoints import checkpoint_info, load_encoder, save_encode
 from siamese_utils.data import ImageSet, load_cifar100
 from siamese_utils.devices import processor_name
 from siamese_utils.encoders import Encoder, count_parameters
-from siamese_utils.errors import CheckpointError, ConfigError, TrainingError
+from siamese_utils.errors import CheckpointError, ConfigError, DataError, SplitError, TrainingError
 from siamese_utils.evaluation import Estimate, SplitEvaluation, evaluate_split
 from siamese_utils.files import atomic_path, locked
 from siamese_utils.recipes import DEFAULT_RECIPE, recipe
@@ -64,6 +64,11 @@ def _embed(
     encoder: Encoder, config: TrainConfig, train_set: ImageSet, test_set: ImageSet, split: str, draw: int
 ) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor, ClassSplit]:
     """Embeddings and labels of the held-out training images, embeddings of the test images, and the split."""
+    if (train_set.part, test_set.part) != ("train", "test"):
+        raise DataError(
+            f"The threshold is chosen on training images and all else computed on test images, not on the parts "
+            f"{train_set.part!r} and {test_set.part!r}; give both parts in this order."
+        )
     classes = class_split(split, draw, test_set.num_classes)
     _, held_out = hold_out_images(train_set.labels, classes.seen, config.held_out_images, config.seed)
     known = encoder.embed(train_set.images[held_out]), train_set.labels[held_out]
@@ -183,7 +188,7 @@ def train_run(
     config = trained.config.to_json()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{run.name}.safetensors"
-        save_encoder(trained.encoder, path, {**source, "config": config})
+        save_encoder(trained.encoder, path, {**source, "config": config, "classes": list(trained.classes)})
         judged = judge_checkpoint(path, train_set, test_set)
         checkpoint = path.read_bytes()
     record = {
@@ -416,9 +421,16 @@ def judge_checkpoint(path: Path, train_set: ImageSet, test_set: ImageSet) -> Jud
 
     Raises:
         CheckpointError: the file does not say which split and configuration it was trained with.
+        SplitError: it says that it learned a class that it would be judged on as unseen.
+        DataError: ``train_set`` and ``test_set`` are not what their names say.
     """
     split, draw, config = _origin(path)
     known, z, classes = _embed(load_encoder(path), config, train_set, test_set, split, draw)
+    # Checkpoints from before the classes were noted name their split alone.
+    if learned := sorted(set(checkpoint_info(path).get("classes", ())) & set(classes.unseen)):
+        raise SplitError(
+            f"{path} learned class {learned[0]}, which is unseen in split {split} (draw {draw}); train it again."
+        )
     evaluation = evaluate_split(known, z, test_set.labels, classes, seed=EVALUATION_SEED)
     by_class = growth.class_accuracies(
         z, test_set.labels, classes.unseen, test_set.superclass_of, named_rng(EVALUATION_SEED, "class accuracies")

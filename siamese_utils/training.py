@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import time
 import zlib
 from collections.abc import Iterable, Sequence
@@ -14,17 +15,28 @@ from typing import Any
 
 import pandas as pd
 import torch
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import nn
-from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
 
 from siamese_utils.augment import TURNS, AugmentConfig, augment_batch, turn
 from siamese_utils.data import ImageSet
 from siamese_utils.devices import autocast_dtype, pick_device
 from siamese_utils.encoders import Encoder
-from siamese_utils.errors import CheckpointError, CollapseError, ConfigError, SplitError, TrainingError, unknown
+from siamese_utils.errors import (
+    CheckpointError,
+    CollapseError,
+    ConfigError,
+    DataError,
+    SplitError,
+    TrainingError,
+    unknown,
+)
 from siamese_utils.evaluation import few_shot_accuracy
-from siamese_utils.files import atomic_path, reason
+from siamese_utils.fields import check_fields
+from siamese_utils.files import atomic_path, is_whole_archive, reason
 from siamese_utils.losses import Term, WeightedSum, embedding_spread
 from siamese_utils.optimizers import OPTIMIZERS, WeightAverage, make_optimizer
 from siamese_utils.sampling import PKBatches, named_rng
@@ -101,6 +113,9 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        if self.seed < 0:
+            raise ConfigError(f"A seed is a whole number, 0 or more, not {self.seed}.")
         if self.epochs < 1 or self.batch_size < 4 or self.images_per_class < 2:
             raise ConfigError("Training needs at least 1 epoch, batches of 4 images and 2 images a class in a batch.")
         if self.learning_rate <= 0 or not 0 <= self.warmup < 1 or self.clip_norm <= 0:
@@ -311,8 +326,8 @@ def _damaged(path: Path) -> CheckpointError:
 
 def _unwritable(run_dir: Path, error: Exception) -> CheckpointError:
     return CheckpointError(
-        f"Cannot write to the run folder {run_dir} ({reason(error)}); make room there or choose another run folder. What "
-        "was written before is kept."
+        f"Cannot write to the run folder {run_dir} ({reason(error)}); make room there or choose another run folder. "
+        "What was written before is kept."
     )
 
 
@@ -321,6 +336,8 @@ def _load_state(run_dir: Path, config: TrainConfig, classes: tuple[int, ...]) ->
     if not path.exists():
         return None
     try:
+        if not is_whole_archive(path):
+            raise _damaged(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
         same = json.loads(state["config"]) == config.to_json() and tuple(state["classes"]) == classes
     except Exception as error:  # torch.load raises many types for a damaged file
@@ -340,6 +357,34 @@ def _save_state(run_dir: Path, config: TrainConfig, classes: tuple[int, ...], le
             torch.save(state, temporary)
     except (OSError, RuntimeError) as error:
         raise _unwritable(run_dir, error) from error
+
+
+class _Log:
+    """TensorBoard log of one start, written epoch by epoch.
+
+    TensorBoard's own writer works in a thread, whose errors nobody can catch, and loses what it holds at a kill.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self._run_dir = run_dir
+        self._path = run_dir / "tensorboard" / f"events.out.tfevents.{time.time_ns()}.{os.getpid()}"
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        except OSError as error:
+            raise _unwritable(run_dir, error) from error
+
+    def add(self, epoch: int, row: dict[str, float]) -> None:
+        """Add an epoch's row of the history, epochs counted from 1."""
+        values = [Summary.Value(tag=key, simple_value=value) for key, value in row.items()]
+        try:
+            self._write(Event(wall_time=time.time(), step=epoch, summary=Summary(value=values)))
+        except OSError as error:
+            raise _unwritable(self._run_dir, error) from error
+
+    def _write(self, event: Event) -> None:
+        with open(self._path, "ab") as file:
+            RecordWriter(file).write(event.SerializeToString())
 
 
 def train(
@@ -376,6 +421,7 @@ def train(
         CollapseError: all embeddings have become the same.
         TrainingError: the loss is not finite, or ``stop_after`` was reached.
         CheckpointError: ``run_dir`` holds a damaged state or that of another run.
+        DataError: ``train_set`` holds test images.
         SplitError, SamplingError, ConfigError, UnknownNameError: the configuration does not fit the data.
     """
     seen = tuple(sorted(set(classes)))
@@ -384,6 +430,7 @@ def train(
     number_of = torch.full((train_set.num_classes,), -1, dtype=torch.int64)
     number_of[list(training_classes)] = torch.arange(len(training_classes))
     labels = number_of[train_set.labels[used]]
+    _check_nothing_leaks(train_set, labels, used)
     where = pick_device(device)
     images = train_set.images[used].to(where)
     centred_on = used[_some_of_each_class(labels, 50)]
@@ -404,10 +451,7 @@ def train(
             except (KeyError, RuntimeError, ValueError, TypeError) as error:
                 raise _damaged(_state_path(run_path)) from error
         first_epoch = len(learner.history)
-        try:
-            writer = SummaryWriter(run_path / "tensorboard") if run_path is not None else None
-        except OSError as error:
-            raise _unwritable(run_path, error) from error
+        log = _Log(run_path) if run_path is not None else None
         watch = _CollapseWatch()
         bar = tqdm(
             total=steps * batches.batch_size,
@@ -425,14 +469,11 @@ def train(
                     row["validation_acc_5w1s"] = validation_accuracy(learner.kept, train_set, validation_classes)
                 learner.record(row)
                 bar.set_postfix({key: f"{row[key]:.3g}" for key in row if key in ("loss", "validation_acc_5w1s")})
-                if run_path is not None and writer is not None:
-                    for key, value in row.items():
-                        writer.add_scalar(key, value, epoch + 1)
+                if run_path is not None and log is not None:
                     _save_state(run_path, config, seen, learner)
+                    log.add(epoch + 1, row)
         finally:
             bar.close()
-            if writer is not None:
-                writer.close()
 
     encoder = learner.kept
     if learner.best:
@@ -477,6 +518,17 @@ def _training_and_validation(
     if len(validation) < 2:
         raise SplitError("Validation needs two classes or more to tell apart.")
     return seen, validation
+
+
+def _check_nothing_leaks(train_set: ImageSet, labels: torch.Tensor, used: torch.Tensor) -> None:
+    """Refuse test images, and images of classes that are not learned (numbered -1 in ``labels``)."""
+    if train_set.part == "test":
+        raise DataError(f"{train_set!r} holds test images; train on the training part.")
+    if len(strange := used[labels < 0]):
+        raise SplitError(
+            f"An image of class {int(train_set.labels[strange[0]])}, which is not to be learned, is among the training "
+            "images; train on images of the seen classes alone."
+        )
 
 
 def _diverged(what: str, epoch: int, step: int) -> TrainingError:

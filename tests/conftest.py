@@ -17,8 +17,11 @@ settings.register_profile("siamese", deadline=None, derandomize=True, database=N
 settings.load_profile("siamese")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what is marked ``real_data`` where it cannot be found; no test downloads it."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave long campaigns out unless asked for; skip ``real_data`` where it cannot be found: no test downloads it."""
+    if "long" not in config.option.markexpr:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("long")])
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
     needy = [item for item in items if item.get_closest_marker("real_data")]
     if needy and find_cifar100() is None:
         for item in needy:

@@ -110,7 +110,7 @@ def test_checkpoints_from_before_the_choice_average_over_mirror_images(saved: Pa
     with safe_open(saved, framework="pt") as file:
         metadata = dict(file.metadata())
     design = json.loads(metadata["encoder"])
-    del design["mirror"]
+    del design["mirror"], metadata["checksum"]
     rewrite(saved, {**metadata, "encoder": json.dumps(design)})
     assert load_encoder(saved).mirror is True
 
@@ -311,6 +311,28 @@ def test_unreadable_info(saved: Path, info: str) -> None:
     rewrite(saved, {**metadata, "info": info})
     with pytest.raises(CheckpointError, match="metadata") as error:
         checkpoint_info(saved)
+    check_one_sentence(error, saved)
+
+
+def test_size_that_nobody_has_memory_for(saved: Path) -> None:
+    with safe_open(saved, framework="pt") as file:
+        metadata = dict(file.metadata())
+    design = {**json.loads(metadata["encoder"]), "embedding_dim": 10**12}
+    rewrite(saved, {**metadata, "encoder": json.dumps(design)})
+    with pytest.raises(CheckpointError, match="do not fit") as error:
+        load_encoder(saved)
+    check_one_sentence(error, saved)
+
+
+@pytest.mark.parametrize("part", ["weights", "info", "name of the checksum"])
+def test_single_wrong_bit_is_found(part: str, saved: Path) -> None:
+    """The damaged file is a possible checkpoint still, but its checksum is another."""
+    content = bytearray(saved.read_bytes())
+    places = {"weights": len(content) - 1, "info": content.find(b"90-10"), "name": content.find(b"checksum")}
+    content[places[part.split()[0]]] ^= 1
+    saved.write_bytes(bytes(content))
+    with pytest.raises(CheckpointError, match="its checksum is another") as error:
+        load_encoder(saved)
     check_one_sentence(error, saved)
 
 

@@ -129,6 +129,17 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {layout: root / layout for layout in LAYOUTS}
 
 
+def expect_small(patch: pytest.MonkeyPatch, torchvision_copy: Path) -> None:
+    """Expect the fake data instead of the real ones."""
+    sums = {part: _checksum(*SORTED[part]) for part in PARTS}
+    patch.setattr(data, "_EXPECTED", data._Expected(per_class=PER_CLASS, checksum=sums))
+    files = torchvision_copy / "cifar-100-python"
+    md5 = {name: hashlib.md5((files / name).read_bytes()).hexdigest() for name in ("train", "test", "meta")}
+    patch.setattr(CIFAR100, "train_list", [["train", md5["train"]]])
+    patch.setattr(CIFAR100, "test_list", [["test", md5["test"]]])
+    patch.setattr(CIFAR100, "meta", {**CIFAR100.meta, "md5": md5["meta"]})
+
+
 @pytest.fixture(autouse=True)
 def small_expectations(
     request: pytest.FixtureRequest, pristine: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -138,14 +149,8 @@ def small_expectations(
         return
     small = {part: make_synthetic(part, num_classes=2, per_class=1) for part in PARTS}
     monkeypatch.setattr(data, "_load_synthetic", small.__getitem__)
-    sums = {part: _checksum(*SORTED[part]) for part in PARTS}
-    monkeypatch.setattr(data, "_EXPECTED", data._Expected(per_class=PER_CLASS, checksum=sums))
+    expect_small(monkeypatch, pristine["torchvision"])
     monkeypatch.setattr(data, "_failed_downloads", {})
-    files = pristine["torchvision"] / "cifar-100-python"
-    md5 = {name: hashlib.md5((files / name).read_bytes()).hexdigest() for name in ("train", "test", "meta")}
-    monkeypatch.setattr(CIFAR100, "train_list", [["train", md5["train"]]])
-    monkeypatch.setattr(CIFAR100, "test_list", [["test", md5["test"]]])
-    monkeypatch.setattr(CIFAR100, "meta", {**CIFAR100.meta, "md5": md5["meta"]})
     (tmp_path / "work" / "here").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "work" / "here")
     monkeypatch.delenv("SIAMESE_DATA", raising=False)
@@ -749,6 +754,14 @@ def test_images_that_are_not_32x32_rgb(
     file = sorted((root / "train" / "bear").iterdir())[1]
     Image.new(mode, size).save(file)
     _fails("train", root, file, found, "CIFAR-100 is RGB 32x32", "replace it")
+
+
+@pytest.mark.parametrize("name", ["apple", "worm"])
+def test_a_test_image_among_the_training_images(name: str, copy: Callable[[str], Path]) -> None:
+    """Counts and labels stay right, but the pixels are not those of the training part."""
+    folder = copy("folders")
+    shutil.copyfile(min((folder / "test" / name).iterdir()), min((folder / "train" / "apple").iterdir()))
+    _fails("train", folder, folder, "pixels or labels are not CIFAR-100's")
 
 
 def test_images_saved_again_with_loss(copy: Callable[[str], Path]) -> None:

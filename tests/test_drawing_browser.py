@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from urllib.parse import urlparse
 
 import pytest
 import torch
+from browsers import DESKTOP, PHONE, launch, playwright_api
 from PIL import Image, ImageDraw
 
 from siamese_utils import drawing_app
@@ -27,7 +27,6 @@ from siamese_utils.drawing_examples import CANVAS, EXAMPLE_SETS, Strokes, redraw
 from siamese_utils.encoders import Encoder
 from siamese_utils.files import atomic_path, write_text_atomically
 
-playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect = playwright_api.expect
 expect.set_options(timeout=20_000)
 
@@ -36,20 +35,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(drawing_app.__file__).resolve().parents[1]
 STORED = ROOT / "results" / "checkpoints" / "drawing.safetensors"
-DESKTOP, PHONE = {"width": 1180, "height": 900}, {"width": 390, "height": 844}
-
-
-def find_chromium() -> str | None:
-    """The system's Chromium or Chrome."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-    places = [f"/Applications/{name}.app/Contents/MacOS/{name}" for name in ("Google Chrome", "Chromium")]
-    return next(filter(None, map(shutil.which, (*names, *places))), None)
-
-
-if find_chromium() is None and __name__ != "__main__":
-    if os.environ.get("CI"):
-        raise RuntimeError("There is no Chromium, and CI must test in one; on Debian: apt-get install chromium")
-    pytest.skip("there is no Chromium; on Debian: apt-get install chromium", allow_module_level=True)
 
 
 # ----------------------------------------------------------------------- the server, the browser, the hand
@@ -76,13 +61,6 @@ class Served:
         """Stop it, and give what it printed since. Not by SIGINT: what runs in the background may never get it."""
         self.process.terminate()
         return self.process.communicate(timeout=30)[0]
-
-
-def launch() -> tuple[Any, Browser]:
-    playwright = playwright_api.sync_playwright().start()
-    # Chromium refuses its sandbox to root, which is who runs a container.
-    arguments = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-    return playwright, playwright.chromium.launch(executable_path=find_chromium(), args=arguments)
 
 
 def draw(page: Page, pad: str, strokes: Strokes) -> None:

@@ -490,13 +490,15 @@ def state(small_set: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> byte
     return (folder / "state.pt").read_bytes()
 
 
-@pytest.mark.parametrize("damage", ["empty", "half", "text", "other data", "no history", "other weights"])
+@pytest.mark.parametrize("damage", ["empty", "half", "text", "bit", "other data", "no history", "other weights"])
 def test_damaged_state_is_an_error(damage: str, state: bytes, small_set: ImageSet, tmp_path: Path) -> None:
     path = tmp_path / "state.pt"
     path.write_bytes(state)
     content = torch.load(path, weights_only=True)
-    if damage in ("empty", "half", "text"):
-        path.write_bytes({"empty": b"", "half": state[: len(state) // 2], "text": b"hello"}[damage])
+    if damage in ("empty", "half", "text", "bit"):
+        middle = len(state) // 2
+        one_bit = state[:middle] + bytes([state[middle] ^ 1]) + state[middle + 1 :]  # among the numbers of the weights
+        path.write_bytes({"empty": b"", "half": state[:middle], "text": b"hello", "bit": one_bit}[damage])
     elif damage == "other data":
         torch.save({"model": torch.zeros(3)}, path)
     elif damage == "no history":
@@ -805,6 +807,15 @@ def test_unknown_recipe() -> None:
         {"warmup": 1.0},
         {"warmup": -0.1},
         {"clip_norm": 0.0},
+        {"epochs": 1.5},
+        {"batch_size": 8.0},
+        {"epochs": True},
+        {"learning_rate": float("nan")},
+        {"weight_decay": float("inf")},
+        {"turned_classes": "no"},
+        {"encoder": None},
+        {"embedding_dim": 8.0},
+        {"seed": -1},
     ],
 )
 def test_senseless_configuration_is_an_error(change: dict[str, Any]) -> None:

@@ -1,0 +1,107 @@
+"""A walk through a rendered report in a real browser, and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+LOOK = """() => {
+    const named = image => (image.getAttribute("alt") || image.getAttribute("aria-label") || "").trim();
+    const images = [...document.images];
+    return {
+        title: document.title,
+        headings: document.querySelectorAll("h1").length,
+        ids: [...document.querySelectorAll("[id]")].map(one => one.id),
+        links: [...document.querySelectorAll("a[href]")].map(one => one.getAttribute("href")),
+        nameless: images.filter(image => !named(image) || /no description/i.test(named(image))).length,
+        broken: images.filter(image => !image.complete || image.naturalWidth === 0).map(named),
+        faults: [...document.querySelectorAll(".tex-error, merror")].map(one => one.textContent),
+        width: document.documentElement.scrollWidth,
+        window: window.innerWidth,
+        background: getComputedStyle(document.body).backgroundColor,
+        colour: getComputedStyle(document.body).color,
+    };
+}"""
+"""What a script in the page can tell about it."""
+
+
+def walk(browser: Browser, site: Path, **options: Any) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Open every page that can be reached from the index, from the disk and without a network.
+
+    Args:
+        browser: to open them in.
+        site: folder of the pages.
+        options: of the browser's context: ``viewport``, ``color_scheme``, ``java_script_enabled`` ...
+
+    Returns:
+        what ``LOOK`` found on each page, by its name, and a sentence for everything that is wrong.
+    """
+    context = browser.new_context(offline=True, **options)
+    problems: list[str] = []
+    pages: dict[str, dict[str, Any]] = {}
+    todo = ["index.html"]
+    while todo:
+        name = todo.pop()
+        page = context.new_page()
+        _listen(page, name, problems)
+        page.goto((site / name).as_uri())
+        page.wait_for_load_state()
+        pages[name] = page.evaluate(LOOK)
+        problems += [f"{name}: {problem}" for problem in _seen(pages[name])]
+        page.close()
+        for link in pages[name]["links"]:
+            target = unquote(urlsplit(link).path)
+            if urlsplit(link).scheme or not target or target in pages or target in todo:
+                continue
+            if not (site / target).is_file():
+                problems.append(f"{name}: the link to {link} leads nowhere.")
+            elif target.endswith(".html"):
+                todo.append(target)
+    context.close()
+    problems += _lost_anchors(pages)
+    problems += [f"{path.name}: no link leads there." for path in site.glob("*.html") if path.name not in pages]
+    return pages, problems
+
+
+def _listen(page: Page, name: str, problems: list[str]) -> None:
+    def asked(url: str) -> None:
+        if urlsplit(url).scheme not in ("file", "data", "blob", "about"):
+            problems.append(f"{name}: asks for {url}.")
+
+    page.on("request", lambda request: asked(request.url))
+    page.on("requestfailed", lambda request: problems.append(f"{name}: {request.url} could not be fetched."))
+    page.on("console", lambda message: problems.append(f"{name}: the console says {message.text}."))
+    page.on("pageerror", lambda error: problems.append(f"{name}: a script failed: {error}."))
+
+
+def _seen(look: dict[str, Any]) -> Iterable[str]:
+    if not look["title"].strip() or look["headings"] != 1:
+        yield f"{look['headings']} main headings and the title {look['title']!r}."
+    if look["nameless"]:
+        yield f"{look['nameless']} images without alt text."
+    for name in look["broken"]:
+        yield f"the image {name!r} is broken."
+    for fault in look["faults"]:
+        yield f"the equation {fault!r} cannot be set."
+    if look["width"] > look["window"]:
+        yield f"is {look['width']} pixels wide in a window of {look['window']}."
+    if len(set(look["ids"])) != len(look["ids"]):
+        yield "an id stands there twice."
+    if look["background"] == look["colour"]:
+        yield "text and ground have one colour."
+
+
+def _lost_anchors(pages: dict[str, dict[str, Any]]) -> Iterable[str]:
+    for name, look in pages.items():
+        for link in look["links"]:
+            parts = urlsplit(link)
+            target = unquote(parts.path) or name
+            if parts.scheme or not parts.fragment or target not in pages:
+                continue
+            if unquote(parts.fragment) not in pages[target]["ids"]:
+                yield f"{name}: the link to {link} names a place that is not there."

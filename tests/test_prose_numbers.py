@@ -1,0 +1,321 @@
+"""No number in the prose without a source: README, the notebooks' text, and the sentences in their code.
+
+Numbers that a notebook prints are computed by it, and the README's tables are made from ``results/``, as
+``test_summary`` checks. What is left was typed by hand. There, every number that could be a measurement (one with a
+decimal point, a unit or three digits, or in words before a unit) must lie in a sentence that ``SOURCED`` names, with a
+reason. Where the number follows from ``results/`` or from the code, the entry has a gap, which is filled by computing
+the number.
+"""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import mistune
+import nbformat
+import pytest
+
+from siamese_utils import class_budget, drawing_study, results, studies, symbols
+from siamese_utils.evaluation import evaluate_split
+
+ROOT = Path(__file__).resolve().parents[1]
+SPAN = r"(?:percent|(?:percentage )?points?|hours?|minutes?|seconds?|days?|times)\b"
+UNIT = rf"(?:%|{SPAN}|(?:s|ms|[kMG]B|images/s|images a second)\b)"
+FIGURES = re.compile(rf"(?<![\w.,-])(?P<number>\d[\d,]*(?:\.\d+)?)(?P<unit>\s?{UNIT})?")
+WORDS = (
+    "half an?|quarters? of an|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|fifteen|twenty|thirty"
+    "|forty|fifty|sixty|seventy|eighty|ninety|hundred"
+)
+SPELLED = re.compile(rf"\b(?:{WORDS})[ -]{SPAN}", re.IGNORECASE)
+
+
+# ------------------------------------------------------------------------------------- sources of numbers
+
+
+def value(table: str, **key: Any) -> float:
+    """The value of the one row of ``results/<table>.csv`` with this key."""
+    return float(results.result(results.read_table(ROOT / "results" / f"{table}.csv"), **key).value)
+
+
+def hours_of(runs: str) -> float:
+    """Time of stored trainings on two processor cores, on which two runs of one thread go side by side."""
+    total = 0.0
+    for path in (ROOT / "results" / "runs").glob(f"{runs}.json"):
+        record = results.read_record(path)
+        total += record["seconds"] * record["provenance"]["threads"] / 2
+    return total / 3600
+
+
+def about(words: str, hours: float) -> str:
+    """A duration in words, if the time that was measured is not far from it."""
+    meant = {"half an hour": 0.5, "an hour": 1.0, "three hours": 3.0, "four minutes": 4 / 60}[words]
+    assert meant / 2.5 < hours < meant * 2.5, f"{words!r} for {hours:.2f} hours"
+    return words
+
+
+def seed_share(split: str) -> str:
+    return f"{value('seed_reference', split=split, metric='legacy_few_shot', source='published'):.0f}"
+
+
+def lowest_python() -> str:
+    found = re.search(r'requires-python = ">=([\d.]+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert found is not None
+    return found[1]
+
+
+def trial_minutes() -> float:
+    table = studies.read_study("recipe_search")
+    return float(table[(table.metric == "seconds") & ~table.trial.str.startswith("long")].value.median()) / 60
+
+
+def trials_on_omniglot() -> str:
+    table = results.read_table(ROOT / "results" / "drawing.csv")
+    (count,) = table[table.metric == "acc_20w1s_runs"].n.unique()
+    return str(count)
+
+
+def rate_ratio() -> str:
+    rates = [studies.read_record("recipe_search", name)["config"]["muon_rate"] for name in ("muon", "muon-rate-0.05")]
+    return f"{rates[1] / rates[0]:g}"
+
+
+def learned_images() -> str:
+    record = results.read_record(ROOT / "results" / "runs" / "imprinting-base.json")
+    return str(500 - record["config"]["held_out_images"])
+
+
+def always_different(unseen: int) -> str:
+    return f"{value('split_sweep', split=f'{100 - unseen}-{unseen}', draw=0, metric='legacy_always_different'):.0f}"
+
+
+@dataclass(frozen=True)
+class Sourced:
+    """A piece of prose whose numbers are accounted for.
+
+    Attributes:
+        file: where it stands, as a pattern: ``README.md``, ``03_*``, or ``*`` for all.
+        text: as it reads, without mark-up; ``{}`` where a computed number stands.
+        source: why the number is what it is.
+        compute: gives the texts of the gaps.
+    """
+
+    file: str
+    text: str
+    source: str
+    compute: Callable[[], tuple[str, ...]] = tuple
+
+    @property
+    def filled(self) -> str:
+        """The text with its gaps filled."""
+        return self.text.format(*self.compute())
+
+
+def computed(file: str, text: str, *numbers: Callable[[], str], source: str = "computed") -> Sourced:
+    """An entry with gaps."""
+    return Sourced(file, text, source, lambda: tuple(number() for number in numbers))
+
+
+EPISODES = f"{inspect.signature(evaluate_split).parameters['episodes'].default:,}"
+SOURCED: tuple[Sourced, ...] = (
+    # Conventions of the whole report
+    *(Sourced("*", text, "every interval is a 95% interval") for text in (
+        "95% interval", "95 percent interval", "Intervals are 95%")),
+    *(Sourced("*", text, "threshold of the seed project's metric, fixed in the protocol") for text in (
+        "exceeds 0.2", "stays below 0.2", "stay below 0.2", "threshold of 0.2", "the seed's 0.2")),
+    *(Sourced("*", text, "CIFAR-100 has 500 training images of each of its 100 classes") for text in (
+        "all 100 classes", "the rest of the 100 are unseen", "500 images of each class", "all 500 training images",
+        "10-90 to 100-0")),
+    *(computed("*", text, lambda: EPISODES) for text in ("protocol takes {}", "{} five-way one-shot episodes")),
+    # README
+    computed("README.md", "Python {} or newer", lowest_python),
+    Sourced("README.md", "169 MB", "size of cifar-100-python.tar.gz"),
+    Sourced("README.md", "Science 350, 2015", "volume of a journal"),
+    Sourced("README.md", "cosine triplet loss, 150 epochs", "setting of the seed project"),
+    computed("README.md", "a minute | {} | 04", lambda: about("half an hour", hours_of("cifar100-90-10-draw0"))),
+    computed("README.md", "{} a class draw", lambda: about("three hours", hours_of("cifar100-*-draw0"))),
+    computed("README.md", "cost the old ones? | a minute | {}", lambda: about("an hour", hours_of("imprinting*"))),
+    computed("README.md", "a page to draw on. | a minute | {}", lambda: about("half an hour", hours_of("drawing*"))),
+    # 01
+    *(Sourced("01_*", text, "pixels are bytes") for text in ("1 to 254", "0 to 255", "exactly 0 or 255")),
+    Sourced("01_*", "holds all below 0.25", "edge of a histogram's first bar"),
+    Sourced("01_*", "Guessing names 20%", "chance among five classes"),
+    # 03
+    computed("03_*", "with 4 images each holds 256 · 3 · 252 = {} triplets", lambda: f"{256 * 3 * 252:,}"),
+    computed("03_*", "{} triplets for 256 images", lambda: f"{256 * 3 * 252:,}"),
+    Sourced("03_*", "inside a margin of 0.2", "the margin of the cell above it"),
+    Sourced("03_*", "Thirty-six points of three colours", "points of the toy example"),
+    Sourced("03_*", "all embeddings into one point", "no measurement"),
+    Sourced("03_*", "mapped them to one point", "no measurement"),
+    computed("03_*", "judged on {} training images", lambda: str(studies._JUDGED_IMAGES)),
+    computed("03_*", "takes about {} on two cores", lambda: about("four minutes", trial_minutes() / 60)),
+    computed("03_*", "a rate {} times as high", rate_ratio),
+    # 04
+    computed("04_*", "metric rises from {} to {} percent while the score of always answering different falls from {} "
+             "to {}",
+             lambda: seed_share("10-90"), lambda: seed_share("90-10"), lambda: always_different(90),
+             lambda: always_different(10)),
+    computed("04_*", "90 classes bring {} times the images of 10", lambda: {9: "nine"}[90 // 10]),
+    *(computed("04_*", text, lambda: f"{class_budget.TOTAL_IMAGES:,}") for text in (
+        "Here {} training images", "{} training images in all", "when {} training images are spread")),
+    computed("04_*", "10, 20, 50 and 90 classes: {} images of each class, or {}",
+             lambda: str(class_budget.TOTAL_IMAGES // 10), lambda: str(class_budget.TOTAL_IMAGES // 90)),
+    # 05
+    Sourced("05_*", "Chance is 100/N percent", "chance among N classes"),
+    Sourced("05_*", "chance at 20 percent", "chance among five classes"),
+    computed("05_*", "between {}% and {}% of it", lambda: always_different(10), lambda: always_different(90)),
+    Sourced("05_*", "falls to 50 percent", "balanced accuracy where every pair is called different"),
+    *(Sourced("05_*", text, "number of supports in the cell beside it") for text in (
+        "over 200 random supports", "with 200 different support images")),
+    # 06
+    *(Sourced("06_*", text, "stated by the seed project") for text in ("imprinted (± 2.5)", "fine-tuned (± 2.5)")),
+    Sourced("06_*", "to tell 50 or 100 classes apart", "40 old classes with 10 or 60 more"),
+    computed("06_*", "the mean of {} images", learned_images),
+    *(Sourced("06_*", text, "the budget, or a point of a curve: chosen, not measured") for text in (
+        "half a point of old-class accuracy", "worth half a point", "at one point lost", "one point of old accuracy",
+        "For four points", "spare four points")),
+    # 08
+    *(Sourced("08_*", text, "size of the images") for text in ("105 × 105",)),
+    Sourced("08_*", "a pen of 2.4 pixels in a box of 20", "median stroke of MNIST, see siamese_utils/symbols.py"),
+    computed("08_*", "finer pen ({} pixels)", lambda: str(symbols.STROKE_WIDTH)),
+    computed("08_*", "chosen on {} training images", lambda: f"{10 * drawing_study.DIGITS.held_out_images:,}"),
+    Sourced("08_*", "the aim was 99%", "what was asked for"),
+    Sourced("08_*", "chance level stays at 50%", "chance on balanced pairs"),
+    *(computed("08_*", text, trials_on_omniglot) for text in (
+        "{} trials, chance 5%", "over {} trials", "official runs, {} trials")),
+    Sourced("08_*", "one point a run", "a point of a figure"),
+    *(Sourced("08_*", text, "size of Omniglot's parts (Lake et al., 2015)") for text in (
+        "with 242 letters", "242 letters with twenty drawings", "with 964 letters")),
+    Sourced("08_*", "60,000 and 90,000 letters shown", "earlier runs, of which nothing is stored"),
+)  # fmt: skip
+
+
+# -------------------------------------------------------------------------------------- reading the prose
+
+
+def leaves(tokens: list[dict[str, Any]]) -> Iterator[str]:
+    """What a reader reads of parsed markdown: no code, no formulas, no addresses."""
+    for token in tokens:
+        kind = token["type"]
+        if kind in ("text", "inline_math") or kind.endswith("break"):
+            yield token.get("raw", " ") if kind == "text" else " "
+        elif "children" in token:
+            yield from leaves(token["children"])
+            yield {"table_cell": " | ", "list_item": " ", "paragraph": " ", "block_text": " "}.get(kind, "")
+
+
+def readable(markdown: str) -> list[str]:
+    """The paragraphs, headings and rows of a markdown text, as they read."""
+    generated = r"<!-- (\w+): made by .*?<!-- end of \1 -->"
+    parse = mistune.create_markdown(renderer="ast", plugins=["table", "math"])
+    blocks = parse(re.sub(generated, "", markdown, flags=re.DOTALL))
+    return [" ".join("".join(leaves([block])).split()) for block in blocks]  # type: ignore[list-item]
+
+
+def sentences_in(code: str) -> list[str]:
+    """Texts of four words or more in a cell's code; what is computed in between is left out."""
+    lines = [line for line in code.splitlines() if not line.lstrip().startswith(("%", "!"))]
+    parts = []
+    for node in ast.walk(ast.parse("\n".join(lines))):
+        if isinstance(node, ast.JoinedStr):
+            parts.append("".join(str(p.value) if isinstance(p, ast.Constant) else "…" for p in node.values))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            parts.append(node.value)
+    return [" ".join(part.replace("*", "").replace("`", "").split()) for part in parts if len(part.split()) > 3]
+
+
+@cache
+def prose() -> tuple[tuple[str, str], ...]:
+    """File and text of every passage."""
+    found = [("README.md", text) for text in readable((ROOT / "README.md").read_text(encoding="utf-8"))]
+    for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            read = readable if cell.cell_type == "markdown" else sentences_in
+            found += [(path.name, text) for text in read(cell.source)]
+    return tuple(found)
+
+
+def measured(text: str) -> list[tuple[int, int]]:
+    """Begin and end of every number that could be a measurement."""
+    spans = []
+    for match in FIGURES.finditer(text):
+        number = match["number"].rstrip(",")
+        digits = number.replace(",", "")
+        year = re.fullmatch(r"(19|20)\d\d", number) is not None and not match["unit"]
+        if match["unit"] or "." in digits or "," in number or (len(digits) > 2 and not year):
+            spans.append((match.start(), match.start("number") + len(number)))
+    return spans + [match.span() for match in SPELLED.finditer(text)]
+
+
+def unsourced(file: str, text: str, sources: tuple[Sourced, ...] = SOURCED) -> list[str]:
+    """Numbers of a passage that no entry accounts for, each with the words around it."""
+    allowed = [
+        match.span()
+        for entry in sources
+        if fnmatch.fnmatch(file, entry.file)
+        for match in re.finditer(rf"(?<![\d.,]){re.escape(filled(entry))}", text)
+    ]
+    return [
+        f"{file}: …{text[max(0, begin - 50) : end + 40]}…"
+        for begin, end in measured(text)
+        if not any(first <= begin and end <= last for first, last in allowed)
+    ]
+
+
+@cache
+def filled(entry: Sourced) -> str:
+    return entry.filled
+
+
+# ------------------------------------------------------------------------------------------------ tests
+
+
+def test_every_number_in_the_prose_has_a_source() -> None:
+    missing = [line for file, text in prose() for line in unsourced(file, text)]
+    assert not missing, "compute these numbers, or name their source in SOURCED:\n" + "\n".join(missing)
+
+
+@pytest.mark.parametrize("entry", SOURCED, ids=lambda entry: f"{entry.file} {entry.text}"[:50])
+def test_every_source_is_used(entry: Sourced) -> None:
+    """A sentence that has changed must not leave its excuse behind."""
+    texts = [text for file, text in prose() if fnmatch.fnmatch(file, entry.file)]
+    if texts:
+        assert any(filled(entry) in text for text in texts), f"{filled(entry)!r} stands nowhere"
+
+
+@pytest.mark.parametrize(
+    "planted",
+    ["Accuracy is 76.9%.", "It took 45 hours.", "A gain of 3 points.", "With 7,345 images", "AUC 0.91",
+     "It has 1234 rows.", "The network needs five minutes.", "An interval of ± 0.25", "It is half an hour faster.",
+     "Twice, 2 times as fast."],
+)  # fmt: skip
+def test_a_planted_number_is_found(planted: str) -> None:
+    assert len(unsourced("03_triplet_training.ipynb", planted)) == 1
+    (text,) = readable(f"**{planted}** [link](https://example.org/99.9)")
+    assert len(unsourced("README.md", text)) == 1
+    assert len(unsourced("README.md", sentences_in(f"print(f'and so on, {{x}} {planted}')")[0])) == 1
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    ["In 2015, five classes of notebook 05.", "`value = 0.25` and $x = 0.25$", "Split 90-10, draw 0, 5-way 1-shot",
+     "![](https://example.org/1.5.png)", "resnet9-16 has 64 classes"],
+)  # fmt: skip
+def test_what_measures_nothing_is_passed_over(harmless: str) -> None:
+    assert [unsourced("README.md", text) for text in readable(harmless)] in ([[]], [])
+
+
+def test_a_wrong_number_in_a_sourced_sentence_is_found() -> None:
+    """The sentence is there, but the results say something else."""
+    (entry,) = [entry for entry in SOURCED if "rises from" in entry.text]
+    right = filled(entry)
+    assert "from 45 to 83 percent" in right and unsourced("04_split_sweep.ipynb", right) == []
+    assert unsourced("04_split_sweep.ipynb", right.replace("83", "84"))
+    assert unsourced("04_split_sweep.ipynb", f"9{EPISODES} five-way one-shot episodes")  # no part of a longer number
