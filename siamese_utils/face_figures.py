@@ -24,6 +24,8 @@ from siamese_utils.verification import equal_error_rate
 COLOURS = {"embedding": plotting.BLUE, "koch": plotting.RED, "pretrained": plotting.PURPLE}
 NAMES = {"embedding": "learned people", "koch": "the assignment's network", "pretrained": "ImageNet weights"}
 
+_ON_WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # a label that lies over a line
+
 Illustrated = tuple[Figure, str]
 
 
@@ -159,7 +161,7 @@ def roc_figure(pairs: pd.DataFrame) -> Illustrated:
         axis.plot(100 * grid, 100 * mean, color=COLOURS[system])
         axis.plot(error, 100 - error, "o", color=COLOURS[system], ms=8)
         axis.annotate(f"{NAMES[system]}: {error:.1f}", (error, 100 - error), (12, -12), textcoords="offset points",
-                      color=COLOURS[system], fontweight="bold", va="top")  # fmt: skip
+                      color=COLOURS[system], fontweight="bold", va="top", bbox=_ON_WHITE)  # fmt: skip
         told.append(f"{NAMES[system]} {error:.1f} percent")
     axis.plot([0, 100], [100, 0], ls=":", color=plotting.GREY, lw=1)
     axis.plot([0, 100], [0, 100], ls="--", color=plotting.GREY, lw=1)
@@ -185,7 +187,7 @@ def accuracy_figure(table: pd.DataFrame) -> Illustrated:
         offsets = np.linspace(-0.25, 0.25, len(part)) if len(part) > 1 else np.zeros(1)
         axis.errorbar(part.value, place + offsets, xerr=part.ci95, fmt="o", ms=5, capsize=2, color=COLOURS[system])
         axis.annotate(f"mean {part.value.mean():.1f}", (part.value.mean(), place + 0.36), ha="center", va="bottom",
-                      color=COLOURS[system], fontweight="bold")  # fmt: skip
+                      color=COLOURS[system], fontweight="bold", bbox=_ON_WHITE)  # fmt: skip
         told.append(f"{NAMES[system]} {part.value.mean():.1f} percent over {len(part)} seeds")
     published = PUBLISHED_ACCURACY["test"]
     axis.axvline(published, ls="--", color=plotting.GREY)

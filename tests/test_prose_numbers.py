@@ -23,7 +23,7 @@ import mistune
 import nbformat
 import pytest
 
-from siamese_utils import class_budget, drawing_study, results, studies, symbols
+from siamese_utils import class_budget, drawing_study, koch, results, studies, symbols
 from siamese_utils.evaluation import evaluate_split
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -94,6 +94,10 @@ def learned_images() -> str:
 
 def always_different(unseen: int) -> str:
     return f"{value('split_sweep', split=f'{100 - unseen}-{unseen}', draw=0, metric='legacy_always_different'):.0f}"
+
+
+def face_count(part: str) -> int:
+    return results.read_record(ROOT / "results" / "runs" / "faces-embedding-seed0.json")["faces"][part]
 
 
 @dataclass(frozen=True)
@@ -181,6 +185,22 @@ SOURCED: tuple[Sourced, ...] = (
     *(Sourced("06_*", text, "the budget, or a point of a curve: chosen, not measured") for text in (
         "half a point of old-class accuracy", "worth half a point", "at one point lost", "one point of old accuracy",
         "For four points", "spare four points")),
+    # 07
+    computed("README.md", "on LFW. | a minute | {}", lambda: about("three hours", 5 * hours_of("faces-*-seed0"))),
+    computed("07_*", "{} million parameters that learn from {} pairs",
+             lambda: f"{koch.PUBLISHED_PARAMETERS['total'] / 1e6:.0f}", lambda: f"{face_count('training pairs'):,}"),
+    *(Sourced("07_*", text, "sizes of LFW's photographs and of their window, see siamese_utils/faces.py") for text in (
+        "window of 150 × 130 of their 250 × 250 pixels", "105 × 105, pixels 0 to 255")),
+    computed("07_*", "branches end in {} features", lambda: f"{koch.KochConfig().features:,}"),
+    *(Sourced("07_*", text, "the assignment's setting, see siamese_utils/koch.py") for text in (
+        "10 × 10, 7 × 7, 4 × 4, 4 × 4 with 64, 128, 128, 256 channels", "0.4 of the distances",
+        "mean 0 and deviation 0.01; biases around 0.5", "loss lower by 0.1")),
+    *(Sourced("07_*", text, "pairs of LFW's development test list") for text in (
+        "the 1,000 pairs", "1,000 test pairs")),
+    computed("07_*", "rests on {} validation pairs", lambda: str(face_count("validation pairs"))),
+    computed("07_*", "some {} people", lambda: f"{round(face_count('training people'), -2):,}"),
+    Sourced("07_*", "about 77% of the images show men and 83% white people", "Han and Jain, 2014"),
+    Sourced("07_*", "NISTIR 8280, 2019", "number of a report"),
     # 08
     *(Sourced("08_*", text, "size of the images") for text in ("105 × 105",)),
     Sourced("08_*", "a pen of 2.4 pixels in a box of 20", "median stroke of MNIST, see siamese_utils/symbols.py"),
