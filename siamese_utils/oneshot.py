@@ -57,6 +57,14 @@ def images_in(folder: Path) -> list[Path]:
     )  # fmt: skip
 
 
+def _is_empty(images: object) -> bool:
+    try:
+        return len(images) == 0  # type: ignore[arg-type]
+    except TypeError:  # no images at all, as the encoder will say
+        return False
+
+
+
 class OneShotClassifier:
     """Nearest prototype by cosine similarity over one or more support images a class.
 
@@ -91,10 +99,9 @@ class OneShotClassifier:
             raise SamplingError("One-shot classification needs at least two classes to choose between; add a class.")
         prototypes = []
         for name, images in support.items():
-            embeddings = self.encoder.embed(images)
-            if len(embeddings) == 0:
+            if _is_empty(images):
                 raise SamplingError(f"The class {name!r} has no support image; add one or remove the class.")
-            prototypes.append(embeddings.mean(dim=0))
+            prototypes.append(self.encoder.embed(images).mean(dim=0))
         self.class_names = tuple(support)
         self.prototypes = F.normalize(torch.stack(prototypes), dim=1)
         return self
