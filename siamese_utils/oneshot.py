@@ -64,7 +64,6 @@ def _is_empty(images: object) -> bool:
         return False
 
 
-
 class OneShotClassifier:
     """Nearest prototype by cosine similarity over one or more support images a class.
 
