@@ -167,14 +167,14 @@ def _compare(
 ) -> Iterator[tuple[str, float, float, float, str]]:
     """Metric, stored and new value, allowed difference and verdict of each row of one checkpoint."""
     missing = float("nan")
-    stored = {_name(row, source.key): row for row in rows.to_dict("records")}
+    stored = [(_name(row, source.key), row) for row in rows.to_dict("records")]
     try:
         again = source.again(results.project_root() / checkpoint, data)
     except SiameseError as error:
-        for name, row in stored.items():
+        for name, row in stored:
             yield name, row["value"], missing, missing, f"cannot be computed: {error}"
         return
-    for name, row in stored.items():
+    for name, row in stored:
         if name not in again:
             yield name, row["value"], missing, missing, "the checkpoint does not give this metric"
             continue
@@ -187,5 +187,5 @@ def _compare(
         else:
             verdict = "holds"
         yield name, row["value"], new.value, allowed, verdict
-    for name in sorted(set(again) - set(stored)):
+    for name in sorted(set(again) - {name for name, _ in stored}):
         yield name, missing, again[name].value, missing, "is not in the table"

@@ -162,21 +162,18 @@ class KochNetwork(nn.Module):
         return (images.to(torch.float32) * self.pixel_scale).unsqueeze(1)
 
 
-def _penalised(network: KochNetwork, config: KochConfig) -> dict[float, list[torch.Tensor]]:
-    """Kernels and the wide layer's matrix, by the factor of their squares in the loss."""
-    of_kind = {nn.Conv2d: config.conv_penalty, nn.Linear: config.dense_penalty}
-    groups: dict[float, list[torch.Tensor]] = {}
-    for module in network.twin:
-        for kind, factor in of_kind.items():
-            if isinstance(module, kind):
-                groups.setdefault(factor, []).append(module.weight)
-    return groups
+def _penalised(network: KochNetwork, config: KochConfig) -> list[tuple[torch.Tensor, float]]:
+    """Kernels and the wide layer's matrix, each with the factor of its squares in the loss."""
+    layers = [module for module in network.twin if isinstance(module, (nn.Conv2d, nn.Linear))]
+    return [
+        (layer.weight, config.conv_penalty if isinstance(layer, nn.Conv2d) else config.dense_penalty)
+        for layer in layers
+    ]
 
 
 def penalty(network: KochNetwork, config: KochConfig) -> torch.Tensor:
     """What the loss adds for large weights: factors times sums of squares, of kernels and the wide layer's matrix."""
-    groups = _penalised(network, config).items()
-    return torch.stack([factor * weight.square().sum() for factor, weights in groups for weight in weights]).sum()
+    return torch.stack([factor * weight.square().sum() for weight, factor in _penalised(network, config)]).sum()
 
 
 def make_optimizer(network: KochNetwork, config: KochConfig) -> torch.optim.Adam:
@@ -185,10 +182,10 @@ def make_optimizer(network: KochNetwork, config: KochConfig) -> torch.optim.Adam
     Adam's decay is added to the gradient before its moments are formed (unlike AdamW's), so a step is the same as with
     ``penalty`` in the loss, without the passes over 38 million weights that its own gradient would take.
     """
-    groups = _penalised(network, config)
-    decayed = {id(weight) for weights in groups.values() for weight in weights}
+    penalised = _penalised(network, config)
+    decayed = {id(weight) for weight, _ in penalised}
     rest = [parameter for parameter in network.parameters() if id(parameter) not in decayed]
-    parts = [{"params": weights, "weight_decay": 2 * factor} for factor, weights in groups.items()]
+    parts = [{"params": [weight], "weight_decay": 2 * factor} for weight, factor in penalised]
     fused = next(network.parameters()).device.type in ("cpu", "cuda")
     return torch.optim.Adam([*parts, {"params": rest}], lr=config.learning_rate, eps=1e-7, fused=fused)
 

@@ -72,6 +72,13 @@ def test_a_number_beyond_its_interval_is_found(stored: Path, data: Data, table: 
     assert "another value" in verdict(data, metric, table)
 
 
+def test_a_wrong_row_does_not_hide_behind_its_double(stored: Path, data: Data) -> None:
+    path = stored / "results" / "split_sweep.csv"
+    change(path, lambda t: pd.concat([t[t.metric == "acc_5w1s"].assign(value=99.0), t]))
+    found = audit(data, ["split_sweep"], progress=False)
+    assert found[found.metric == "acc_5w1s"].verdict.tolist() == ["the checkpoint gives another value", "holds"]
+
+
 def test_a_threshold_is_held_to_its_own_scale(stored: Path, data: Data) -> None:
     path = stored / "results" / "growth.csv"
     change(path, lambda t: t.assign(value=t.value.astype(float) + 0.003 * (t.metric == "threshold_seen")))

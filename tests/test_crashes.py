@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from crashes import (
     RUNS,
     WRITES_OF_A_RUN,
@@ -33,15 +32,7 @@ from siamese_utils.encoders import Encoder
 from siamese_utils.errors import CheckpointError, SiameseError, StorageError
 from siamese_utils.files import atomic_path, locked, write_text_atomically
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")

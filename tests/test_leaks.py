@@ -33,7 +33,7 @@ from siamese_utils.splits import CifarFSSplit, ClassSplit, class_split
 from siamese_utils.sweep import judge_checkpoint, train_run
 from siamese_utils.training import TrainConfig, TrainResult
 
-one_thread = test_training.one_thread
+pytestmark = pytest.mark.usefixtures("one_thread")
 small_set, larger_set = test_training.small_set, test_training.larger_set
 people, strangers, small = test_face_study.people, test_face_study.strangers, test_face_study.small
 RUN = test_sweep.RUNS[0]

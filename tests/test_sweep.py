@@ -30,6 +30,7 @@ from siamese_utils.sweep import SplitRun, is_stored, plan, plan_table, planned_i
 from siamese_utils.synthetic import make_synthetic
 from siamese_utils.training import TrainConfig
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).resolve().parents[1]
 TINY = TrainConfig(
     recipe="tiny", terms=(Term("proxy"),), encoder="conv3", embedding_dim=8, epochs=2, batch_size=24,
@@ -51,14 +52,6 @@ def parts() -> tuple[ImageSet, ImageSet]:
 def project(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setitem(recipes.RECIPES, "tiny", TINY)
     return project
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def local(runs: list[SplitRun], parts: tuple[ImageSet, ImageSet]) -> None:

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +43,7 @@ from siamese_utils.synthetic import make_synthetic
 from siamese_utils.training import TrainConfig, TrainResult, learning_rate_at, train
 
 # Six batches an epoch in well under a second.
+pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = TrainConfig(
     recipe="tiny",
     terms=(Term("proxy"), Term("triplet", weight=0.5, mining="random")),
@@ -55,15 +55,6 @@ TINY = TrainConfig(
     held_out_images=2,
 )
 CLASSES = (0, 1, 2, 4, 5, 7)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """So that sums are taken in one order, and small batches waste no time on threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
