@@ -5,12 +5,13 @@ PYTHON ?= python3
 BIN = .venv/bin
 STAMP = .venv/.installed
 
-.PHONY: help venv report test test-long verify lint notebooks bench constraints clean
+.PHONY: help venv report test test-long test-pythons verify lint notebooks bench constraints clean
 
 help:
 	@echo "make report       execute the notebooks and write the report to build/report (retrains nothing)"
 	@echo "make test         run the tests, then every notebook in the smoke profile"
 	@echo "make test-long    run the reliability campaigns (half an hour) and store results/reliability.csv"
+	@echo "make test-pythons  install and test on other Pythons: PYTHONS='python3.10 python3.13'"
 	@echo "make verify       compute every stored number that has a checkpoint anew (minutes; needs the data)"
 	@echo "make lint         check the style of the code"
 	@echo "make notebooks    execute the notebooks and store their outputs in them"
@@ -44,6 +45,10 @@ test: $(STAMP)
 
 test-long: $(STAMP)
 	SIAMESE_RECORD=1 TQDM_DISABLE=1 $(BIN)/python -m pytest tests/long -m long
+
+test-pythons: $(STAMP)
+	@test -n "$(PYTHONS)" || { echo "Name the interpreters: make test-pythons PYTHONS='python3.10 python3.13'"; exit 1; }
+	SIAMESE_PYTHONS="$(PYTHONS)" SIAMESE_RECORD=1 TQDM_DISABLE=1 $(BIN)/python -m pytest tests/long/test_python_campaign.py -m long
 
 verify: $(STAMP)
 	$(BIN)/python -m siamese_utils audit

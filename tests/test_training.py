@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from siamese_utils import training
-from siamese_utils.augment import AugmentConfig
+from siamese_utils.augment import AugmentConfig, augment_batch
 from siamese_utils.data import ImageSet
 from siamese_utils.devices import autocast_dtype, pick_device
 from siamese_utils.encoders import Encoder
@@ -72,6 +73,21 @@ def larger_set() -> ImageSet:
 def reference(small_set: ImageSet) -> TrainResult:
     """The unbroken run that others are compared with."""
     return run(TINY, small_set)
+
+
+EVERY_AUGMENTATION = AugmentConfig(
+    translate=4, flip=True, smallest_crop=0.6, cutout=8, brightness=0.3, contrast=0.3, saturation=0.3, rotate=15.0,
+    zoom=0.1, shear=0.1, elastic=1.0,
+)  # fmt: skip
+
+
+def with_threads(threads: int, work: Callable[[], TrainResult]) -> TrainResult:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return work()
+    finally:
+        torch.set_num_threads(before)
 
 
 def run(config: TrainConfig, train_set: ImageSet, run_dir: Path | None = None, **more: Any) -> TrainResult:
@@ -207,6 +223,37 @@ def test_other_seed_other_weights(small_set: ImageSet, reference: TrainResult) -
         if tensor.ndim > 1:
             assert not torch.equal(tensor, other.encoder.state_dict()[key]), key
     assert not torch.equal(other.held_out, reference.held_out)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_same_threads_same_weights(threads: int, small_set: ImageSet) -> None:
+    """Sums are split among the threads, so their number may show in the last bits, but not which one was faster."""
+    config = dataclasses.replace(TINY, encoder="resnet9-16", batch_size=32, images_per_class=8, epochs=2)
+    one, two = (with_threads(threads, lambda: run(config, small_set)) for _ in range(2))
+    assert same_weights(one, two) and without_time(one) == without_time(two)
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+def test_what_is_learned_from_does_not_depend_on_the_threads(
+    threads: int, small_set: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Classes, images held out, batches, and every pixel after every kind of augmentation."""
+    config = dataclasses.replace(TINY, augment=EVERY_AUGMENTATION, batch_size=48, images_per_class=8, epochs=2)
+    shown: list[torch.Tensor] = []
+
+    def watched(*args: Any) -> torch.Tensor:
+        pixels = augment_batch(*args)
+        shown.append(pixels.clone())
+        return pixels
+
+    monkeypatch.setattr(training, "augment_batch", watched)
+    one = run(config, small_set)
+    alone, shown = shown, []
+    several = with_threads(threads, lambda: run(config, small_set))
+    assert len(alone) == len(shown) > 0
+    assert alone[0].numel() > 2 * 32_768, "too little for PyTorch to share among threads"
+    assert all(torch.equal(a, b) for a, b in zip(alone, shown))
+    assert one.classes == several.classes and torch.equal(one.held_out, several.held_out)
 
 
 def test_random_state_of_the_caller_is_left_alone(small_set: ImageSet) -> None:

@@ -1,0 +1,39 @@
+"""The first cell of every notebook fetches the project where it is not installed, as on Colab."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from alone import ROOT, bare_python, execute, is_working_copy, publish, texts
+
+from siamese_utils.report import numbered_notebooks
+
+
+def setup_cell(path: Path) -> str:
+    return next(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
+
+
+def test_every_notebook_begins_with_the_same_cell() -> None:
+    cells = {setup_cell(path) for path in numbered_notebooks(ROOT / "notebooks")}
+    assert len(cells) == 1 and "git" in cells.pop()
+
+
+@pytest.mark.skipif(not is_working_copy(), reason="the project is not a working copy of Git")
+def test_a_notebook_alone_fetches_the_project_once(tmp_path: Path) -> None:
+    """Also after a restart of the kernel, when the project is there already; and the imports outlive a `cd`."""
+    alone = tmp_path / "content"
+    alone.mkdir()
+    cells = [
+        "import importlib.util; print(importlib.util.find_spec('siamese_utils'))",
+        setup_cell(ROOT / "notebooks" / "05_one_shot_evaluation.ipynb"),
+        "import os; os.chdir('/')",
+        "from siamese_utils import results; print(results.project_root())",
+    ]
+    path = alone / "alone.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells]), path)
+    python, hub = bare_python(tmp_path), publish(tmp_path)
+    for _ in range(2):
+        assert "".join(texts(execute(path, alone, python, hub))).split() == ["None", str(alone / "siamese-one-shot")]
+    assert (alone / "siamese-one-shot" / "results" / "split_sweep.csv").exists()
