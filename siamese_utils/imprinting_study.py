@@ -457,6 +457,7 @@ def curve_path() -> Path:
 COLUMNS = ("method", "added", "shots", "bias", "metric", "value", "ci95", "n", "checkpoint")
 CLASS_COLUMNS = ("novel", "method", "shots", "bias", "metric", "value", "ci95", "n", "checkpoint")
 CURVE_COLUMNS = ("method", "added", "shots", "loss", "metric", "value", "ci95", "n", "checkpoint")
+REFERENCE_COLUMNS = ("method", "shots", "metric", "value", "ci95", "source")
 METRICS = {
     "novel_acc": "accuracy on the added classes",
     "old_acc": "accuracy on the classes learned before",
@@ -876,6 +877,15 @@ def trial_log() -> pd.DataFrame:
                 row[f"{cell.Index} shots"] = f"{cell.value:.1f} ± {cell.ci95:.1f}"
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def seed_imprinting() -> pd.DataFrame:
+    """The numbers that the seed project gives for one class added to 40, from ``results/imprinting_reference.csv``.
+
+    Raises:
+        ResultsError: the table is missing or damaged.
+    """
+    return results.read_table(results.results_dir() / "imprinting_reference.csv", REFERENCE_COLUMNS)
 
 
 def stored_imprinting() -> pd.DataFrame:

@@ -372,3 +372,10 @@ def test_the_published_classifier_gives_the_published_accuracies(real_data) -> N
     row = results.result(table, method="base, whitened", metric="old_acc")
     assert 100 * float(right.double().mean()) == pytest.approx(row.value, abs=0.06)
     assert len(right) == row.n
+
+
+def test_the_seed_project_has_a_number_for_every_shot() -> None:
+    published = study.seed_imprinting().set_index(["method", "shots"])
+    shots = study.ImprintingConfig().shots
+    assert sorted(published.index) == [(method, k) for method in ("fine-tuned", "imprinted") for k in shots]
+    assert (published.metric == "novel_acc").all() and published.value.between(0, 100).all()

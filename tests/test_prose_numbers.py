@@ -179,7 +179,6 @@ SOURCED: tuple[Sourced, ...] = (
     *(Sourced("05_*", text, "number of supports in the cell beside it") for text in (
         "over 200 random supports", "with 200 different support images")),
     # 06
-    *(Sourced("06_*", text, "stated by the seed project") for text in ("imprinted (± 2.5)", "fine-tuned (± 2.5)")),
     Sourced("06_*", "to tell 50 or 100 classes apart", "40 old classes with 10 or 60 more"),
     computed("06_*", "the mean of {} images", learned_images),
     *(Sourced("06_*", text, "the budget, or a point of a curve: chosen, not measured") for text in (
