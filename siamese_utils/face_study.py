@@ -60,20 +60,22 @@ from siamese_utils.verification import (
 
 FACE_COLUMNS = ("system", "seed", "metric", "value", "ci95", "n", "checkpoint")
 PAIR_COLUMNS = ("system", "seed", "pair", "same", "probability")
+# Percent, but for losses and seconds. Intervals (95%) are over pairs: Wilson's, as a half width, for shares of them,
+# and by the bootstrap for areas.
 METRICS = {
-    "acc_test": "test pairs called right at the threshold from validation people; 95% Wilson interval (half width)",
-    "acc_test_half": "the same at the network's own probability of 0.5",
-    "auc_test": "area under the ROC curve over the test pairs; 95% interval by the bootstrap over pairs",
-    "eer_test": "equal error rate on the test pairs: both kinds of pairs called wrong equally often",
-    "loss_test": "loss on the test pairs with the penalty (no percentage)",
-    "acc_validation": "validation pairs called right, the threshold chosen on the nine other tenths of them",
-    "acc_validation_half": "validation pairs called right at the network's own probability of 0.5",
+    "acc_test": "test pairs called right, threshold from validation people",
+    "acc_test_half": "test pairs called right, at a probability of 0.5",
+    "auc_test": "area under the ROC curve over the test pairs",
+    "eer_test": "equal error rate on the test pairs",
+    "loss_test": "loss on the test pairs, with the penalty",
+    "acc_validation": "validation pairs called right, threshold from the nine other tenths of them",
+    "acc_validation_half": "validation pairs called right, at a probability of 0.5",
     "auc_validation": "area under the ROC curve over the validation pairs",
-    "auc_validation_all": "the same over all pairs of photographs of validation people",
-    "loss_validation": "last loss on the validation pairs with the penalty (no percentage)",
-    "loss_train": "last loss in training (no percentage)",
-    "acc_train": "training pairs called right in the last epoch (percent)",
-    "seconds": "time spent training",
+    "auc_validation_all": "area under the ROC curve over all pairs of validation photographs",
+    "loss_validation": "last loss on the validation pairs, with the penalty",
+    "loss_train": "last loss in training",
+    "acc_train": "training pairs called right in the last epoch",
+    "seconds": "seconds of training",
 }
 SYSTEMS = {
     "koch": "the assignment's network, on the training pairs",
@@ -607,6 +609,34 @@ def over_seeds(table: pd.DataFrame | None = None) -> pd.DataFrame:
     return grouped.agg(seeds="count", mean="mean", sd="std", lowest="min", highest="max").reset_index()
 
 
+def seeds_table(metrics: Sequence[str], systems: Sequence[str], table: pd.DataFrame | None = None) -> pd.DataFrame:
+    """One row a metric, in words, and one column a system: mean over its seeds, lowest and highest of them.
+
+    A metric that a system does not have is left out of its column.
+
+    Raises:
+        ResultsError: nothing is stored.
+        UnknownNameError: there is no such metric or system.
+    """
+    for kind, names, known in (("metric", metrics, METRICS), ("system", systems, SYSTEMS)):
+        for name in names:
+            if name not in known:
+                raise unknown(kind, name, known)
+    spread = over_seeds(table).set_index(["system", "metric"])
+
+    def cell(system: str, metric: str) -> str:
+        if (system, metric) not in spread.index:
+            return "–"
+        row = spread.loc[(system, metric)]
+        decimals = 2 if metric.startswith("loss") else 0 if metric == "seconds" else 1
+        several = f", {row.lowest:.{decimals}f} to {row.highest:.{decimals}f}" if row.seeds > 1 else ""
+        return f"{row['mean']:.{decimals}f}{several}"
+
+    return pd.DataFrame(
+        [{"measure": METRICS[metric], **{SYSTEMS[s]: cell(s, metric) for s in systems}} for metric in metrics]
+    )
+
+
 # --- trials and sensitivity -----------------------------------------------------------------------
 
 
@@ -677,7 +707,9 @@ def run_trials(
 
 
 def trial_log() -> pd.DataFrame:
-    """The stored trials: what was expected, and percent on validation people with 95% intervals.
+    """The stored trials: percent on validation people with 95% intervals, and what was expected.
+
+    The area under the curve is over all pairs of photographs, the accuracy over the pairs of LFW's list alone.
 
     Raises:
         ResultsError: no trial is stored.
@@ -688,15 +720,14 @@ def trial_log() -> pd.DataFrame:
         run = table[table.trial == trial.name].set_index("metric")
         if run.empty:
             continue
-        row = {"trial": trial.name, "expectation": trial.expectation}
+        row = {"trial": trial.name}
         for metric, heading in (
-            ("auc_validation_all", "AUC, all pairs"),
-            ("auc_validation", "AUC"),
+            ("auc_validation_all", "AUC"),
+            ("auc_validation_all_one_crop", "AUC, one crop"),
             ("acc_validation", "accuracy"),
-            ("auc_validation_all_one_crop", "AUC, all pairs, one crop"),
         ):
             row[heading] = f"{run.value[metric]:.1f} ± {run.ci95[metric]:.1f}"
-        rows.append({**row, "minutes": run.value["seconds"] / 60})
+        rows.append({**row, "expected beforehand": trial.expectation})
     return pd.DataFrame(rows)
 
 

@@ -137,7 +137,7 @@ def test_trials_and_grid_never_open_the_test_set(small: Path, people: FaceSet, m
         with pytest.raises(UnknownNameError):
             list(run(people, only=["plane"]))
     log = study.trial_log()
-    assert log.trial.tolist() == ["plain"] and "±" in log["AUC, all pairs"][0]
+    assert log.trial.tolist() == ["plain"] and "±" in log["AUC"][0]
     table = study.sensitivity_table()
     assert table.parameter.tolist() == ["epochs", "epochs", "batch_size", "batch_size"]
     assert table.value.tolist() == [1, 2, 8, 32] and table.epochs.tolist() == [1, 2, 1, 1]
@@ -417,6 +417,20 @@ def test_run_all_goes_on_where_it_was(
         list(study.run_all(only=["kuch"]))
     with pytest.raises(UnknownNameError):
         run_faces(FaceRun("kuch"), people)
+
+
+def test_the_table_of_seeds_gives_the_mean_and_both_ends() -> None:
+    rows = [("koch", 0, "acc_test", 70.0), ("koch", 1, "acc_test", 73.26), ("embedding", 0, "acc_test", 86.0),
+            ("koch", 0, "seconds", 99.7), ("koch", 1, "seconds", 102.0), ("koch", 0, "loss_test", 1.234)]  # fmt: skip
+    stored = pd.DataFrame(rows, columns=["system", "seed", "metric", "value"])
+    table = study.seeds_table(["acc_test", "seconds", "loss_test"], ["embedding", "koch"], stored)
+    assert table.columns.tolist() == ["measure", study.SYSTEMS["embedding"], study.SYSTEMS["koch"]]
+    assert table.iloc[:, 0].tolist() == [study.METRICS[name] for name in ("acc_test", "seconds", "loss_test")]
+    assert table.iloc[:, 1].tolist() == ["86.0", "–", "–"]
+    assert table.iloc[:, 2].tolist() == ["71.6, 70.0 to 73.3", "101, 100 to 102", "1.23"]
+    for metrics, systems in ((["acc"], ["koch"]), (["acc_test"], ["kuch"])):
+        with pytest.raises(UnknownNameError):
+            study.seeds_table(metrics, systems, stored)
 
 
 def test_missing_results_say_so(project: Path) -> None:
