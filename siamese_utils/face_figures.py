@@ -15,14 +15,13 @@ from sklearn.metrics import roc_curve
 
 from siamese_utils import plotting
 from siamese_utils.errors import SamplingError
-from siamese_utils.face_study import GRID_EPOCHS, KOCH
+from siamese_utils.face_study import GRID_EPOCHS, KOCH, NAMES
 from siamese_utils.faces import FaceSet, PairList, photos_per_person
 from siamese_utils.koch import PUBLISHED_ACCURACY
 from siamese_utils.sampling import named_rng
 from siamese_utils.verification import equal_error_rate
 
 COLOURS = {"embedding": plotting.BLUE, "koch": plotting.RED, "pretrained": plotting.PURPLE}
-NAMES = {"embedding": "learned people", "koch": "the assignment's network", "pretrained": "ImageNet weights"}
 
 _ON_WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # a label that lies over a line
 

@@ -82,6 +82,7 @@ SYSTEMS = {
     "embedding": "a small ResNet that learned the training people",
     "pretrained": "ImageNet weights, no face learned (outside data)",
 }
+NAMES = {"embedding": "learned people", "koch": "the assignment's network", "pretrained": "ImageNet weights"}
 SEEDS = (0, 1, 2, 3, 4)
 VALIDATION_SHARE = 0.2
 TRIAL_STUDY, GRID_STUDY = "face_trials", "face_grid"
@@ -633,7 +634,7 @@ def seeds_table(metrics: Sequence[str], systems: Sequence[str], table: pd.DataFr
         return f"{row['mean']:.{decimals}f}{several}"
 
     return pd.DataFrame(
-        [{"measure": METRICS[metric], **{SYSTEMS[s]: cell(s, metric) for s in systems}} for metric in metrics]
+        [{"measure": METRICS[metric], **{NAMES[s]: cell(s, metric) for s in systems}} for metric in metrics]
     )
 
 

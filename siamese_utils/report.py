@@ -720,7 +720,7 @@ def _write_site(
 
 
 def _style_sheet() -> str:
-    light = HtmlFormatter(style="friendly").get_style_defs(".highlight")
+    light = HtmlFormatter(style="default").get_style_defs(".highlight")
     dark = HtmlFormatter(style="github-dark").get_style_defs(".highlight")
     code = f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n"
     # Ours comes last, so that its background wins over those of the two schemes.

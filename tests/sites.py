@@ -11,6 +11,29 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 LOOK = """() => {
+    const channels = colour => colour.match(/[0-9.]+/g).map(Number);
+    const luminance = colour => channels(colour).slice(0, 3).map(c => c / 255)
+        .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+    const ground = element => {
+        for (; element; element = element.parentElement) {
+            const colour = getComputedStyle(element).backgroundColor;
+            if ((channels(colour)[3] ?? 1) > 0.5) return colour;
+        }
+        return "rgb(255, 255, 255)";
+    };
+    const contrast = element => {
+        const [text, behind] = [luminance(getComputedStyle(element).color), luminance(ground(element))];
+        return (Math.max(text, behind) + 0.05) / (Math.min(text, behind) + 0.05);  // as WCAG defines it
+    };
+    for (const closed of document.querySelectorAll("details")) closed.open = true;
+    const faint = new Set();
+    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) {
+        const element = texts.currentNode.parentElement;
+        if (texts.currentNode.data.trim() && element.checkVisibility() && contrast(element) < 4)
+            faint.add(texts.currentNode.data.trim().slice(0, 40));
+    }
     const named = image => (image.getAttribute("alt") || image.getAttribute("aria-label") || "").trim();
     const images = [...document.images];
     return {
@@ -23,8 +46,8 @@ LOOK = """() => {
         faults: [...document.querySelectorAll(".tex-error, merror")].map(one => one.textContent),
         width: document.documentElement.scrollWidth,
         window: window.innerWidth,
+        faint: [...faint],
         background: getComputedStyle(document.body).backgroundColor,
-        colour: getComputedStyle(document.body).color,
     };
 }"""
 """What a script in the page can tell about it."""
@@ -92,8 +115,8 @@ def _seen(look: dict[str, Any]) -> Iterable[str]:
         yield f"is {look['width']} pixels wide in a window of {look['window']}."
     if len(set(look["ids"])) != len(look["ids"]):
         yield "an id stands there twice."
-    if look["background"] == look["colour"]:
-        yield "text and ground have one colour."
+    for text in look["faint"]:
+        yield f"the text {text!r} hardly differs from its ground."
 
 
 def _lost_anchors(pages: dict[str, dict[str, Any]]) -> Iterable[str]:

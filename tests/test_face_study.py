@@ -424,7 +424,7 @@ def test_the_table_of_seeds_gives_the_mean_and_both_ends() -> None:
             ("koch", 0, "seconds", 99.7), ("koch", 1, "seconds", 102.0), ("koch", 0, "loss_test", 1.234)]  # fmt: skip
     stored = pd.DataFrame(rows, columns=["system", "seed", "metric", "value"])
     table = study.seeds_table(["acc_test", "seconds", "loss_test"], ["embedding", "koch"], stored)
-    assert table.columns.tolist() == ["measure", study.SYSTEMS["embedding"], study.SYSTEMS["koch"]]
+    assert table.columns.tolist() == ["measure", study.NAMES["embedding"], study.NAMES["koch"]]
     assert table.iloc[:, 0].tolist() == [study.METRICS[name] for name in ("acc_test", "seconds", "loss_test")]
     assert table.iloc[:, 1].tolist() == ["86.0", "–", "–"]
     assert table.iloc[:, 2].tolist() == ["71.6, 70.0 to 73.3", "101, 100 to 102", "1.23"]

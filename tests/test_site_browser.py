@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 
+# As `notebook.start` shows it: light colours of its own, whatever the page's.
+BANNER = "<div class='siamese-banner' style='background:#EAF4FB;color:#123'>Profile <code>report</code></div>"
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with browsing() as started:
@@ -34,6 +38,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "# First\n\nWhat is there: [the second](02_second.ipynb#A-part), $a^2$ and $$\\sum_{i=1}^{N} x_i^2 = 1$$\n\n"
         f"| {' | '.join('abcdefghij')} |\n|{'---|' * 10}\n| {' | '.join(['a long cell'] * 10)} |",
         code("x = 1", display({"image/png": png()}, {"image/png": {"alt": "A navy square."}})),
+        code("banner", display({"text/html": BANNER})),
         code("table", display({"text/html": f"<table class='dataframe'><tbody><tr>{cells}</tr></tbody></table>"})),
         code("x" * 200, new_output("stream", name="stdout", text="y" * 300)),
     )
@@ -72,7 +77,8 @@ FAULTS = {
     "cannot be set": "<code class='tex-error'>x</code>",
     "an id stands there twice": "<p id='a'>a</p><p id='a'>b</p>",
     "2 main headings": "<h1>Another</h1>",
-    "one colour": "<style>body { color: #fff; background: #fff }</style>",
+    "the text 'T' hardly differs": "<style>body { color: #fff; background: #fff }</style>",
+    "the text 'dim' hardly differs": "<p style='color: #123'><code style='background: #222'>dim</code></p>",
 }
 
 
