@@ -107,6 +107,7 @@ def sweep(
 def study(
     name: Annotated[str, typer.Argument(help="A name in siamese_utils.studies, for example recipe_search.")],
     only: Annotated[list[str] | None, typer.Option(help="Run this trial alone; may be given several times.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Run this seed alone; may be given several times.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Run the trials of a study that are not stored yet; started again after a kill, it goes on."""
@@ -116,9 +117,25 @@ def study(
             if trial not in (names := [one.name for one in trials]):
                 raise unknown("trial", trial, names)
         trials = tuple(trial for trial in trials if trial.name in only)
-    table = run_study(name, trials, load_cifar100("train"), device=device)
+    table = run_study(name, trials, load_cifar100("train"), device=device, seeds=seed or None)
     for row in table[table.metric == "acc_5w1s"].itertuples():
         typer.echo(f"{row.trial:<24} seed {row.seed}   5-way 1-shot {row.value:.2f} ± {row.ci95:.2f}")
+
+
+@app.command("encoder-speed")
+def encoder_speed(
+    rounds: Annotated[int, typer.Option(help="How often every encoder is timed; the median counts.")] = 3,
+) -> None:
+    """Measure how fast every encoder learns on one core, and what it could learn from in the minutes of the study."""
+    from siamese_utils import encoder_speed as module
+    from siamese_utils import studies
+
+    config = studies.trials_of("encoders_equal_time")[0].config
+    speeds = module.measure_speeds(list(studies.IMAGES_IN_TIME), config, rounds=rounds)
+    module.store_speeds(speeds)
+    typer.echo(speeds[["encoder", "side", "images_per_second", "spread"]].to_string(index=False))
+    images = module.images_in(speeds, studies.EQUAL_MINUTES, config, list(studies.IMAGES_IN_TIME))
+    typer.echo(f"Images in {studies.EQUAL_MINUTES:g} minutes:\n{module.written_down(images)}")
 
 
 @app.command("classes-or-images")

@@ -88,6 +88,30 @@ class Encoder(nn.Module):
         directions = self._directions(images, batch_size)
         return F.normalize(directions - self.centre.cpu(), dim=1)
 
+    @torch.no_grad()
+    def features(self, images: np.ndarray | torch.Tensor, batch_size: int = 500) -> torch.Tensor:
+        """Features of raw images as the network gives them: not mirrored, centred or scaled, unlike in ``embed``.
+
+        Args:
+            images: uint8 (N, H, W, 3).
+            batch_size: images a forward pass.
+
+        Returns:
+            float32 (N, D) on the CPU.
+
+        Raises:
+            ShapeError: the images have another shape or type.
+        """
+        images = _as_images(images)
+        was_training, device = self.training, self.pixel_mean.device
+        self.eval()
+        try:
+            batches = images.split(batch_size)
+            rows = [self(to_float(b.to(device), self.pixel_mean, self.pixel_std)).float().cpu() for b in batches]
+        finally:
+            self.train(was_training)
+        return torch.cat(rows)
+
     def _directions(self, images: torch.Tensor, batch_size: int) -> torch.Tensor:
         """Unit-length features of each image, averaged with those of its mirror image, before centring."""
         was_training, device = self.training, self.pixel_mean.device

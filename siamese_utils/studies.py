@@ -14,15 +14,17 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from torch.nn import functional as F
 
 from siamese_utils import results
 from siamese_utils.augment import AugmentConfig
 from siamese_utils.backbones import count_macs
 from siamese_utils.data import ImageSet
 from siamese_utils.encoders import Encoder, count_parameters
-from siamese_utils.errors import ResultsError, SplitError, TrainingError, unknown
+from siamese_utils.errors import ConfigError, ResultsError, SplitError, TrainingError, unknown
 from siamese_utils.evaluation import Estimate, few_shot_accuracy, pair_auc
-from siamese_utils.losses import Term
+from siamese_utils.losses import Term, euclidean_distance
+from siamese_utils.recipes import DEFAULT_RECIPE, recipe
 from siamese_utils.sampling import named_rng
 from siamese_utils.splits import fewshot_split_cifar_fs
 from siamese_utils.training import TrainConfig, train
@@ -41,6 +43,10 @@ class Trial:
         expectation: what was expected before the run, in a sentence.
         seeds: every seed that is run.
         classes: how many of the 64 training classes are learned, the same ones in every trial; 0 for all.
+        judged_by_epoch: judge after each epoch too, on a few images. Where a training is short and a network slow,
+            this takes longer than it tells.
+        plain_distances: judge the features as they are too, neither centred nor mirrored nor scaled, by cosine and by
+            Euclidean distance.
     """
 
     name: str
@@ -48,6 +54,8 @@ class Trial:
     expectation: str = ""
     seeds: tuple[int, ...] = (0,)
     classes: int = 0
+    judged_by_epoch: bool = True
+    plain_distances: bool = False
 
 
 def study_path(study: str) -> Path:
@@ -178,6 +186,30 @@ def judge(encoder: Encoder, images: torch.Tensor, labels: torch.Tensor) -> dict[
     }
 
 
+def judge_distances(encoder: Encoder, images: torch.Tensor, labels: torch.Tensor) -> dict[str, Estimate]:
+    """5-way 1-shot accuracy by cosine and by Euclidean distance between the features as the network gives them.
+
+    ``embed`` scales to unit length, where the two distances put everything in the same order.
+
+    Args:
+        encoder: trained on other classes.
+        images: uint8 (N, H, W, 3).
+        labels: int64 (N,).
+    """
+    features = encoder.features(images)
+    direction = F.normalize(features, dim=1)
+    # With a single support a class only the order of the similarities counts, so one that falls with the distance and
+    # is 1 at distance 0 makes the nearest neighbour by that distance the answer.
+    falling = 1 / (1 + euclidean_distance(features))
+    rng = "acc_5w1s"  # the episodes of ``judge``
+    return {
+        "acc_5w1s_plain_cosine": few_shot_accuracy(direction, labels, named_rng(0, rng), ways=5, shots=1),
+        "acc_5w1s_plain_euclidean": few_shot_accuracy(
+            direction, labels, named_rng(0, rng), ways=5, shots=1, gram=falling
+        ),
+    }
+
+
 def run_study(
     study: str,
     trials: Iterable[Trial],
@@ -185,12 +217,14 @@ def run_study(
     *,
     device: str = "auto",
     progress: bool = True,
+    seeds: Sequence[int] | None = None,
 ) -> pd.DataFrame:
     """Run every trial that is not stored yet and store each as it ends; started again, it goes on.
 
-    Besides the metrics of ``judge`` each run has rows for ``parameters``, ``macs`` (multiplications of one forward
-    pass), ``images`` (shown in training), ``seconds`` (of training) and ``images_per_second``. A run that collapses
-    or diverges is stored too, with the single metric ``failed``.
+    Every trial is run with the first seed before any is run with the second, so that a study that is cut short has
+    treated all alike. Besides the metrics of ``judge`` each run has rows for ``parameters``, ``macs`` (multiplications
+    of one forward pass), ``images`` (shown in training), ``seconds`` (of training) and ``images_per_second``. A run
+    that collapses or diverges is stored too, with the single metric ``failed``.
 
     Args:
         study: names the table.
@@ -198,55 +232,74 @@ def run_study(
         train_set: CIFAR-100's training images.
         device: see ``train``.
         progress: show a progress bar.
+        seeds: run these seeds alone; ``None`` for all that the trials have.
 
     Returns:
         the table as stored.
 
     Raises:
+        ConfigError: a seed is asked for that none of the trials has.
         ResultsError: a stored run of the same name was made with another configuration.
     """
     classes = fewshot_split_cifar_fs(train_set.class_names)
-    positions = torch.cat([train_set.indices_of([label])[:_JUDGED_IMAGES] for label in classes.val])
-    images, labels = train_set.images[positions], train_set.labels[positions]
-    for trial in trials:
-        for seed in trial.seeds:
-            config = dataclasses.replace(trial.config, recipe=f"{study}/{trial.name}", seed=seed)
-            learned = learned_classes(trial, classes.train)
-            if _is_stored(study, trial, seed, config, len(learned)):
-                continue
-            run_dir = results.project_root() / "runs" / study / f"{trial.name}-seed{seed}"
-            computed_with = results.provenance(device)
-            record: dict[str, object] = {
-                "expectation": trial.expectation, "config": config.to_json(), "classes": len(learned)
-            }  # fmt: skip
-            try:
-                result = train(
-                    config, train_set, learned, validation=classes.val, run_dir=run_dir, device=device,
-                    progress=progress,
-                )  # fmt: skip
-            except TrainingError as error:
-                metrics: Mapping[str, Estimate] = {"failed": exact(1)}
-                record["error"] = str(error)
-            else:
-                history = result.history
-                images_shown = float((history.images_per_second * history.seconds).sum())
-                metrics = {
-                    **judge(result.encoder, images, labels),
-                    "parameters": exact(count_parameters(result.encoder)),
-                    "macs": exact(count_macs(result.encoder.body, train_set.images.shape[1])),
-                    "images": exact(round(images_shown)),
-                    "seconds": exact(result.seconds),
-                    "images_per_second": exact(images_shown / result.seconds),
-                }
-                record["history"] = history.to_dict(orient="records")
-            record["provenance"] = computed_with
-            path = record_path(study, trial.name, seed)
-            results.write_record(path, record)
-            results.store_run(
-                {"trial": trial.name, "seed": seed}, metrics, "", table=study_path(study), columns=STUDY_COLUMNS
-            )
-            shutil.rmtree(run_dir, ignore_errors=True)
+    for trial, seed in _in_order(trials, seeds):
+        config = dataclasses.replace(trial.config, recipe=f"{study}/{trial.name}", seed=seed)
+        learned = learned_classes(trial, classes.train)
+        if _is_stored(study, trial, seed, config, len(learned)):
+            continue
+        run_dir = results.project_root() / "runs" / study / f"{trial.name}-seed{seed}"
+        record: dict[str, object] = {
+            "expectation": trial.expectation, "config": config.to_json(), "classes": len(learned),
+            "provenance": results.provenance(device),
+        }  # fmt: skip
+        try:
+            result = train(
+                config, train_set, learned, validation=classes.val if trial.judged_by_epoch else (), run_dir=run_dir,
+                device=device, progress=progress,
+            )  # fmt: skip
+        except TrainingError as error:
+            metrics: Mapping[str, Estimate] = {"failed": exact(1)}
+            record["error"] = str(error)
+        else:
+            history = result.history
+            images_shown = float((history.images_per_second * history.seconds).sum())
+            metrics = {
+                **_judged(trial, result.encoder, train_set, classes.val),
+                "parameters": exact(count_parameters(result.encoder)),
+                "macs": exact(count_macs(result.encoder.body, train_set.images.shape[1])),
+                "images": exact(round(images_shown)),
+                "seconds": exact(result.seconds),
+                "images_per_second": exact(images_shown / result.seconds),
+            }
+            record["history"] = history.to_dict(orient="records")
+        results.write_record(record_path(study, trial.name, seed), record)
+        results.store_run(
+            {"trial": trial.name, "seed": seed}, metrics, "", table=study_path(study), columns=STUDY_COLUMNS
+        )
+        shutil.rmtree(run_dir, ignore_errors=True)
     return read_study(study)
+
+
+def _in_order(trials: Iterable[Trial], seeds: Sequence[int] | None) -> list[tuple[Trial, int]]:
+    """All runs, seed by seed.
+
+    Raises:
+        ConfigError: a wanted seed is in no trial.
+    """
+    trials = tuple(trials)
+    planned = sorted({seed for trial in trials for seed in trial.seeds})
+    if strange := sorted(set(seeds or ()) - set(planned)):
+        raise ConfigError(f"No trial has the seed {strange[0]}; the seeds fixed beforehand are {planned}.")
+    wanted = planned if seeds is None else [seed for seed in planned if seed in seeds]
+    return [(trial, seed) for seed in wanted for trial in trials if seed in trial.seeds]
+
+
+def _judged(trial: Trial, encoder: Encoder, train_set: ImageSet, classes: Sequence[int]) -> dict[str, Estimate]:
+    """What a trial is judged by, on the first images of each of these classes."""
+    positions = torch.cat([train_set.indices_of([label])[:_JUDGED_IMAGES] for label in classes])
+    images, labels = train_set.images[positions], train_set.labels[positions]
+    distances = judge_distances(encoder, images, labels) if trial.plain_distances else {}
+    return {**judge(encoder, images, labels), **distances}
 
 
 def exact(value: float) -> Estimate:
@@ -339,6 +392,122 @@ STUDIES: dict[str, tuple[Trial, ...]] = {
               classes=30),
     ),
 }  # fmt: skip
+
+# ------------------------------------------------------------------------------------ encoders compared
+
+SEEDS = (0, 1, 2)
+# The frozen recipe, chosen on resnet9-32 and so a home game for it, but with fewer images: with its thirteen passes
+# some of these encoders would take hours. More of the training happens at small sides, for the same reason.
+_COMPARED = dataclasses.replace(
+    recipe(DEFAULT_RECIPE), recipe="", epochs=1, resolutions=((0.0, 16), (0.6, 24), (0.9, 32))
+)
+EQUAL_IMAGES = 30_720  # one pass over the training images
+EQUAL_MINUTES = 3.0  # of one core
+# What ``encoder_speed.images_in`` gives for so many minutes and the stored speeds. Written down here, so that a run
+# stays what it was when speeds are measured again; a test compares the two.
+IMAGES_IN_TIME: dict[str, int] = {
+    "conv3": 216_576,
+    "resnet9-16": 154_112,
+    "resnet9-32": 44_032,
+    "resnet9-48": 19_200,
+    "resnet9-64": 9_216,
+    "resnet20": 77_056,
+    "resnet32": 45_568,
+    "resnet44": 31_488,
+    "resnet56": 23_552,
+    "resnet12": 4_608,
+    "resnet18": 4_608,
+    "vgg19bn": 4_864,
+    "efficientnet-lite0": 2_048,
+}
+
+
+def _shown(images: int, **changes: object) -> TrainConfig:
+    """The compared configuration, shown so many images."""
+    return _but(_COMPARED, least_images=images, most_images=images, **changes)
+
+
+def _compared(name: str, config: TrainConfig, expectation: str, **more: object) -> Trial:
+    return Trial(name, config, expectation, SEEDS, judged_by_epoch=False, **more)  # type: ignore[arg-type]
+
+
+# Cheapest first.
+_EQUAL_IMAGES: dict[str, str] = {
+    "conv3": "Last by far: three convolutions see little of an image's structure.",
+    "resnet9-16": "Ten points above the three convolutions, behind the wider ones.",
+    "resnet20": "Level with the narrow ResNet-9: fewer weights, but twice its multiplications.",
+    "resnet9-32": "A few points above its narrow brother; the recipe was tuned on it.",
+    "resnet32": "A point above ResNet-20: depth pays late, and this is a short training.",
+    "resnet44": "No better than ResNet-32, for the same reason.",
+    "resnet56": "No better than ResNet-32; the deepest of the thin networks starts slowest.",
+    "resnet9-48": "A point or two above the width of 32.",
+    "resnet9-64": "Another point; the best of all, together with ResNet-12.",
+    "vgg19bn": "Far behind the residual networks: sixteen convolutions without shortcuts start slowly.",
+    "resnet12": "Among the best: few-shot papers take it because it is wide.",
+    "resnet18": "Near ResNet-12, slightly below, having only 512 features.",
+}
+_EQUAL_TIME: dict[str, str] = {
+    "conv3": "Ahead of what gets a few dozen steps, behind all small residual networks.",
+    "resnet9-16": "One of the two best: it sees three times the images of the width of 32 and more.",
+    "resnet20": "Between conv3 and the narrow ResNet-9, being slow for its size at full resolution.",
+    "resnet9-32": "Level with the width of 16: better for each image, with a third of them.",
+    "resnet32": "Below ResNet-20, having half its images.",
+    "resnet44": "Below ResNet-32.",
+    "resnet56": "Below ResNet-44, several points behind ResNet-9 of either small width.",
+    "resnet9-48": "A few points below the width of 32, which sees twice the images.",
+    "resnet9-64": "Several points below the width of 48.",
+    "vgg19bn": "Hardly above colour: a dozen or two steps.",
+    "resnet12": "Near ResNet-18, a dozen points below the best: some twenty steps.",
+    "resnet18": "A dozen points below the best: some twenty steps.",
+}
+# Their weights exist already and are to be kept, so they get a fifth of the recipe's rates.
+_GENTLE = {"muon_rate": 0.01, "learning_rate": 4e-4}
+_STARTED: dict[str, tuple[str, str, str]] = {
+    "resnet20-from-cifar10": ("resnet20", "cifar10-resnet20",
+                              "Ten points above ResNet-20 from scratch: it knows ten classes of such pictures."),
+    "resnet56-from-cifar10": ("resnet56", "cifar10-resnet56",
+                              "Above ResNet-20 from CIFAR-10, since depth pays once it is trained."),
+    "efficientnet-lite0-from-imagenet": ("efficientnet-lite0", "imagenet-efficientnet-lite0",
+                                         "The best of all, because ImageNet has shown it these classes."),
+}  # fmt: skip
+
+STUDIES["encoders_equal_images"] = tuple(
+    _compared(name, _shown(EQUAL_IMAGES, encoder=name), expectation) for name, expectation in _EQUAL_IMAGES.items()
+)
+STUDIES["encoders_equal_time"] = (
+    *(_compared(name, _shown(IMAGES_IN_TIME[name], encoder=name), text) for name, text in _EQUAL_TIME.items()),
+    *(_compared(name, _shown(IMAGES_IN_TIME[encoder], encoder=encoder, pretrained=source, **_GENTLE), expectation)
+      for name, (encoder, source, expectation) in _STARTED.items()),
+)  # fmt: skip
+
+# On the narrow ResNet-9, whose features are 128, in two passes.
+_NARROW = _shown(2 * EQUAL_IMAGES, encoder="resnet9-16")
+STUDIES["embedding_size"] = (
+    _compared("features", _NARROW, "The 128 features as they are; a projection adds nothing to them."),
+    _compared("16", _but(_NARROW, embedding_dim=16), "Two or three points less: 64 classes crowd in 16 dimensions."),
+    _compared("32", _but(_NARROW, embedding_dim=32), "A point less."),
+    _compared("64", _but(_NARROW, embedding_dim=64), "Level with the features themselves."),
+    _compared("128", _but(_NARROW, embedding_dim=128), "Level with the features themselves."),
+    _compared("256", _but(_NARROW, embedding_dim=256),
+              "Level again: more dimensions than features hold nothing more."),
+)  # fmt: skip
+
+# The triplet term alone, in which the distance stands; a proxy is a direction and would decide for the cosine.
+_COSINE = Term("triplet", mining="batch_all", temperature=0.1)
+STUDIES["distances"] = (
+    _compared("cosine", _but(_NARROW, terms=(_COSINE,)),
+              "The better of the two; judged by Euclidean distance it loses a few points, as lengths were free.",
+              plain_distances=True),
+    _compared("euclidean", _but(_NARROW, terms=(dataclasses.replace(_COSINE, distance="euclidean", temperature=1.0),)),
+              "A few points less by either distance: it can grow instead of turn.", plain_distances=True),
+    _compared("cosine-margin", _but(_NARROW, terms=(Term("triplet", mining="semi_hard", margin=0.2),)),
+              "A point less than the soft margin, which uses all triplets.", plain_distances=True),
+    _compared("euclidean-margin",
+              _but(_NARROW, terms=(Term("triplet", distance="euclidean", mining="semi_hard", margin=1.0),)),
+              "Near the cosine with a margin: the margin sets a scale that the soft one has to find.",
+              plain_distances=True),
+    _compared("recipe", _NARROW, "Above all four: proxies show every class at every step.", plain_distances=True),
+)  # fmt: skip
 
 
 def trials_of(study: str) -> tuple[Trial, ...]:

@@ -39,6 +39,7 @@ from siamese_utils.fields import check_fields
 from siamese_utils.files import atomic_path, is_whole_archive, reason
 from siamese_utils.losses import Term, WeightedSum, embedding_spread
 from siamese_utils.optimizers import OPTIMIZERS, WeightAverage, make_optimizer
+from siamese_utils.pretrained import PRETRAINED, load_pretrained
 from siamese_utils.sampling import PKBatches, named_rng
 from siamese_utils.splits import hold_out_classes, hold_out_images
 
@@ -55,6 +56,8 @@ class TrainConfig:
         terms: the objectives, added up.
         encoder: a name in ``ENCODERS``.
         embedding_dim: size of a linear projection, or ``None`` for the encoder's own features.
+        pretrained: weights to start from, a name in ``pretrained.PRETRAINED``; empty for random ones. What starts from
+            them is no one-shot result where their source shows the unseen classes.
         head_width: hidden width of a two-layer network between the embedding and the objectives, thrown away after
             the training (Chen et al., 2020, section 4.2); 0 for none.
         epochs: passes over the training images.
@@ -89,6 +92,7 @@ class TrainConfig:
     terms: tuple[Term, ...]
     encoder: str = "resnet9-32"
     embedding_dim: int | None = None
+    pretrained: str = ""
     head_width: int = 0
     epochs: int = 10
     least_images: int = 0
@@ -134,6 +138,8 @@ class TrainConfig:
             raise ConfigError("Validation needs two classes or more to tell apart, or 0 for none.")
         if self.embedding_dim is not None and self.embedding_dim < 1:
             raise ConfigError("An embedding needs at least one dimension.")
+        if self.pretrained and self.pretrained not in PRETRAINED:
+            raise unknown("pretrained source", self.pretrained, PRETRAINED)
         if self.head_width < 0:
             raise ConfigError("The width of the head cannot be negative; 0 leaves the head out.")
         begins = [begin for begin, _ in self.resolutions]
@@ -144,8 +150,15 @@ class TrainConfig:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data that JSON can hold; ``from_json`` reads it back."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        """Plain data that JSON can hold; ``from_json`` reads it back.
+
+        ``pretrained`` is younger than many stored runs. It is left out where it says nothing, so that their
+        configurations, and whatever is derived from these, stay the same.
+        """
+        data = json.loads(json.dumps(dataclasses.asdict(self)))
+        if not self.pretrained:
+            del data["pretrained"]
+        return data
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> TrainConfig:
@@ -240,6 +253,8 @@ class _Learner:
         self.head = _head(dim, config.head_width)
         self.objective = WeightedSum(config.terms, num_classes, dim)
         self.encoder.set_pixel_statistics(train_set.images[used])
+        if config.pretrained:
+            load_pretrained(self.encoder, config.pretrained)
         self.history: list[dict[str, float]] = []
         self.best: dict[str, torch.Tensor] = {}
         self.config = config

@@ -123,6 +123,20 @@ def test_embedding_is_what_the_docstring_says(encoder: Encoder) -> None:
     np.testing.assert_allclose(encoder.embed(images), np.stack(expected), atol=1e-4)
 
 
+def test_features_are_what_the_network_gives(encoder: Encoder) -> None:
+    """Not of unit length, not centred, not averaged with the mirror image; in evaluation mode."""
+    images = some_images(5, seed=2)
+    pixels = (images.float() - encoder.pixel_mean) / encoder.pixel_std
+    with torch.no_grad():
+        expected = encoder(pixels.permute(0, 3, 1, 2))
+    encoder.train()
+    torch.testing.assert_close(encoder.features(images, batch_size=2), expected, rtol=1e-4, atol=1e-4)
+    assert encoder.training
+    encoder.eval()
+    with pytest.raises(ShapeError):
+        encoder.features(pixels)
+
+
 @given(count=st.integers(1, 9), batch_size=st.integers(1, 10))
 def test_batch_size_does_not_matter(encoder: Encoder, count: int, batch_size: int) -> None:
     images = some_images(count, seed=2)

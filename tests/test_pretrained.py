@@ -18,7 +18,10 @@ from torch.nn import functional as F
 from siamese_utils.backbones import ENCODERS
 from siamese_utils.encoders import Encoder
 from siamese_utils.errors import CheckpointError, ConfigError, MissingPackageError, UnknownNameError
+from siamese_utils.losses import Term
 from siamese_utils.pretrained import PRETRAINED, PretrainedSource, find_weights, load_pretrained, read_weights
+from siamese_utils.synthetic import make_synthetic
+from siamese_utils.training import TrainConfig, train
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR = ["cifar10-resnet20", "cifar10-resnet56"]
@@ -319,3 +322,36 @@ def test_download_checks_the_hash_and_is_kept(folder: Path, monkeypatch: pytest.
     with pytest.raises(CheckpointError, match="invalid hash"):
         find_weights(source)
     assert not list(target.parent.iterdir())
+
+
+def test_training_starts_from_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One step at a rate of next to nothing leaves the published weights; without them it leaves random ones."""
+    state = made_up_file("cifar10-resnet20", folder / "made")
+    source = publish(monkeypatch, "cifar10-resnet20", folder / "made")
+    config = TrainConfig(
+        recipe="t", terms=(Term("proxy"),), encoder="resnet20", pretrained="cifar10-resnet20", epochs=1, batch_size=8,
+        images_per_class=2, held_out_images=2, learning_rate=1e-8, most_images=8,
+    )  # fmt: skip
+    images = make_synthetic("train", num_classes=4, per_class=6)
+
+    def first_kernel(config: TrainConfig) -> torch.Tensor:
+        encoder = train(config, images, range(4), device="cpu", progress=False).encoder
+        found = torch.equal(encoder.pixel_mean, torch.tensor(source.pixel_mean))
+        assert found == bool(config.pretrained)
+        return encoder.body.state_dict()["0.0.weight"]
+
+    torch.testing.assert_close(first_kernel(config), state["module.conv1.weight"], atol=1e-5, rtol=0)
+    assert (first_kernel(replace(config, pretrained="")) - state["module.conv1.weight"]).abs().max() > 0.1
+    with pytest.raises(ConfigError, match="fit the encoder 'resnet20'"):
+        train(replace(config, encoder="resnet32"), images, range(4), device="cpu", progress=False)
+    with pytest.raises(UnknownNameError, match="Did you mean 'cifar10-resnet20'"):
+        replace(config, pretrained="cifar-resnet20")
+
+
+def test_older_configurations_stay_the_same_text() -> None:
+    """A field that says nothing is not written: stored runs and what is derived from their configurations hold."""
+    config = TrainConfig(recipe="t", terms=(Term("proxy"),), encoder="resnet20")
+    assert "pretrained" not in config.to_json()
+    started = replace(config, pretrained="cifar10-resnet20")
+    assert started.to_json()["pretrained"] == "cifar10-resnet20"
+    assert TrainConfig.from_json(config.to_json()) == config and TrainConfig.from_json(started.to_json()) == started

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from siamese_utils import results, studies
+from siamese_utils import encoder_speed, results, studies
 from siamese_utils.augment import AugmentConfig
 from siamese_utils.data import CIFAR100_CLASSES, ImageSet
-from siamese_utils.errors import CollapseError, ResultsError, SplitError, UnknownNameError
+from siamese_utils.errors import CollapseError, ConfigError, ResultsError, SplitError, UnknownNameError
 from siamese_utils.losses import Term
+from siamese_utils.pretrained import PRETRAINED
 from siamese_utils.splits import fewshot_split_cifar_fs
 from siamese_utils.studies import STUDIES, Trial, read_record, read_study, run_study, trials_of
 from siamese_utils.synthetic import make_synthetic
@@ -147,6 +148,100 @@ def test_trials_may_learn_fewer_classes(
     assert list(studies.study_log("toy").change) == ["–", "12 classes"]
     with pytest.raises(ResultsError, match="another configuration"):
         run_study("toy", [dataclasses.replace(few, classes=13)], train_set, progress=False)
+
+
+def test_first_seed_of_all_comes_before_second_of_any(
+    train_set: ImageSet, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def refuse(config: TrainConfig, *_: object, **__: object) -> None:
+        asked.append((config.recipe, config.seed))
+        raise CollapseError("all the same")
+
+    monkeypatch.setattr(studies, "train", refuse)
+    trials = (Trial("a", TINY, seeds=(0, 1)), Trial("b", TINY), Trial("c", TINY, seeds=(1, 0)))
+    run_study("toy", trials, train_set, progress=False, seeds=[1])
+    assert asked == [("toy/a", 1), ("toy/c", 1)]
+    run_study("toy", trials, train_set, progress=False)
+    assert asked[2:] == [("toy/a", 0), ("toy/b", 0), ("toy/c", 0)]
+    with pytest.raises(ConfigError, match=r"seed 7.*\[0, 1\]"):
+        run_study("toy", trials, train_set, progress=False, seeds=[7])
+
+
+def test_trials_may_go_without_a_verdict_after_each_epoch(
+    train_set: ImageSet, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They then learn the same, and are judged in the end all the same."""
+    with_it, without = Trial("with", TINY), Trial("without", TINY, judged_by_epoch=False)
+    table = run_study("toy", [with_it, without], train_set, device="cpu", progress=False)
+    assert "validation_acc_5w1s" in read_record("toy", "with")["history"][0]
+    assert "validation_acc_5w1s" not in read_record("toy", "without")["history"][0]
+    value = table.set_index(["trial", "metric"]).value
+    assert value["with", "acc_5w1s"] == value["without", "acc_5w1s"]
+
+
+def test_plain_distances_are_judged_where_asked_for(train_set: ImageSet, project: Path) -> None:
+    table = run_study("toy", [Trial("t", TINY, plain_distances=True)], train_set, device="cpu", progress=False)
+    assert {"acc_5w1s", "acc_5w1s_plain_cosine", "acc_5w1s_plain_euclidean"} <= set(table.metric)
+
+
+def test_distances_are_those_of_the_features_as_they_are() -> None:
+    """Two directions and two lengths: the cosine sees the one, the Euclidean distance both."""
+
+    class Fixed:
+        def features(self, images: torch.Tensor) -> torch.Tensor:
+            return images
+
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(6).repeat_interleave(20)
+    angle, length = 2.1 * (labels % 3), 1.0 + 20 * (labels // 3)
+    features = torch.stack([angle.cos() * length, angle.sin() * length], dim=1)
+    features = features + 0.01 * torch.randn(features.shape, generator=generator)
+    found = studies.judge_distances(Fixed(), features, labels)  # type: ignore[arg-type]
+    assert found["acc_5w1s_plain_euclidean"].value == 100
+    # Of the four other classes of an episode one or more point the same way; the choice among those is a guess.
+    assert 45 < found["acc_5w1s_plain_cosine"].value < 75
+
+
+@pytest.mark.parametrize("study", ["encoders_equal_time", "encoders_equal_images", "embedding_size", "distances"])
+def test_compared_runs_differ_in_what_is_compared_alone(study: str) -> None:
+    """Whole batches, three seeds, and one and the same recipe but for the field that the study is about."""
+    trials = trials_of(study)
+    free = {
+        "encoders_equal_time": {"encoder", "least_images", "most_images"}, "encoders_equal_images": {"encoder"},
+        "embedding_size": {"embedding_dim"}, "distances": {"terms"},
+    }[study]  # fmt: skip
+    for trial in trials:
+        config = trial.config
+        assert trial.seeds == (0, 1, 2) and not trial.judged_by_epoch
+        assert config.least_images == config.most_images > 0 and config.most_images % config.batch_size == 0
+        more = {"pretrained", "muon_rate", "learning_rate"} if config.pretrained else set()
+        changed = {
+            field.name
+            for field in dataclasses.fields(TrainConfig)
+            if getattr(config, field.name) != getattr(trials[0].config, field.name)
+        }
+        assert changed <= free | more
+        if config.pretrained:
+            assert PRETRAINED[config.pretrained].backbone == config.encoder
+    if study == "encoders_equal_time":
+        fresh = [trial for trial in trials if not trial.config.pretrained]
+        assert [t.name for t in fresh] == [t.name for t in trials_of("encoders_equal_images")]
+        assert all(t.config.encoder == t.name for t in fresh)
+        assert {t.config.encoder for t in trials} == set(studies.IMAGES_IN_TIME)
+
+
+def test_equal_time_is_what_the_stored_speeds_say() -> None:
+    """The numbers written down in the code follow from ``results/encoder_speed.csv``."""
+    path = Path(__file__).resolve().parents[1] / "results" / "encoder_speed.csv"
+    if not path.exists():
+        pytest.skip("no speeds are stored yet")
+    config = trials_of("encoders_equal_time")[0].config
+    speeds = results.read_table(path, encoder_speed.SPEED_COLUMNS)
+    found = encoder_speed.images_in(speeds, studies.EQUAL_MINUTES, config, list(studies.IMAGES_IN_TIME))
+    assert found == studies.IMAGES_IN_TIME
+    assert (speeds.threads == 1).all() and speeds.processor.nunique() == 1 and (speeds.rounds > 2).all()
 
 
 def test_failed_run_is_reported_not_lost(
