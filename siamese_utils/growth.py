@@ -186,14 +186,15 @@ def side_by_side(metrics: Mapping[str, str], draw: int = 0) -> pd.DataFrame:
 
     Returns:
         Columns ``split`` and, for each metric, heading + ``, ours`` / ``, seed published`` / ``, seed measured``, the
-        latter two only where the seed has the metric at all.
+        latter two only where the seed has the metric at all. Splits for which we have none of the metrics are left out,
+        as 100-0 is where all are of unseen classes.
     """
     ours, seed = results.split_sweep(), results.seed_reference()
     ours = ours[ours.draw == draw].set_index(["split", "metric"])
     seed = seed.set_index(["source", "split", "metric"])
     rows = []
     for split in SPLIT_NAMES:
-        if split not in ours.index.get_level_values("split"):
+        if not any((split, metric) in ours.index for metric in metrics):
             continue
         row = {"split": split}
         for metric, heading in metrics.items():

@@ -201,6 +201,7 @@ def test_side_by_side(project: Path) -> None:
     assert table.iloc[0].tolist() == ["10-90", "40.00 ± 0.50", "31.30 ± 0.27", "40.00 ± 0.50", "86.90"]
     assert table.iloc[1].tolist() == ["90-10", "60.00 ± 0.50", "–", "60.00 ± 0.50", "–"]
     assert list(growth.side_by_side({"acc_5w1s": "5-way"}, draw=1)) == ["split", "5-way, ours"]
+    assert growth.side_by_side({"acc_9w1s": "a metric that no split has"}).empty
 
 
 def test_class_accuracies_come_back_with_their_relatives(project: Path) -> None:
