@@ -260,8 +260,7 @@ def ranking(study: str) -> Ranking:
     values = table.set_index("encoder")["mean"]
 
     def agreement(column: str) -> float:
-        # The ranks' correlation; pandas' own "spearman" needs SciPy.
-        return float(values.rank().corr(sizes[column].rank()))
+        return float(values.rank().corr(sizes[column].rank()))  # Spearman's: the correlation of the ranks
 
     several = table[table.seeds > 1]
     return Ranking(

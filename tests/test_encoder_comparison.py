@@ -207,10 +207,10 @@ def test_sentences_give_the_stored_numbers(whole: Path) -> None:
     names = [trial.name for trial in studies.trials_of(IMAGES)]
     said = findings.ranking_sentence(TIME)
     assert f"**{names[0]}** comes first with 60.5 ± 0.2 percent, 1.0 points before {names[1]}" in said
-    assert "lie 1.0 points apart" in said and "no more than what a seed can do" in said and "with speed" in said
+    assert "lie 1.0 points apart" in said and "the lead is no wider than that." in said and "with speed" in said
     gain = findings.gain_sentence()
-    assert f"by {names[0]} (+30.0 points, {studies.IMAGES_IN_TIME[names[0]]:,} images" in gain
-    assert f"by {names[-1]} (+8.0 points" in gain and "correlation of -1.00" in gain
+    assert f"time {names[0]} (+30.0 points, {studies.IMAGES_IN_TIME[names[0]]:,} images" in gain
+    assert f"and {names[-1]} (+8.0 points" in gain and "correlation of -1.00" in gain
     started = findings.started_sentence()
     assert "resnet20-from-cifar10 reaches 48.5 percent" in started and "-10.0 against random weights" in started
     assert started.count("no one-shot result") == 2
@@ -222,6 +222,10 @@ def test_sentences_give_the_stored_numbers(whole: Path) -> None:
     budget = findings.budget_sentence()
     assert f"{studies.IMAGES_IN_TIME['conv3']:,} for conv3" in budget and f"{studies.EQUAL_IMAGES:,} for each" in budget
     assert "rounds on one thread of any" in budget
+    cost = findings.cost_sentence()
+    assert f"learns {2**11} times as many" in cost  # twelve encoders, each half as fast as the one before
+    product = comparison.encoder_table().set_index("encoder").eval("macs * images_per_second")
+    assert f"from vgg19bn to {product.idxmax()}." in cost  # each step halves the speed and does not double the work
 
 
 def test_a_lead_beyond_the_seeds_is_called_so(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,13 +235,13 @@ def test_a_lead_beyond_the_seeds_is_called_so(project: Path, monkeypatch: pytest
     monkeypatch.setitem(globals(), "accuracy", lambda *key: original(*key) + (7 if key[1] == 3 else 0))
     store(TIME)
     said = findings.ranking_sentence(TIME)
-    assert "**resnet9-32** comes first" in said and "4.0 points before conv3" in said and "is more than what" in said
+    assert "**resnet9-32** comes first" in said and "4.0 points before conv3" in said and "the lead is wider." in said
 
 
 SENTENCES = {
-    "budget": findings.budget_sentence, "ranking": lambda: findings.ranking_sentence(TIME),
-    "gain": findings.gain_sentence, "started": findings.started_sentence, "size": findings.size_sentence,
-    "distance": findings.distance_sentence,
+    "budget": findings.budget_sentence, "cost": findings.cost_sentence, "gain": findings.gain_sentence,
+    "ranking": lambda: findings.ranking_sentence(TIME), "started": findings.started_sentence,
+    "size": findings.size_sentence, "distance": findings.distance_sentence,
 }  # fmt: skip
 
 

@@ -24,6 +24,7 @@ import nbformat
 import pytest
 
 from siamese_utils import class_budget, drawing_study, koch, results, studies, symbols
+from siamese_utils.encoders import Encoder
 from siamese_utils.evaluation import evaluate_split
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -151,6 +152,8 @@ SOURCED: tuple[Sourced, ...] = (
     *(Sourced("01_*", text, "pixels are bytes") for text in ("1 to 254", "0 to 255", "exactly 0 or 255")),
     Sourced("01_*", "holds all below 0.25", "edge of a histogram's first bar"),
     Sourced("01_*", "Guessing names 20%", "chance among five classes"),
+    # 02
+    computed("02_*", "maps the {} features of", lambda: str(Encoder("resnet9-16").embedding_dim)),
     # 03
     computed("03_*", "with 4 images each holds 256 · 3 · 252 = {} triplets", lambda: f"{256 * 3 * 252:,}"),
     computed("03_*", "{} triplets for 256 images", lambda: f"{256 * 3 * 252:,}"),

@@ -163,8 +163,8 @@ def test_first_seed_of_all_comes_before_second_of_any(
     trials = (Trial("a", TINY, seeds=(0, 1)), Trial("b", TINY), Trial("c", TINY, seeds=(1, 0)))
     run_study("toy", trials, train_set, progress=False, seeds=[1])
     assert asked == [("toy/a", 1), ("toy/c", 1)]
-    run_study("toy", trials, train_set, progress=False)
-    assert asked[2:] == [("toy/a", 0), ("toy/b", 0), ("toy/c", 0)]
+    run_study("all", trials, train_set, progress=False)
+    assert asked[2:] == [("all/a", 0), ("all/b", 0), ("all/c", 0), ("all/a", 1), ("all/c", 1)]
     with pytest.raises(ConfigError, match=r"seed 7.*\[0, 1\]"):
         run_study("toy", trials, train_set, progress=False, seeds=[7])
 
