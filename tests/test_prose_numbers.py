@@ -171,7 +171,7 @@ SOURCED: tuple[Sourced, ...] = (
              lambda: always_different(10)),
     computed("04_*", "90 classes bring {} times the images of 10", lambda: {9: "nine"}[90 // 10]),
     *(computed("04_*", text, lambda: f"{class_budget.TOTAL_IMAGES:,}") for text in (
-        "Here {} training images", "{} training images in all", "when {} training images are spread")),
+        "Here {} training images", "when {} training images are spread")),
     computed("04_*", "10, 20, 50 and 90 classes: {} images of each class, or {}",
              lambda: str(class_budget.TOTAL_IMAGES // 10), lambda: str(class_budget.TOTAL_IMAGES // 90)),
     # 05
