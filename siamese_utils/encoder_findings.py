@@ -169,8 +169,9 @@ def distance_sentence() -> str:
     ):  # fmt: skip
         if {cosine, euclidean} <= set(table.index):
             gain = table.acc_5w1s[cosine] - table.acc_5w1s[euclidean]
-            told.append(f"with {loss} the cosine is worth {gain:+.1f} points against the Euclidean distance")
-    start = f"**In training**, {' and '.join(told)}. " if told else ""
+            told.append(f"{round(gain, 1) or 0.0:+.1f} points with {loss}")  # no minus before a zero
+    worth = f"**In training**, the cosine is worth {' and '.join(told)} against the Euclidean distance. "
+    start = worth if told else ""
     cost = table.acc_5w1s_plain_cosine - table.acc_5w1s_plain_euclidean
     polish = table.acc_5w1s - table.acc_5w1s_plain_cosine
     return start + (
