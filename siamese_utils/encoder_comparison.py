@@ -42,7 +42,8 @@ FAMILIES: dict[str, str] = {
 }
 """What kind of network an encoder is, by its name up to the first ``-`` (or whole)."""
 
-_SOURCES = {"cifar10": "CIFAR-10", "imagenet": "ImageNet"}
+SOURCES = {"cifar10": "CIFAR-10", "imagenet": "ImageNet"}
+"""Where published weights were learned, by the first part of their name."""
 
 
 def family(encoder: str) -> str:
@@ -318,7 +319,7 @@ def whole_table() -> pd.DataFrame:
         rows.append(
             {
                 "encoder": trial.name,
-                "one-shot": f"no: weights of {_SOURCES[source.split('-')[0]]}" if source else "yes",
+                "one-shot": f"no: weights of {SOURCES[source.split('-')[0]]}" if source else "yes",
                 "parameters, millions": "–" if size is None else f"{size.parameters:.2f}",
                 "MACs, millions": "–" if size is None else f"{size.macs:.0f}",
                 "images/s": "–" if math.isnan(speed) else f"{speed:.0f}",

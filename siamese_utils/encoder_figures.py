@@ -18,7 +18,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import Bbox
 
 from siamese_utils import plotting, studies
-from siamese_utils.encoder_comparison import family, over_seeds, rates, side_by_side, stored_runs
+from siamese_utils.encoder_comparison import SOURCES, family, over_seeds, rates, side_by_side, stored_runs
 from siamese_utils.errors import ResultsError
 
 Illustrated = tuple[Figure, str]
@@ -38,7 +38,7 @@ def _colour(encoder: str, pretrained: str) -> str:
 def _short(trial: str) -> str:
     """A trial's name as a label: ``resnet20-from-cifar10`` becomes ``resnet20 (CIFAR-10)``."""
     name, _, source = trial.partition("-from-")
-    return f"{name} ({ {'cifar10': 'CIFAR-10', 'imagenet': 'ImageNet'}[source]})" if source else name
+    return f"{name} ({SOURCES[source]})" if source else name
 
 
 def _bars(table: pd.DataFrame) -> np.ndarray:

@@ -24,7 +24,8 @@ NOTEBOOKS = ("--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=900", "
 @pytest.mark.parametrize("python", PYTHONS)
 def test_everything_on_another_python(python: str, tmp_path: Path, campaign: Callable) -> None:
     clone = tmp_path / "project"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("SIAMESE_R", "PYTEST_"))}
+    ours = ("SIAMESE_RECORD", "SIAMESE_PYTHONS", "PYTEST_")  # what the campaign itself was started with
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     version = subprocess.run(
         [python, "-c", "import platform; print(platform.python_version())"], check=True, capture_output=True, text=True
     ).stdout.strip()
