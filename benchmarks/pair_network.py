@@ -1,8 +1,9 @@
 """Training steps of the assignment's network: as PyTorch would have it, and as ``siamese_utils.koch`` does it.
 
-The plain side has direct convolutions, ReLU before the pooling, and the penalty in the loss that is differentiated, and
-Adam with PyTorch's defaults. Ours takes the large convolution through the Fourier transform, ReLU behind the pooling,
-and the penalty as Adam's decay in its fused form. Both take the same steps; the script compares the weights.
+The plain side has direct convolutions, ReLU before the pooling, one twin after the other, the penalty in the loss that
+is differentiated, and Adam with PyTorch's defaults. Ours takes the large convolution through the Fourier transform,
+ReLU behind the pooling, both twins in one call of most layers, and the penalty as Adam's decay in its fused form. Both
+take the same steps; the script compares the weights.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ def plain_network(config: KochConfig) -> KochNetwork:
         else:
             layers.append(module)
     network.twin = nn.Sequential(*layers)
+    network.twins = lambda first, second: (network.twin(first), network.twin(second))  # type: ignore[method-assign]
     return network.to(memory_format=torch.channels_last)
 
 

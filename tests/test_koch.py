@@ -158,6 +158,23 @@ def test_pooling_before_relu_changes_nothing() -> None:
         torch.testing.assert_close(one, other)
 
 
+def test_twins_together_are_twins_apart() -> None:
+    """Outputs, gradients and running statistics are those of one pass after the other."""
+    together, apart = KochNetwork(SMALL).double(), KochNetwork(SMALL).double()
+    apart.load_state_dict(together.state_dict())
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.rand((2, 5, 1, 65, 65), generator=generator, dtype=torch.float64)
+    outputs = together.twins(first, second), (apart.twin(first), apart.twin(second))
+    for pair in outputs:
+        (pair[0] * (pair[1] + 2)).sum().backward()
+    for one, other in zip(*outputs, strict=True):
+        torch.testing.assert_close(one, other)
+    for one, other in zip(together.twin.parameters(), apart.twin.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+    for one, other in zip(together.twin.buffers(), apart.twin.buffers(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_twins_are_compared_by_distance(some: tuple[torch.Tensor, Pairs]) -> None:
     torch.manual_seed(0)
     network = KochNetwork(SMALL).eval()
