@@ -226,12 +226,24 @@ def imprint(
     config: Annotated[Path, typer.Option(help="The configuration, YAML.")] = Path("configs/imprinting.yaml"),
     base_only: Annotated[bool, typer.Option("--base-only", help="Train the base network, measure nothing.")] = False,
     trials: Annotated[bool, typer.Option("--trials", help="Run the trials by which the settings were chosen.")] = False,
+    moved: Annotated[bool, typer.Option("--moved", help="The part in which the encoder moves.")] = False,
+    moved_config: Annotated[Path, typer.Option(help="Its configuration.")] = Path("configs/imprinting_moved.yaml"),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Teach a trained network more classes from a few shots; started again after a kill, it goes on."""
+    from siamese_utils import imprinting_moved as moving
     from siamese_utils import imprinting_study as study
 
     settings, train_set = study.read_config(config), load_cifar100("train")
+    if moved and trials:
+        typer.echo(moving.run_moved_trials(settings, train_set).to_string(index=False))
+        return
+    if moved:
+        table = moving.run_moved(
+            moving.read_moved_config(moved_config), settings, train_set, load_cifar100("test"), device=device
+        )
+        typer.echo(moving.moved_summary(table).to_string(index=False))
+        return
     if trials:
         study.run_trials(settings, train_set)
         typer.echo(study.trial_log().to_string(index=False))

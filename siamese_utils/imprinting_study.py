@@ -134,15 +134,19 @@ def read_config(path: str | Path) -> ImprintingConfig:
     Raises:
         ConfigError: the file is missing, no YAML, or has a key or value that is not known.
     """
-    path = Path(path)
+    config = config_from_yaml(ImprintingConfig, Path(path))
+    config.base.training  # noqa: B018 - a wrong change is reported now, not after an hour
+    return config
+
+
+def config_from_yaml(kind: type, path: Path) -> Any:
+    """A configuration dataclass from a YAML file; errors as ``read_config``."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path} cannot be read as YAML ({reason}); see configs/imprinting.yaml.") from error
-    config = _build(ImprintingConfig, content, path.name)
-    config.base.training  # noqa: B018 - a wrong change is reported now, not after an hour
-    return config
+    return _build(kind, content, path.name)
 
 
 def _build(kind: type, content: Any, where: str) -> Any:
@@ -256,6 +260,18 @@ class Embedded:
             yield name, z, labels
 
 
+def training_rows(base: BaseConfig, train_set: ImageSet) -> dict[str, torch.Tensor]:
+    """Which training images are in each part of ``Embedded`` but the test images: int64 (N,) by name.
+
+    Raises:
+        SplitError: no such split.
+    """
+    classes = class_split(base.split, base.draw, train_set.num_classes)
+    known, held_out = hold_out_images(train_set.labels, classes.seen, base.training.held_out_images, base.seed)
+    shots = train_set.indices_of(classes.unseen)
+    return {"known": known, "tuning": held_out[::2], "held_out": held_out[1::2], "shots": shots}
+
+
 def embed_all(
     encoder: Encoder, base: BaseConfig, train_set: ImageSet, test_set: ImageSet, cache: Path | None = None
 ) -> Embedded:
@@ -272,9 +288,7 @@ def embed_all(
         CheckpointError: the cache cannot be written.
     """
     classes = class_split(base.split, base.draw, train_set.num_classes)
-    known, held_out = hold_out_images(train_set.labels, classes.seen, base.training.held_out_images, base.seed)
-    shots = train_set.indices_of(classes.unseen)
-    rows = {"known": known, "tuning": held_out[::2], "held_out": held_out[1::2], "shots": shots}
+    rows = training_rows(base, train_set)
     stored: dict[str, torch.Tensor] = {}
     if cache is not None and cache.is_file():
         try:

@@ -1,0 +1,424 @@
+"""The part of the study of imprinted weights in which the encoder moves with the classifier.
+
+A class is added to the base network from a few shots, and the last stage of the encoder is tuned with all weights;
+with all images of the class it is the joint training that the few shots are measured by. Beside every such run stands
+the one with the same class and shots in which only a weight is imprinted, so the two are compared pair by pair.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from siamese_utils import results
+from siamese_utils.checkpoints import checkpoint_info, load_encoder
+from siamese_utils.data import ImageSet
+from siamese_utils.encoder_tuning import Stage, TuningConfig, split_stages, stage_inputs, tune_encoder
+from siamese_utils.encoders import Encoder
+from siamese_utils.errors import ConfigError, ResultsError
+from siamese_utils.files import locked, write_text_atomically
+from siamese_utils.imprinting import Whitening, bias_for_budget, leads, overall
+from siamese_utils.imprinting_study import (
+    LOSSES,
+    TRIAL_COLUMNS,
+    TRIAL_SPLIT,
+    Embedded,
+    ImprintingConfig,
+    Space,
+    base_checkpoint,
+    chosen_classes,
+    config_from_yaml,
+    draw_shots,
+    embed_all,
+    measure,
+    novel_at_losses,
+    over_clusters,
+    train_base,
+    training_rows,
+)
+from siamese_utils.splits import class_split, hold_out_images
+
+METHODS = {
+    "whitened": "a weight imprinted in whitened space; the encoder stays",
+    "moved": "the same, then the encoder's last stage and all weights tuned",
+}
+METRICS = {
+    "old_acc": "accuracy on the classes learned before",
+    "novel_acc": "accuracy on the added class",
+    "old_acc_budget": "the same with the bias that costs old classes the budget on held-out images",
+    "novel_acc_budget": "the same for the added class",
+    "novel_acc_for_one_point": "accuracy on the added class where old accuracy is one point below the base's",
+}
+COLUMNS = ("method", "novel", "shots", "shot_set", *METRICS)
+RECORD = "imprinting-moved"
+
+
+@dataclass(frozen=True)
+class MovedConfig:
+    """What decides this part of the study, beside the ``ImprintingConfig`` of the whole.
+
+    Attributes:
+        classes: how many of the study's novel classes are added, one at a time.
+        shot_sets: how often shots are drawn for each.
+        few: the tuning with few shots.
+        joint: the tuning with all images of the class.
+    """
+
+    classes: int = 20
+    shot_sets: int = 20
+    few: TuningConfig = field(default_factory=TuningConfig)
+    joint: TuningConfig = field(default_factory=TuningConfig)
+
+    def __post_init__(self) -> None:
+        if min(self.classes, self.shot_sets) < 1:
+            raise ConfigError("The encoder is moved for a class and a set of shots or more.")
+
+
+def read_moved_config(path: str | Path) -> MovedConfig:
+    """Read a configuration; errors as ``read_config``."""
+    return config_from_yaml(MovedConfig, Path(path))
+
+
+def table_path() -> Path:
+    """Where the numbers of every run are stored."""
+    return results.results_dir() / "imprinting_moved.csv"
+
+
+def trials_path() -> Path:
+    """Where the trials are stored."""
+    return results.results_dir() / "imprinting_moved_trials.csv"
+
+
+# --- one run --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """All that runs share.
+
+    Attributes:
+        spaces: the whitened space of the frozen encoder, by the name that ``measure`` knows.
+        stage: the encoder's last stage.
+        known, held_out, test: maps (N, 2, C, h, w) of images of old classes and the number of each one's class.
+        shots: maps of the novel classes' training images by class.
+        novel_test: maps of their test images by class.
+        base: accuracy on the old classes before any was added, percent.
+    """
+
+    spaces: dict[str, Space]
+    stage: Stage
+    known: tuple[torch.Tensor, torch.Tensor]
+    held_out: tuple[torch.Tensor, torch.Tensor]
+    test: tuple[torch.Tensor, torch.Tensor]
+    shots: dict[int, torch.Tensor]
+    novel_test: dict[int, torch.Tensor]
+    base: float
+
+
+def prepare(
+    encoder: Encoder,
+    data: Embedded,
+    shrinkage: float,
+    images: Mapping[str, torch.Tensor],
+    novel: Sequence[int],
+) -> Prepared:
+    """Compute what runs share.
+
+    Args:
+        encoder: the base network.
+        data: embeddings of its study.
+        shrinkage: of the whitening.
+        images: by the part of ``data`` the images that its rows belong to, uint8 (N, H, W, 3).
+        novel: classes that will be added.
+    """
+    whitening = Whitening.fit(*data.known, shrinkage)
+    space = Space.of(data.mapped(whitening))
+    stage = Stage(split_stages(encoder)[1], encoder.centre, whitening.matrix)
+    maps = {}
+    for part in ("known", "held_out"):
+        maps[part] = (stage_inputs(encoder, images[part]), getattr(space, part)[1])
+    is_old = torch.isin(data.test[1], torch.tensor(data.old))
+    maps["test"] = (stage_inputs(encoder, images["test"][is_old]), space.test[1])
+    by_class = [
+        {label: stage_inputs(encoder, images[part][getattr(data, part)[1] == label]) for label in novel}
+        for part in ("shots", "test")
+    ]
+    base = 100 * float(space.accuracy(space.test).double().mean())
+    return Prepared({"whitened": space}, stage, **maps, shots=by_class[0], novel_test=by_class[1], base=base)
+
+
+def run(
+    method: str, label: int, shots: torch.Tensor, prepared: Prepared, tuning: TuningConfig, study: ImprintingConfig
+) -> dict[str, float]:
+    """Add one class and judge on the test images.
+
+    Args:
+        method: a name in ``METHODS``.
+        label: the class.
+        shots: int64 (K,), which of the study's ``shots`` are used.
+        prepared: from ``prepare``.
+        tuning: see ``tune_encoder``.
+        study: scale and budget.
+
+    Returns:
+        percentages by the names of ``METRICS``.
+    """
+    space = prepared.spaces["whitened"]
+    if method == "whitened":
+        found = measure(method, prepared.spaces, [(label,)], [shots[None]], study)
+        values = {f"{part}_acc{end}": float(getattr(found, part)[bias]) for part, bias, end in _PARTS}
+        return {**values, "novel_acc_for_one_point": float(found.curve[0, LOSSES.index(1.0)])}
+    within = torch.searchsorted((space.data.shots[1] == label).nonzero().flatten(), shots)
+    stage, weights = tune_encoder(
+        prepared.stage, space.old, prepared.known, prepared.shots[label][within], tuning, scale=study.scale
+    )
+    old, novel = weights[:-1], weights[None, -1:]
+    new = stage.embed(prepared.novel_test[label])
+    rows = torch.zeros(len(new), dtype=torch.int64)
+    held, found = (
+        leads(old, novel, (stage.embed(maps), numbers), (new, rows), study.scale)
+        for maps, numbers in (prepared.held_out, prepared.test)
+    )
+    biases = {"none": 0.0, "budget": bias_for_budget(held.old, held.old_right, study.budget)}
+    both = {name: dict(zip(("old", "novel"), found.accuracies(bias), strict=True)) for name, bias in biases.items()}
+    values = {f"{part}_acc{end}": float(both[bias][part]) for part, bias, end in _PARTS}
+    return {**values, "novel_acc_for_one_point": float(novel_at_losses(found, prepared.base, (1.0,)))}
+
+
+_PARTS = (("old", "none", ""), ("novel", "none", ""), ("old", "budget", "_budget"), ("novel", "budget", "_budget"))
+
+
+# --- the study ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MovedRun:
+    """One class added once by each method.
+
+    Attributes:
+        novel: the class.
+        shots: how many images it is learned from.
+        shot_set: number of the random set.
+        joint: whether these are all images of the class.
+    """
+
+    novel: int
+    shots: int
+    shot_set: int
+    joint: bool = False
+
+
+def planned_runs(data: Embedded, config: MovedConfig, study: ImprintingConfig) -> list[MovedRun]:
+    """All runs, one set of shots for every class and number of shots before the next set; the joint ones after one."""
+    novel = chosen_classes(data, dataclasses.replace(study, novel_classes=config.classes))
+    everything = int(torch.bincount(data.shots[1])[list(novel)].min())
+    runs = []
+    for number in range(config.shot_sets):
+        runs += [MovedRun(label, count, number) for count in study.shots for label in novel]
+        if number == 0:
+            runs += [MovedRun(label, everything, 0, joint=True) for label in novel]
+    return runs
+
+
+def run_moved(
+    config: MovedConfig,
+    study: ImprintingConfig,
+    train_set: ImageSet,
+    test_set: ImageSet,
+    *,
+    device: str = "auto",
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Add classes with and without moving the encoder; what is stored already is not run again.
+
+    Args:
+        config: of this part.
+        study: of the whole; the base network is trained if it is not stored.
+        train_set: training images.
+        test_set: test images.
+        device: for the base network; the last stage is tuned on the CPU.
+        progress: show a progress bar.
+
+    Returns:
+        the table as stored, one row a run and metric.
+    """
+    encoder = train_base(study.base, train_set, device=device, progress=progress)
+    settings = {"few": dataclasses.asdict(config.few), "joint": dataclasses.asdict(config.joint)}
+    settings = {"tuning": settings, "study": study.to_json()}
+    done = _stored_runs(settings)
+    digest = hashlib.sha256(base_checkpoint().read_bytes()).hexdigest()[:16]
+    cache = results.project_root() / "runs" / "imprinting-moved" / f"embeddings-{digest}"
+    data = embed_all(encoder, study.base, train_set, test_set, cache.with_suffix(".safetensors"))
+    runs, names = planned_runs(data, config, study), test_set.class_names
+    todo = [one for one in runs if (names[one.novel], one.shots, one.shot_set) not in done]
+    if not todo:
+        return stored_moved()
+    images = {part: train_set.images[rows] for part, rows in training_rows(study.base, train_set).items()}
+    novel = sorted({one.novel for one in todo})
+    prepared = prepare(encoder, data, study.shrinkage, {**images, "test": test_set.images}, novel)
+    results.store_json(RECORD, {**settings, "provenance": results.provenance("cpu")})
+    with tqdm(total=len(runs), initial=len(runs) - len(todo), unit="run", desc="moved", disable=not progress) as bar:
+        for one in todo:
+            shots = draw_shots(data, one.novel, one.shots, one.shot_set, study.base.seed)
+            tuning = dataclasses.replace(config.joint if one.joint else config.few, seed=one.shot_set)
+            found = {method: run(method, one.novel, shots, prepared, tuning, study) for method in METHODS}
+            _store(names[one.novel], one, found)
+            bar.update()
+    return stored_moved()
+
+
+def _stored_runs(settings: Mapping[str, Any]) -> set[tuple[str, int, int]]:
+    """Novel class, shots and shot set of every stored run.
+
+    Raises:
+        ResultsError: what is stored was run with other settings.
+    """
+    if not table_path().exists():
+        return set()
+    record = results.load_json(RECORD)
+    if {key: record.get(key) for key in settings} != json.loads(json.dumps(settings)):
+        raise ResultsError(
+            f"{table_path()} holds runs with other settings; move it and {RECORD}.json away to start again."
+        )
+    table = stored_moved()
+    return set(zip(table.novel, table.shots, table.shot_set))
+
+
+def _store(name: str, one: MovedRun, found: Mapping[str, Mapping[str, float]]) -> None:
+    """Put both methods' numbers of a run into the table, in one step."""
+    key = {"novel": name, "shots": one.shots, "shot_set": one.shot_set}
+    rows = [{"method": method, **key, **values} for method, values in found.items()]
+    new = pd.DataFrame(rows)[list(COLUMNS)].round(4)
+    path = table_path()
+    with locked(path.with_name(f".{path.name}.lock")):
+        if path.exists():
+            new = pd.concat([results.read_table(path, COLUMNS), new], ignore_index=True)
+        write_text_atomically(path, new.to_csv(index=False, lineterminator="\n"))
+
+
+def stored_moved() -> pd.DataFrame:
+    """The stored rows of ``results/imprinting_moved.csv``, one a run and method.
+
+    Raises:
+        ResultsError: nothing is stored, or the table is damaged.
+    """
+    return results.read_table(table_path(), COLUMNS)
+
+
+def moved_summary(table: pd.DataFrame, old_classes: int = 40) -> pd.DataFrame:
+    """Means over the runs of each method and number of shots, with 95% intervals over the classes.
+
+    Args:
+        table: from ``stored_moved``.
+        old_classes: of the base network, for the accuracy over all classes.
+
+    Returns:
+        columns ``method, shots, metric, value, ci95, n``; metrics are those of ``METRICS``, ``overall_acc`` and
+        ``overall_acc_budget``, and for the method ``difference`` what moving adds, run by run.
+    """
+    for end in ("", "_budget"):
+        both = overall(table[f"old_acc{end}"], table[f"novel_acc{end}"], old_classes, 1)
+        table = table.assign(**{f"overall_acc{end}": both})
+    metrics = [*METRICS, "overall_acc", "overall_acc_budget"]
+    keyed = table.set_index(["method", "novel", "shots", "shot_set"])[metrics]
+    difference = keyed.loc["moved"] - keyed.loc["whitened"]
+    parts = {**{method: keyed.loc[method] for method in METHODS}, "difference": difference}
+    rows = []
+    for method, part in parts.items():
+        for shots, group in part.groupby(level="shots"):
+            clusters = torch.from_numpy(group.index.get_level_values("novel").factorize()[0].astype("int64"))
+            for metric in metrics:
+                found = over_clusters(torch.tensor(group[metric].to_numpy(), dtype=torch.float64), clusters)
+                rows.append((method, shots, metric, found.value, found.ci95, found.n))
+    return pd.DataFrame(rows, columns=["method", "shots", "metric", "value", "ci95", "n"])
+
+
+# --- how the settings were chosen -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MovedTrial:
+    """One setting that was tried before any novel class was looked at.
+
+    Attributes:
+        name: short and unique.
+        expectation: what was expected before the run.
+        shots: numbers of shots it is tried with.
+        tuning: ``None`` leaves the encoder as it is.
+    """
+
+    name: str
+    expectation: str
+    shots: tuple[int, ...]
+    tuning: TuningConfig | None = None
+
+
+FEW = (5, 20)
+TRIALS: tuple[MovedTrial, ...] = (
+    MovedTrial("frozen", "What the others are compared with.", (*FEW, 250)),
+    MovedTrial("few", "Better with twenty shots; five are soon known by heart.", FEW, TuningConfig()),
+    MovedTrial("few-slowly", "Between the two.", FEW, TuningConfig(rate=3e-5)),
+    MovedTrial("few-longer", "The shots are known by heart.", FEW, TuningConfig(steps=60)),
+    MovedTrial("few-half-frozen", "The seed's schedule; about the same.", FEW, TuningConfig(frozen_share=0.5)),
+    MovedTrial("few-adaptive", "The seed's loss: more novel images named, and more by mistake.", FEW,
+               TuningConfig(adapt=0.1)),
+    MovedTrial("all", "Better by far: with 250 images the encoder can learn the class.", (250,),
+               TuningConfig(steps=100, rate=3e-4, batch=128)),
+    MovedTrial("all-fast", "Too fast for the old classes.", (250,), TuningConfig(steps=100, rate=1e-3, batch=128)),
+)  # fmt: skip
+
+
+def run_moved_trials(study: ImprintingConfig, train_set: ImageSet, *, progress: bool = True) -> pd.DataFrame:
+    """Try every setting of ``TRIALS`` that is not stored yet, without a novel class or a test image.
+
+    As in ``imprinting_study.run_trials`` the encoder is the sweep's 20-80 network, and classes that it has not learned
+    take the place of novel ones, every other one here; the weights are tuned on images the network learned from, and
+    old classes are judged on those held out.
+
+    Args:
+        study: its whitening and scale.
+        train_set: training images.
+        progress: show a progress bar.
+
+    Returns:
+        the table as stored.
+
+    Raises:
+        CheckpointError: the sweep's checkpoint is missing.
+    """
+    path = results.checkpoint_path(TRIAL_SPLIT, 0)
+    encoder, info = load_encoder(path), checkpoint_info(path)
+    old = class_split(TRIAL_SPLIT, 0, train_set.num_classes).seen
+    learned = class_split(study.base.split, study.base.draw, train_set.num_classes).seen
+    novel = [label for label in learned if label not in old][::2]
+    known, held_out = hold_out_images(train_set.labels, old, info["config"]["held_out_images"], info["seed"])
+    stand_ins = train_set.indices_of(novel)
+    rows = {"known": known, "held_out": held_out, "tuning": held_out, "shots": stand_ins[::2]}
+    rows["test"] = torch.cat([held_out, stand_ins[1::2]])
+    images = {part: train_set.images[positions] for part, positions in rows.items()}
+    parts = {part: (encoder.embed(images[part]), train_set.labels[positions]) for part, positions in rows.items()}
+    data = Embedded(**parts, old=old, novel=tuple(novel))
+    prepared = prepare(encoder, data, study.shrinkage, images, novel)
+    table = results.read_table(trials_path(), TRIAL_COLUMNS) if trials_path().exists() else None
+    stored = set() if table is None else set(zip(table.trial, table.shots))
+    todo = [(trial, count) for trial in TRIALS for count in trial.shots if (trial.name, count) not in stored]
+    for trial, count in tqdm(todo, unit="trial", desc="settings", disable=not progress):
+        method = "whitened" if trial.tuning is None else "moved"
+        found = []
+        for label in novel:
+            shots = draw_shots(data, label, count, 0, study.base.seed)
+            found.append(run(method, label, shots, prepared, trial.tuning or TuningConfig(), study))
+        values = torch.tensor([one["novel_acc_for_one_point"] for one in found], dtype=torch.float64)
+        metrics = {"novel_acc_for_one_point": over_clusters(values, torch.arange(len(novel)))}
+        key = {"trial": trial.name, "shots": count}
+        results.store_run(key, metrics, "", table=trials_path(), columns=TRIAL_COLUMNS)
+    return results.read_table(trials_path(), TRIAL_COLUMNS)

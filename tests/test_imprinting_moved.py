@@ -1,0 +1,132 @@
+"""The part of the study in which the encoder moves: what it runs, stores, and that it goes on after a kill."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from siamese_utils import results
+from siamese_utils import imprinting_moved as moved
+from siamese_utils import imprinting_study as study
+from siamese_utils.data import ImageSet
+from siamese_utils.encoder_tuning import TuningConfig
+from siamese_utils.errors import ConfigError, ResultsError
+from siamese_utils.imprinting import FineTuneConfig
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+STUDY = study.ImprintingConfig(
+    base=study.BaseConfig(split="12-8", recipe="smoke", changes={"epochs": 2, "batch_size": 48, "most_images": 400}),
+    shots=(1, 3),
+    novel_classes=4,
+    budget=2.0,
+    fine_tuning=FineTuneConfig(steps=6),
+)
+QUICK = TuningConfig(steps=3, batch=12, rate=1e-5)
+SMALL = moved.MovedConfig(classes=2, shot_sets=2, few=QUICK, joint=QUICK)
+
+
+def test_the_stored_configuration_is_that_of_the_published_numbers() -> None:
+    config = moved.read_moved_config(CONFIGS / "imprinting_moved.yaml")
+    assert config.few != config.joint
+    assert (config.classes, config.shot_sets) >= (20, 20)
+    if moved.table_path().exists():
+        record = results.load_json(moved.RECORD)
+        assert record["tuning"] == {"few": dataclasses.asdict(config.few), "joint": dataclasses.asdict(config.joint)}
+        assert record["study"] == study.read_config(CONFIGS / "imprinting.yaml").to_json()
+
+
+def test_a_wrong_configuration_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "wrong.yaml"
+    for text, says in (("classes: 0", "a class"), ("few: {steps: 0}", "Tuning"), ("fewer: {}", "not known")):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=says):
+            moved.read_moved_config(path)
+
+
+def test_runs_go_on_after_a_kill_and_give_the_same(
+    project: Path, synthetic_train: ImageSet, synthetic_test: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def go() -> object:
+        return moved.run_moved(SMALL, STUDY, synthetic_train, synthetic_test, device="cpu", progress=False)
+
+    whole = go()
+    # Two classes x two numbers of shots x two sets and the joint runs, by each of two methods.
+    assert len(whole) == 2 * (2 * 2 * 2 + 2)
+    assert set(whole.shots) == {1, 3, 30}
+    assert whole.drop(columns=["method", "novel", "shots", "shot_set"]).stack().between(0, 100).all()
+    moved.table_path().unlink()
+    real, calls = moved.run, []
+
+    def killed(*arguments: object) -> dict[str, float]:
+        calls.append(arguments)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(moved, "run", killed)
+    with pytest.raises(KeyboardInterrupt):
+        go()
+    assert len(moved.stored_moved()) == 4  # the third run had only one of its methods, and is not stored
+    resumed = go()
+    assert resumed.equals(whole)
+    assert len(calls) == 6 + 2 * 10 - 4
+    monkeypatch.setattr(moved, "run", None)
+    assert go().equals(whole)  # nothing is left to run
+    other = dataclasses.replace(SMALL, few=dataclasses.replace(QUICK, steps=4))
+    with pytest.raises(ResultsError, match="other settings"):
+        moved.run_moved(other, STUDY, synthetic_train, synthetic_test, device="cpu", progress=False)
+
+
+def test_the_frozen_side_is_that_of_the_study(
+    project: Path, synthetic_train: ImageSet, synthetic_test: ImageSet
+) -> None:
+    """Same classes, same shots: the rows of ``whitened`` are those that the whole study stores."""
+    whole = dataclasses.replace(STUDY, shot_sets=2, at_once=(1,), novel_classes=2)
+    both = moved.run_moved(SMALL, whole, synthetic_train, synthetic_test, device="cpu", progress=False)
+    stored = study.run_study(whole, synthetic_train, synthetic_test, device="cpu", progress=False)
+    summary = moved.moved_summary(both, old_classes=12)
+    for metric in ("novel_acc", "old_acc", "overall_acc"):
+        for bias, end in (("none", ""), ("budget", "_budget")):
+            key = {"method": "whitened", "shots": 3}
+            one = results.result(summary, metric=metric + end, **key)
+            other = results.result(stored, metric=metric, bias=bias, added=1, **key)
+            assert one.value == pytest.approx(other.value, abs=1e-3)
+            assert one.ci95 == pytest.approx(other.ci95, abs=1e-3)
+
+
+def test_a_still_encoder_is_the_frozen_one(
+    project: Path, synthetic_train: ImageSet, synthetic_test: ImageSet
+) -> None:
+    """With rates of next to nothing both methods answer alike."""
+    still = dataclasses.replace(QUICK, rate=0.0, weight_rate=1e-9)
+    config = dataclasses.replace(SMALL, few=still, joint=still, shot_sets=1)
+    table = moved.run_moved(config, STUDY, synthetic_train, synthetic_test, device="cpu", progress=False)
+    summary = moved.moved_summary(table, old_classes=12)
+    assert summary[summary.method == "difference"].value.abs().max() < 1.5  # a test image or so
+
+
+def test_differences_are_taken_run_by_run() -> None:
+    import pandas as pd
+
+    rows = []
+    for novel, gain in (("a", 1.0), ("b", 3.0)):
+        for number in range(2):
+            base = dict.fromkeys(moved.METRICS, 10.0 * number)
+            key = {"novel": novel, "shots": 1, "shot_set": number}
+            rows.append({"method": "whitened", **key, **base})
+            rows.append({"method": "moved", **key, **{name: value + gain for name, value in base.items()}})
+    summary = moved.moved_summary(pd.DataFrame(rows), old_classes=3)
+    row = results.result(summary, method="difference", shots=1, metric="novel_acc")
+    assert (row.value, row.n) == (2.0, 4)
+    assert row.ci95 == pytest.approx(12.7062, rel=1e-4)  # two classes: t with one degree of freedom
+    assert results.result(summary, method="moved", shots=1, metric="overall_acc").value == pytest.approx(7.0)
+
+
+def test_the_settings_are_among_those_tried() -> None:
+    assert len({trial.name for trial in moved.TRIALS}) == len(moved.TRIALS)
+    assert all(trial.expectation.endswith(".") for trial in moved.TRIALS)
+    config = moved.read_moved_config(CONFIGS / "imprinting_moved.yaml")
+    tried = {trial.tuning for trial in moved.TRIALS}
+    assert config.few in tried and config.joint in tried
