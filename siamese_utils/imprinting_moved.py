@@ -39,6 +39,7 @@ from siamese_utils.imprinting_study import (
     config_from_yaml,
     draw_shots,
     embed_all,
+    log_of,
     measure,
     novel_at_losses,
     over_clusters,
@@ -422,3 +423,12 @@ def run_moved_trials(study: ImprintingConfig, train_set: ImageSet, *, progress: 
         key = {"trial": trial.name, "shots": count}
         results.store_run(key, metrics, "", table=trials_path(), columns=TRIAL_COLUMNS)
     return results.read_table(trials_path(), TRIAL_COLUMNS)
+
+
+def moved_trial_log() -> pd.DataFrame:
+    """The stored trials: what was expected, and accuracy for one point of old accuracy by the number of shots.
+
+    Raises:
+        ResultsError: no trial is stored.
+    """
+    return log_of(TRIALS, trials_path()).fillna("")

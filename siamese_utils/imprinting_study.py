@@ -881,9 +881,14 @@ def trial_log() -> pd.DataFrame:
     Raises:
         ResultsError: no trial is stored.
     """
-    table = results.read_table(trials_path(), TRIAL_COLUMNS).set_index(["trial", "shots"])
+    return log_of(TRIALS, trials_path())
+
+
+def log_of(trials: Sequence[Any], path: Path) -> pd.DataFrame:
+    """One row a stored trial, from its ``name`` and ``expectation`` and a table with ``TRIAL_COLUMNS``."""
+    table = results.read_table(path, TRIAL_COLUMNS).set_index(["trial", "shots"])
     rows = []
-    for trial in TRIALS:
+    for trial in trials:
         if trial.name in table.index:
             part = table.loc[trial.name]
             row = {"trial": trial.name, "expectation": trial.expectation}

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import yaml
+from typer.testing import CliRunner
 
-from siamese_utils import results
+from siamese_utils import cli, results
 from siamese_utils import imprinting_moved as moved
 from siamese_utils import imprinting_study as study
 from siamese_utils.data import ImageSet
@@ -108,8 +112,6 @@ def test_a_still_encoder_is_the_frozen_one(
 
 
 def test_differences_are_taken_run_by_run() -> None:
-    import pandas as pd
-
     rows = []
     for novel, gain in (("a", 1.0), ("b", 3.0)):
         for number in range(2):
@@ -130,3 +132,46 @@ def test_the_settings_are_among_those_tried() -> None:
     config = moved.read_moved_config(CONFIGS / "imprinting_moved.yaml")
     tried = {trial.tuning for trial in moved.TRIALS}
     assert config.few in tried and config.joint in tried
+
+
+def test_settings_are_tried_on_stand_ins_alone(
+    project: Path, synthetic_train: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moved, "TRIAL_SPLIT", "8-12")
+    smaller = dataclasses.replace(STUDY.base, split="8-12")
+    encoder = study.train_base(smaller, synthetic_train, device="cpu", progress=False)
+    source = {"seed": 0, "config": smaller.training.to_json()}
+    study.save_encoder(encoder, results.checkpoint_path("8-12", 0), source)
+    read, real = [], moved.run
+
+    def watched(method: str, label: int, shots: object, prepared: moved.Prepared, *rest: object) -> dict[str, float]:
+        read.append(label)
+        assert prepared.test[1].max() < 8 and set(prepared.shots) == set(prepared.novel_test) == {8, 10}
+        return real(method, label, shots, prepared, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(moved, "run", watched)
+    trials = (moved.MovedTrial("frozen", "Base.", (2, 5)), moved.MovedTrial("few", "Better.", (2,), QUICK))
+    monkeypatch.setattr(moved, "TRIALS", trials)
+    table = moved.run_moved_trials(STUDY, synthetic_train, progress=False)
+    assert set(read) == {8, 10}  # the base network of the study learns 0 to 11
+    assert list(zip(table.trial, table.shots)) == [("frozen", 2), ("frozen", 5), ("few", 2)]
+    read.clear()
+    assert moved.run_moved_trials(STUDY, synthetic_train, progress=False).equals(table)
+    assert not read  # stored
+    log = moved.moved_trial_log()
+    assert list(log.columns) == ["trial", "expectation", "2 shots", "5 shots"]
+
+
+def test_the_command_runs_what_the_files_say(
+    project: Path, synthetic_train: ImageSet, synthetic_test: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "load_cifar100", {"train": synthetic_train, "test": synthetic_test}.__getitem__)
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    small = {"classes": 2, "shot_sets": 1, "few": dataclasses.asdict(QUICK), "joint": dataclasses.asdict(QUICK)}
+    for name, content in (("whole", STUDY.to_json()), ("part", small)):
+        (project / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    files = ["--config", str(project / "whole.yaml"), "--moved-config", str(project / "part.yaml")]
+    answer = CliRunner().invoke(cli.app, ["imprint", "--moved", *files])
+    assert answer.exit_code == 0, answer.exception
+    assert re.search(r"difference +3 +novel_acc_budget", answer.output)
+    assert len(moved.stored_moved()) == 2 * (2 * 2 + 2)
