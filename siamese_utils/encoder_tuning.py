@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from siamese_utils.augment import to_float
 from siamese_utils.encoders import Encoder
 from siamese_utils.errors import ConfigError, SamplingError, ShapeError
-from siamese_utils.imprinting import imprinted
+from siamese_utils.imprinting import Whitening, imprinted
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,16 @@ class Stage:
     layers: nn.Module
     centre: torch.Tensor
     matrix: torch.Tensor
+
+    @classmethod
+    def of(cls, encoder: Encoder, whitening: Whitening | None = None) -> Stage:
+        """The last stage of an encoder, its layers shared with it; without a whitening the space is the encoder's.
+
+        Raises:
+            ConfigError: see ``split_stages``.
+        """
+        matrix = torch.eye(encoder.embedding_dim) if whitening is None else whitening.matrix
+        return cls(split_stages(encoder)[1], encoder.centre, matrix)
 
     def directions(self, maps: torch.Tensor) -> torch.Tensor:
         """Features at unit length: float32 (N, C, h, w) to (N, D)."""

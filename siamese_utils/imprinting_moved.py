@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from siamese_utils import results
 from siamese_utils.checkpoints import checkpoint_info, load_encoder
 from siamese_utils.data import ImageSet
-from siamese_utils.encoder_tuning import Stage, TuningConfig, split_stages, stage_inputs, tune_encoder
+from siamese_utils.encoder_tuning import Stage, TuningConfig, stage_inputs, tune_encoder
 from siamese_utils.encoders import Encoder
 from siamese_utils.errors import ConfigError, ResultsError
 from siamese_utils.files import locked, write_text_atomically
@@ -143,7 +143,6 @@ def prepare(
     """
     whitening = Whitening.fit(*data.known, shrinkage)
     space = Space.of(data.mapped(whitening))
-    stage = Stage(split_stages(encoder)[1], encoder.centre, whitening.matrix)
     maps = {}
     for part in ("known", "held_out"):
         maps[part] = (stage_inputs(encoder, images[part]), getattr(space, part)[1])
@@ -154,6 +153,7 @@ def prepare(
         for part in ("shots", "test")
     ]
     base = 100 * float(space.accuracy(space.test).double().mean())
+    stage = Stage.of(encoder, whitening)
     return Prepared({"whitened": space}, stage, **maps, shots=by_class[0], novel_test=by_class[1], base=base)
 
 

@@ -7,7 +7,6 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from siamese_utils.data import ImageSet
@@ -28,18 +27,13 @@ def encoder(synthetic_train: ImageSet) -> Encoder:
     return encoder
 
 
-def made(encoder: Encoder, matrix: torch.Tensor | None = None) -> Stage:
-    matrix = torch.eye(encoder.embedding_dim) if matrix is None else matrix
-    return Stage(split_stages(encoder)[1], encoder.centre, matrix)
-
-
 def test_a_stage_embeds_as_the_encoder_does(encoder: Encoder, synthetic_train: ImageSet) -> None:
     images, labels = synthetic_train.images[:90], synthetic_train.labels[:90]
     maps = stage_inputs(encoder, images, batch_size=40)
     z = encoder.embed(images)
-    torch.testing.assert_close(made(encoder).embed(maps, batch_size=7), z, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(Stage.of(encoder).embed(maps, batch_size=7), z, atol=2e-5, rtol=1e-4)
     whitening = Whitening.fit(z, labels)
-    torch.testing.assert_close(made(encoder, whitening.matrix).embed(maps), whitening(z), atol=5e-5, rtol=1e-3)
+    torch.testing.assert_close(Stage.of(encoder, whitening).embed(maps), whitening(z), atol=5e-5, rtol=1e-3)
     first, last = split_stages(encoder)
     held = sum(p.numel() for p in last.parameters())
     assert 0.7 < held / (held + sum(p.numel() for p in first.parameters())) < 0.8
@@ -50,7 +44,7 @@ def problem(encoder: Encoder, synthetic_train: ImageSet) -> dict[str, torch.Tens
     """Eight old classes and a ninth: maps and class numbers."""
     rows = (synthetic_train.labels < 9).nonzero().flatten()
     maps, labels = stage_inputs(encoder, synthetic_train.images[rows]), synthetic_train.labels[rows]
-    z = made(encoder).embed(maps)
+    z = Stage.of(encoder).embed(maps)
     return {
         "maps": maps[labels < 8],
         "rows": labels[labels < 8],
@@ -61,7 +55,8 @@ def problem(encoder: Encoder, synthetic_train: ImageSet) -> dict[str, torch.Tens
 
 def tune(encoder: Encoder, problem: dict[str, torch.Tensor], **how: object) -> tuple[Stage, torch.Tensor]:
     config = TuningConfig(**{"steps": 12, "batch": 16, "rate": 1e-3, **how})  # type: ignore[arg-type]
-    return tune_encoder(made(encoder), problem["old"], (problem["maps"], problem["rows"]), problem["novel"][:5], config)
+    old_images, shots = (problem["maps"], problem["rows"]), problem["novel"][:5]
+    return tune_encoder(Stage.of(encoder), problem["old"], old_images, shots, config)
 
 
 def balanced_loss(stage: Stage, weights: torch.Tensor, problem: dict[str, torch.Tensor]) -> float:
@@ -79,7 +74,7 @@ def test_a_step_by_hand(encoder: Encoder, problem: dict[str, torch.Tensor]) -> N
     targets = rng.permutation(8)
     counts = np.bincount(problem["rows"].numpy())
     drawn, sides = rng.integers(0, counts[targets]), rng.integers(0, 2, 8)
-    stage = made(encoder)
+    stage = Stage.of(encoder)
     shots = problem["novel"][:5]
     start = torch.cat([F.normalize(problem["old"], dim=1), imprinted(stage.embed(shots))[None]])
     free = start.clone().requires_grad_()
@@ -109,8 +104,8 @@ def test_tuning_learns_the_class_and_leaves_the_encoder(encoder: Encoder, proble
         assert torch.equal(one, other) and not one.requires_grad
     for name, value in encoder.state_dict().items():
         assert torch.equal(value, before[name]), name
-    imprint = imprinted(made(encoder).embed(problem["novel"][:5]))
-    begun = balanced_loss(made(encoder), torch.cat([problem["old"], imprint[None]]), problem)
+    imprint = imprinted(Stage.of(encoder).embed(problem["novel"][:5]))
+    begun = balanced_loss(Stage.of(encoder), torch.cat([problem["old"], imprint[None]]), problem)
     assert balanced_loss(stage, weights, problem) < begun - 0.2
     torch.testing.assert_close(weights.norm(dim=1), torch.ones(9))
 
@@ -118,7 +113,7 @@ def test_tuning_learns_the_class_and_leaves_the_encoder(encoder: Encoder, proble
 def test_frozen_weights_and_a_still_stage(encoder: Encoder, problem: dict[str, torch.Tensor]) -> None:
     stage, weights = tune(encoder, problem, frozen_share=1.0, rate=0.0)
     torch.testing.assert_close(weights[:8], F.normalize(problem["old"], dim=1))
-    for one, other in zip(stage.layers.parameters(), made(encoder).layers.parameters(), strict=True):
+    for one, other in zip(stage.layers.parameters(), Stage.of(encoder).layers.parameters(), strict=True):
         assert torch.equal(one, other)
     half, _ = tune(encoder, problem, frozen_share=0.5), None
     assert not torch.allclose(half[1][:8], F.normalize(problem["old"], dim=1), atol=1e-4)
@@ -151,4 +146,3 @@ def test_bad_input_is_named(encoder: Encoder, problem: dict[str, torch.Tensor]) 
         tune(encoder, {**problem, "novel": problem["novel"][:, 0]})
     with pytest.raises(ConfigError, match="last stage"):
         split_stages(Encoder("resnet20"))
-    assert not isinstance(Encoder("conv3").body, nn.Identity)
