@@ -228,6 +228,7 @@ def imprint(
     trials: Annotated[bool, typer.Option("--trials", help="Run the trials by which the settings were chosen.")] = False,
     moved: Annotated[bool, typer.Option("--moved", help="The part in which the encoder moves.")] = False,
     moved_config: Annotated[Path, typer.Option(help="Its configuration.")] = Path("configs/imprinting_moved.yaml"),
+    only_shots: Annotated[list[int] | None, typer.Option(help="With --moved: these shots alone; repeat.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Teach a trained network more classes from a few shots; started again after a kill, it goes on."""
@@ -239,9 +240,8 @@ def imprint(
         typer.echo(moving.run_moved_trials(settings, train_set).to_string(index=False))
         return
     if moved:
-        table = moving.run_moved(
-            moving.read_moved_config(moved_config), settings, train_set, load_cifar100("test"), device=device
-        )
+        part, test_set = moving.read_moved_config(moved_config), load_cifar100("test")
+        table = moving.run_moved(part, settings, train_set, test_set, only_shots=only_shots or (), device=device)
         typer.echo(moving.moved_summary(table).to_string(index=False))
         return
     if trials:

@@ -147,7 +147,7 @@ def tune_encoder(
     stage: Stage,
     old: torch.Tensor,
     old_images: tuple[torch.Tensor, torch.Tensor],
-    shots: torch.Tensor,
+    shots: torch.Tensor | None,
     config: TuningConfig | None = None,
     *,
     scale: float = 16.0,
@@ -160,12 +160,12 @@ def tune_encoder(
         stage: of the trained encoder; it stays as it is.
         old: float32 (C, D), weights of the old classes.
         old_images: maps float32 (M, 2, ...) and class numbers int64 (M,) below C, of images of the old classes.
-        shots: maps float32 (K, 2, ...) of the added class.
+        shots: maps float32 (K, 2, ...) of the added class; ``None`` adds no class and tunes for the old ones alone.
         config: see ``TuningConfig``.
         scale: inverse temperature of the softmax.
 
     Returns:
-        The tuned stage, and the weights float32 (C + 1, D) at unit length, the added class last.
+        The tuned stage, and the weights float32 (C + 1, D) at unit length, the added class last; (C, D) without one.
 
     Raises:
         ShapeError: maps and class numbers do not fit.
@@ -174,18 +174,22 @@ def tune_encoder(
     config = config or TuningConfig()
     maps, numbers = old_images
     classes = len(old)
+    added = shots is not None
+    shots = maps[:0] if shots is None else shots
     if maps.ndim != 5 or shots.ndim != 5 or maps.shape[1:] != shots.shape[1:] or numbers.shape != maps.shape[:1]:
         raise ShapeError(
             f"Tuning takes maps (N, 2, C, h, w) with a class each, not {tuple(maps.shape)}, {tuple(shots.shape)}."
         )
     counts = torch.bincount(numbers, minlength=classes)
-    if not len(shots) or len(counts) > classes or bool((counts == 0).any()):
+    if len(shots) < added or len(counts) > classes or bool((counts == 0).any()):
         raise SamplingError("Tuning needs a shot, and an image of every class of the classifier, of no other class.")
     order, starts = numbers.argsort(stable=True), counts.cumsum(0) - counts
     rng = np.random.default_rng([config.seed, 0x57A6E])
     tuned = Stage(copy.deepcopy(stage.layers).eval(), stage.centre, stage.matrix)
     tuned.layers.to(memory_format=torch.channels_last).requires_grad_(True)
-    start = torch.cat([F.normalize(old, dim=1), imprinted(stage.embed(shots))[None]])
+    start = F.normalize(old, dim=1)
+    if added:
+        start = torch.cat([start, imprinted(stage.embed(shots))[None]])
     old_weights, new_weight = start[:classes].clone().requires_grad_(), start[classes:].clone().requires_grad_()
     optimizer = torch.optim.AdamW(
         [
@@ -208,7 +212,7 @@ def tune_encoder(
         weights = F.normalize(torch.cat([old_weights.detach() if frozen else old_weights, new_weight]), dim=1)
         log = (scale * tuned.mapped(tuned.directions(batch)) @ weights.T).log_softmax(dim=1)
         right_old = log[torch.arange(len(targets)), targets]
-        right_new = log[len(targets) :, classes]
+        right_new = log[len(targets) :, classes] if added else log.new_zeros(1)  # surely right, so nothing to learn
         loss = -(classes * right_old.mean() + need * right_new.mean()) / (classes + need)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -1,8 +1,9 @@
 """The part of the study of imprinted weights in which the encoder moves with the classifier.
 
 A class is added to the base network from a few shots, and the last stage of the encoder is tuned with all weights;
-with all images of the class it is the joint training that the few shots are measured by. Beside every such run stands
-the one with the same class and shots in which only a weight is imprinted, so the two are compared pair by pair.
+with all images of the class it is the joint training that the few shots are measured by. Beside every such run stand
+two with the same class and shots: one in which only a weight is imprinted, and one whose last stage was tuned as long
+for the old classes alone. What is gained beyond that one is owed to the shots.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from siamese_utils.checkpoints import checkpoint_info, load_encoder
 from siamese_utils.data import ImageSet
 from siamese_utils.encoder_tuning import Stage, TuningConfig, stage_inputs, tune_encoder
 from siamese_utils.encoders import Encoder
-from siamese_utils.errors import ConfigError, ResultsError
+from siamese_utils.errors import ConfigError, ResultsError, unknown
 from siamese_utils.files import locked, write_text_atomically
-from siamese_utils.imprinting import Whitening, bias_for_budget, leads, overall
+from siamese_utils.imprinting import Whitening, bias_for_budget, imprinted, leads, overall
 from siamese_utils.imprinting_study import (
     LOSSES,
     TRIAL_COLUMNS,
@@ -50,8 +51,10 @@ from siamese_utils.splits import class_split, hold_out_images
 
 METHODS = {
     "whitened": "a weight imprinted in whitened space; the encoder stays",
-    "moved": "the same, then the encoder's last stage and all weights tuned",
+    "old only": "the encoder's last stage and the old weights tuned for the old classes alone, then imprinted",
+    "moved": "imprinted, then the last stage and all weights tuned with the shots",
 }
+DIFFERENCES = {"moved - whitened": "whitened", "moved - old only": "old only"}
 METRICS = {
     "old_acc": "accuracy on the classes learned before",
     "novel_acc": "accuracy on the added class",
@@ -113,6 +116,7 @@ class Prepared:
         shots: maps of the novel classes' training images by class.
         novel_test: maps of their test images by class.
         base: accuracy on the old classes before any was added, percent.
+        tuned: what ``tuned_for_old`` has made.
     """
 
     spaces: dict[str, Space]
@@ -123,6 +127,16 @@ class Prepared:
     shots: dict[int, torch.Tensor]
     novel_test: dict[int, torch.Tensor]
     base: float
+    tuned: dict[TuningConfig, tuple[Stage, torch.Tensor, dict[str, torch.Tensor]]] = field(default_factory=dict)
+
+    def tuned_for_old(self, tuning: TuningConfig, scale: float) -> tuple[Stage, torch.Tensor, dict[str, torch.Tensor]]:
+        """Stage and weights tuned for the old classes alone, and embeddings of ``held_out`` and ``test``; made once."""
+        if tuning not in self.tuned:
+            old = self.spaces["whitened"].old
+            stage, weights = tune_encoder(self.stage, old, self.known, None, tuning, scale=scale)
+            embedded = {part: stage.embed(getattr(self, part)[0]) for part in ("held_out", "test")}
+            self.tuned[tuning] = stage, weights, embedded
+        return self.tuned[tuning]
 
 
 def prepare(
@@ -172,22 +186,31 @@ def run(
 
     Returns:
         percentages by the names of ``METRICS``.
+
+    Raises:
+        UnknownNameError: no such method.
     """
     space = prepared.spaces["whitened"]
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
     if method == "whitened":
         found = measure(method, prepared.spaces, [(label,)], [shots[None]], study)
         values = {f"{part}_acc{end}": float(getattr(found, part)[bias]) for part, bias, end in _PARTS}
         return {**values, "novel_acc_for_one_point": float(found.curve[0, LOSSES.index(1.0)])}
     within = torch.searchsorted((space.data.shots[1] == label).nonzero().flatten(), shots)
-    stage, weights = tune_encoder(
-        prepared.stage, space.old, prepared.known, prepared.shots[label][within], tuning, scale=study.scale
-    )
-    old, novel = weights[:-1], weights[None, -1:]
+    own = prepared.shots[label][within]
+    if method == "old only":
+        stage, old, embedded = prepared.tuned_for_old(tuning, study.scale)
+        novel = imprinted(stage.embed(own))[None, None]
+    else:
+        stage, weights = tune_encoder(prepared.stage, space.old, prepared.known, own, tuning, scale=study.scale)
+        old, novel = weights[:-1], weights[None, -1:]
+        embedded = {part: stage.embed(getattr(prepared, part)[0]) for part in ("held_out", "test")}
     new = stage.embed(prepared.novel_test[label])
     rows = torch.zeros(len(new), dtype=torch.int64)
     held, found = (
-        leads(old, novel, (stage.embed(maps), numbers), (new, rows), study.scale)
-        for maps, numbers in (prepared.held_out, prepared.test)
+        leads(old, novel, (embedded[part], getattr(prepared, part)[1]), (new, rows), study.scale)
+        for part in ("held_out", "test")
     )
     biases = {"none": 0.0, "budget": bias_for_budget(held.old, held.old_right, study.budget)}
     both = {name: dict(zip(("old", "novel"), found.accuracies(bias), strict=True)) for name, bias in biases.items()}
@@ -236,6 +259,7 @@ def run_moved(
     train_set: ImageSet,
     test_set: ImageSet,
     *,
+    only_shots: Sequence[int] = (),
     device: str = "auto",
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -246,6 +270,7 @@ def run_moved(
         study: of the whole; the base network is trained if it is not stored.
         train_set: training images.
         test_set: test images.
+        only_shots: run these numbers of shots alone, so that several processes can share the work.
         device: for the base network; the last stage is tuned on the CPU.
         progress: show a progress bar.
 
@@ -260,6 +285,7 @@ def run_moved(
     cache = results.project_root() / "runs" / "imprinting-moved" / f"embeddings-{digest}"
     data = embed_all(encoder, study.base, train_set, test_set, cache.with_suffix(".safetensors"))
     runs, names = planned_runs(data, config, study), test_set.class_names
+    runs = [one for one in runs if not only_shots or one.shots in only_shots]
     todo = [one for one in runs if (names[one.novel], one.shots, one.shot_set) not in done]
     if not todo:
         return stored_moved()
@@ -324,15 +350,16 @@ def moved_summary(table: pd.DataFrame, old_classes: int = 40) -> pd.DataFrame:
 
     Returns:
         columns ``method, shots, metric, value, ci95, n``; metrics are those of ``METRICS``, ``overall_acc`` and
-        ``overall_acc_budget``, and for the method ``difference`` what moving adds, run by run.
+        ``overall_acc_budget``; the methods in ``DIFFERENCES`` are what moving adds, run by run.
     """
     for end in ("", "_budget"):
         both = overall(table[f"old_acc{end}"], table[f"novel_acc{end}"], old_classes, 1)
         table = table.assign(**{f"overall_acc{end}": both})
     metrics = [*METRICS, "overall_acc", "overall_acc_budget"]
     keyed = table.set_index(["method", "novel", "shots", "shot_set"])[metrics]
-    difference = keyed.loc["moved"] - keyed.loc["whitened"]
-    parts = {**{method: keyed.loc[method] for method in METHODS}, "difference": difference}
+    parts = {method: keyed.loc[method] for method in METHODS}
+    for name, base in DIFFERENCES.items():
+        parts[name] = keyed.loc["moved"] - keyed.loc[base]
     rows = []
     for method, part in parts.items():
         for shots, group in part.groupby(level="shots"):

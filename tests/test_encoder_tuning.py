@@ -129,6 +129,18 @@ def test_a_class_that_needs_less_counts_for_less(encoder: Encoder, problem: dict
     assert sure[1] < sure[0] - 0.02
 
 
+def test_without_a_class_to_add_the_old_ones_are_tuned_alone(
+    encoder: Encoder, problem: dict[str, torch.Tensor]
+) -> None:
+    config = TuningConfig(steps=8, batch=16, rate=1e-3)
+    old_images = problem["maps"], problem["rows"]
+    stage, weights = tune_encoder(Stage.of(encoder), problem["old"], old_images, None, config)
+    assert weights.shape == problem["old"].shape
+    z, rows = stage.embed(problem["maps"]), problem["rows"]
+    begun = F.cross_entropy(16 * Stage.of(encoder).embed(problem["maps"]) @ problem["old"].T, rows)
+    assert F.cross_entropy(16 * z @ weights.T, rows) < begun - 0.1
+
+
 @pytest.mark.parametrize(
     "changes", [{"steps": 0}, {"views": 0}, {"rate": -1.0}, {"frozen_share": 1.5}, {"adapt": -0.1}]
 )

@@ -56,8 +56,8 @@ def test_runs_go_on_after_a_kill_and_give_the_same(
         return moved.run_moved(SMALL, STUDY, synthetic_train, synthetic_test, device="cpu", progress=False)
 
     whole = go()
-    # Two classes x two numbers of shots x two sets and the joint runs, by each of two methods.
-    assert len(whole) == 2 * (2 * 2 * 2 + 2)
+    # Two classes x two numbers of shots x two sets and the joint runs, by each of three methods.
+    assert len(whole) == 3 * (2 * 2 * 2 + 2)
     assert set(whole.shots) == {1, 3, 30}
     assert whole.drop(columns=["method", "novel", "shots", "shot_set"]).stack().between(0, 100).all()
     moved.table_path().unlink()
@@ -65,17 +65,17 @@ def test_runs_go_on_after_a_kill_and_give_the_same(
 
     def killed(*arguments: object) -> dict[str, float]:
         calls.append(arguments)
-        if len(calls) == 6:
+        if len(calls) == 9:
             raise KeyboardInterrupt
         return real(*arguments)
 
     monkeypatch.setattr(moved, "run", killed)
     with pytest.raises(KeyboardInterrupt):
         go()
-    assert len(moved.stored_moved()) == 4  # the third run had only one of its methods, and is not stored
+    assert len(moved.stored_moved()) == 6  # the third run had two of its methods, and is not stored
     resumed = go()
     assert resumed.equals(whole)
-    assert len(calls) == 6 + 2 * 10 - 4
+    assert len(calls) == 9 + 3 * 10 - 6
     monkeypatch.setattr(moved, "run", None)
     assert go().equals(whole)  # nothing is left to run
     other = dataclasses.replace(SMALL, few=dataclasses.replace(QUICK, steps=4))
@@ -103,12 +103,12 @@ def test_the_frozen_side_is_that_of_the_study(
 def test_a_still_encoder_is_the_frozen_one(
     project: Path, synthetic_train: ImageSet, synthetic_test: ImageSet
 ) -> None:
-    """With rates of next to nothing both methods answer alike."""
+    """With rates of next to nothing all methods answer alike."""
     still = dataclasses.replace(QUICK, rate=0.0, weight_rate=1e-9)
     config = dataclasses.replace(SMALL, few=still, joint=still, shot_sets=1)
     table = moved.run_moved(config, STUDY, synthetic_train, synthetic_test, device="cpu", progress=False)
     summary = moved.moved_summary(table, old_classes=12)
-    assert summary[summary.method == "difference"].value.abs().max() < 1.5  # a test image or so
+    assert summary[summary.method.str.startswith("moved - ")].value.abs().max() < 1.5  # a test image or so
 
 
 def test_differences_are_taken_run_by_run() -> None:
@@ -118,9 +118,11 @@ def test_differences_are_taken_run_by_run() -> None:
             base = dict.fromkeys(moved.METRICS, 10.0 * number)
             key = {"novel": novel, "shots": 1, "shot_set": number}
             rows.append({"method": "whitened", **key, **base})
+            rows.append({"method": "old only", **key, **{name: value + 5 for name, value in base.items()}})
             rows.append({"method": "moved", **key, **{name: value + gain for name, value in base.items()}})
     summary = moved.moved_summary(pd.DataFrame(rows), old_classes=3)
-    row = results.result(summary, method="difference", shots=1, metric="novel_acc")
+    row = results.result(summary, method="moved - whitened", shots=1, metric="novel_acc")
+    assert results.result(summary, method="moved - old only", shots=1, metric="novel_acc").value == -3.0
     assert (row.value, row.n) == (2.0, 4)
     assert row.ci95 == pytest.approx(12.7062, rel=1e-4)  # two classes: t with one degree of freedom
     assert results.result(summary, method="moved", shots=1, metric="overall_acc").value == pytest.approx(7.0)
@@ -171,7 +173,9 @@ def test_the_command_runs_what_the_files_say(
     for name, content in (("whole", STUDY.to_json()), ("part", small)):
         (project / f"{name}.yaml").write_text(yaml.safe_dump(content))
     files = ["--config", str(project / "whole.yaml"), "--moved-config", str(project / "part.yaml")]
+    some = CliRunner().invoke(cli.app, ["imprint", "--moved", "--only-shots", "3", *files])
+    assert some.exit_code == 0 and set(moved.stored_moved().shots) == {3}
     answer = CliRunner().invoke(cli.app, ["imprint", "--moved", *files])
     assert answer.exit_code == 0, answer.exception
-    assert re.search(r"difference +3 +novel_acc_budget", answer.output)
-    assert len(moved.stored_moved()) == 2 * (2 * 2 + 2)
+    assert re.search(r"moved - old only +3 +novel_acc_budget", answer.output)
+    assert len(moved.stored_moved()) == 3 * (2 * 2 + 2)
