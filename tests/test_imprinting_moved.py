@@ -34,7 +34,7 @@ SMALL = moved.MovedConfig(classes=2, shot_sets=2, few=QUICK, joint=QUICK)
 def test_the_stored_configuration_is_that_of_the_published_numbers() -> None:
     config = moved.read_moved_config(CONFIGS / "imprinting_moved.yaml")
     assert config.few != config.joint
-    assert (config.classes, config.shot_sets) >= (20, 20)
+    assert config.classes >= 20
     if moved.table_path().exists():
         record = results.load_json(moved.RECORD)
         assert record["tuning"] == {"few": dataclasses.asdict(config.few), "joint": dataclasses.asdict(config.joint)}
