@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,7 +63,7 @@ METRICS = {
     "novel_acc_budget": "the same for the added class",
     "novel_acc_for_one_point": "accuracy on the added class where old accuracy is one point below the base's",
 }
-COLUMNS = ("method", "novel", "shots", "shot_set", *METRICS)
+COLUMNS = ("method", "novel", "shots", "shot_set", *METRICS, "seconds")
 RECORD = "imprinting-moved"
 
 
@@ -297,7 +298,11 @@ def run_moved(
         for one in todo:
             shots = draw_shots(data, one.novel, one.shots, one.shot_set, study.base.seed)
             tuning = dataclasses.replace(config.joint if one.joint else config.few, seed=one.shot_set)
-            found = {method: run(method, one.novel, shots, prepared, tuning, study) for method in METHODS}
+            found = {}
+            for method in METHODS:
+                begun = time.perf_counter()
+                values = run(method, one.novel, shots, prepared, tuning, study)
+                found[method] = {**values, "seconds": time.perf_counter() - begun}
             _store(names[one.novel], one, found)
             bar.update()
     return stored_moved()

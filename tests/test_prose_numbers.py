@@ -24,6 +24,7 @@ import nbformat
 import pytest
 
 from siamese_utils import class_budget, drawing_study, koch, results, studies, symbols
+from siamese_utils import imprinting_moved as moved
 from siamese_utils.encoders import Encoder
 from siamese_utils.evaluation import evaluate_split
 
@@ -51,7 +52,8 @@ def hours_of(runs: str) -> float:
     total = 0.0
     for path in (ROOT / "results" / "runs").glob(f"{runs}.json"):
         record = results.read_record(path)
-        total += record["seconds"] * record["provenance"]["threads"] / 2
+        seconds = moved.stored_moved().seconds.sum() if path.stem == moved.RECORD else record["seconds"]
+        total += seconds * record["provenance"]["threads"] / 2
     return total / 3600
 
 
