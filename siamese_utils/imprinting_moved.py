@@ -22,7 +22,6 @@ import torch
 from tqdm.auto import tqdm
 
 from siamese_utils import results
-from siamese_utils.checkpoints import checkpoint_info, load_encoder
 from siamese_utils.data import ImageSet
 from siamese_utils.encoder_tuning import Stage, TuningConfig, stage_inputs, tune_encoder
 from siamese_utils.encoders import Encoder
@@ -45,8 +44,10 @@ from siamese_utils.imprinting_study import (
     measure,
     novel_at_losses,
     over_clusters,
+    stored_trials,
     train_base,
     training_rows,
+    trial_network,
 )
 from siamese_utils.splits import class_split, hold_out_images
 
@@ -430,21 +431,17 @@ def run_moved_trials(study: ImprintingConfig, train_set: ImageSet, *, progress: 
     Raises:
         CheckpointError: the sweep's checkpoint is missing.
     """
-    path = results.checkpoint_path(TRIAL_SPLIT, 0)
-    encoder, info = load_encoder(path), checkpoint_info(path)
-    old = class_split(TRIAL_SPLIT, 0, train_set.num_classes).seen
-    learned = class_split(study.base.split, study.base.draw, train_set.num_classes).seen
-    novel = [label for label in learned if label not in old][::2]
+    encoder, info, others = trial_network(study, train_set)
+    old, novel = class_split(TRIAL_SPLIT, 0, train_set.num_classes).seen, others[::2]
     known, held_out = hold_out_images(train_set.labels, old, info["config"]["held_out_images"], info["seed"])
     stand_ins = train_set.indices_of(novel)
     rows = {"known": known, "held_out": held_out, "tuning": held_out, "shots": stand_ins[::2]}
     rows["test"] = torch.cat([held_out, stand_ins[1::2]])
     images = {part: train_set.images[positions] for part, positions in rows.items()}
     parts = {part: (encoder.embed(images[part]), train_set.labels[positions]) for part, positions in rows.items()}
-    data = Embedded(**parts, old=old, novel=tuple(novel))
+    data = Embedded(**parts, old=old, novel=novel)
     prepared = prepare(encoder, data, study.shrinkage, images, novel)
-    table = results.read_table(trials_path(), TRIAL_COLUMNS) if trials_path().exists() else None
-    stored = set() if table is None else set(zip(table.trial, table.shots))
+    stored = stored_trials(trials_path())
     todo = [(trial, count) for trial in TRIALS for count in trial.shots if (trial.name, count) not in stored]
     for trial, count in tqdm(todo, unit="trial", desc="settings", disable=not progress):
         method = "whitened" if trial.tuning is None else "moved"

@@ -827,6 +827,26 @@ def trial_data(
     return Embedded(**parts, old=old, novel=tuple(novel))
 
 
+def trial_network(config: ImprintingConfig, train_set: ImageSet) -> tuple[Encoder, dict[str, Any], tuple[int, ...]]:
+    """The sweep's network that trials use, what it was trained with, and the classes that stand in for novel ones.
+
+    These are the classes that the base network has learned and this one has not.
+
+    Raises:
+        CheckpointError: the sweep's checkpoint is missing.
+    """
+    path = results.checkpoint_path(TRIAL_SPLIT, 0)
+    old = class_split(TRIAL_SPLIT, 0, train_set.num_classes).seen
+    learned = class_split(config.base.split, config.base.draw, train_set.num_classes).seen
+    return load_encoder(path), checkpoint_info(path), tuple(label for label in learned if label not in old)
+
+
+def stored_trials(path: Path) -> set[tuple[str, int]]:
+    """Name and number of shots of every trial in a table with ``TRIAL_COLUMNS``; empty if there is no table."""
+    table = results.read_table(path, TRIAL_COLUMNS) if path.exists() else pd.DataFrame({"trial": [], "shots": []})
+    return set(zip(table.trial, table.shots))
+
+
 def run_trials(config: ImprintingConfig, train_set: ImageSet, *, progress: bool = True) -> pd.DataFrame:
     """Try every setting of ``TRIALS`` that is not stored yet, without a novel class or a test image.
 
@@ -844,15 +864,10 @@ def run_trials(config: ImprintingConfig, train_set: ImageSet, *, progress: bool 
     Raises:
         CheckpointError: the sweep's checkpoint is missing.
     """
-    path = results.checkpoint_path(TRIAL_SPLIT, 0)
-    encoder, info = load_encoder(path), checkpoint_info(path)
-    old = class_split(TRIAL_SPLIT, 0, train_set.num_classes).seen
-    learned = class_split(config.base.split, config.base.draw, train_set.num_classes).seen
-    novel = tuple(label for label in learned if label not in old)
+    encoder, info, novel = trial_network(config, train_set)
     held_out = info["config"]["held_out_images"]
     data = trial_data(encoder, info["seed"], held_out, train_set, novel)
-    table = results.read_table(trials_path(), TRIAL_COLUMNS) if trials_path().exists() else None
-    stored = set() if table is None else set(zip(table.trial, table.shots))
+    stored = stored_trials(trials_path())
     sets = max(2, config.shot_sets // 4)
     for trial in tqdm(TRIALS, unit="trial", desc="settings", disable=not progress):
         counts = [count for count in config.shots if (trial.name, count) not in stored]

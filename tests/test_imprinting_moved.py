@@ -140,7 +140,8 @@ def test_the_settings_are_among_those_tried() -> None:
 def test_settings_are_tried_on_stand_ins_alone(
     project: Path, synthetic_train: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(moved, "TRIAL_SPLIT", "8-12")
+    for module in (moved, study):
+        monkeypatch.setattr(module, "TRIAL_SPLIT", "8-12")
     smaller = dataclasses.replace(STUDY.base, split="8-12")
     encoder = study.train_base(smaller, synthetic_train, device="cpu", progress=False)
     source = {"seed": 0, "config": smaller.training.to_json()}
