@@ -214,7 +214,10 @@ def _cell(table: pd.DataFrame, key: tuple[str, ...]) -> str:
 
 
 def over_draws(metric: str) -> pd.DataFrame:
-    """A metric against the classes learned: one row a split, over the class draws that are stored.
+    """A metric against the classes learned: one row a split, over the class draws that are stored with every split.
+
+    A draw that lacks splits is left out, for along the curve a change of draws would look like growth; where no draw
+    is whole, all count.
 
     Columns: ``split``, ``learned``, ``draws`` (how many), ``mean``, ``low`` and ``high`` (smallest and largest draw),
     ``sd`` (between draws; NaN for one draw).
@@ -226,6 +229,9 @@ def over_draws(metric: str) -> pd.DataFrame:
     table = table[table.metric == metric]
     if table.empty:
         raise ResultsError(f"No {metric!r} is stored; run `python -m siamese_utils sweep`.")
+    splits = table.groupby("draw")["split"].transform("nunique")
+    if (whole := splits == table["split"].nunique()).any():
+        table = table[whole]
     grouped = table.groupby(["learned", "split"], sort=True)["value"]
     return grouped.agg(draws="count", mean="mean", low="min", high="max", sd="std").reset_index()
 

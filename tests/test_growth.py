@@ -192,6 +192,13 @@ def test_over_draws(project: Path) -> None:
     assert growth.over_draws("acc_5w1s_common")["mean"].tolist() == [37, 54]
     with pytest.raises(ResultsError, match="'acc_6w1s'"):
         growth.over_draws("acc_6w1s")
+    key = {"split": "10-90", "draw": 2, "seed": 0, "recipe": "r"}
+    results.store_run(key, {"acc_5w1s": Estimate(90.0, 0.5, 100)}, "")
+    assert growth.over_draws("acc_5w1s").equals(table)  # a draw with one split of two
+    both = results.results_dir() / "split_sweep.csv"
+    rows = results.split_sweep()
+    rows[~((rows.draw == 1) & (rows.split == "90-10"))].query("draw > 0").to_csv(both, index=False)
+    assert growth.over_draws("acc_5w1s")["mean"].tolist() == [67]  # no draw is whole: one split of draws 1 and 2
 
 
 def test_side_by_side(project: Path) -> None:
