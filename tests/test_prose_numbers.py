@@ -188,7 +188,7 @@ SOURCED: tuple[Sourced, ...] = (
     computed("06_*", "the mean of {} images", learned_images),
     *(Sourced("06_*", text, "the budget, or a point of a curve: chosen, not measured") for text in (
         "half a point of old-class accuracy", "worth half a point", "at one point lost", "one point of old accuracy",
-        "new class, for one point", "For four points", "spare four points")),
+        "for one point of", "For four points", "spare four points")),
     # 07
     computed("README.md", "on LFW. | a minute | {}", lambda: about("three hours", 5 * hours_of("faces-*-seed0"))),
     computed("07_*", "{} million parameters that learn from {} pairs",
