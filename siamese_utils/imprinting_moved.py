@@ -9,7 +9,6 @@ for the old classes alone. What is gained beyond that one is owed to the shots.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -35,7 +34,7 @@ from siamese_utils.imprinting_study import (
     Embedded,
     ImprintingConfig,
     Space,
-    base_checkpoint,
+    base_fingerprint,
     chosen_classes,
     config_from_yaml,
     draw_shots,
@@ -44,6 +43,7 @@ from siamese_utils.imprinting_study import (
     measure,
     novel_at_losses,
     over_clusters,
+    store_trial,
     stored_trials,
     train_base,
     training_rows,
@@ -136,9 +136,12 @@ class Prepared:
         if tuning not in self.tuned:
             old = self.spaces["whitened"].old
             stage, weights = tune_encoder(self.stage, old, self.known, None, tuning, scale=scale)
-            embedded = {part: stage.embed(getattr(self, part)[0]) for part in ("held_out", "test")}
-            self.tuned[tuning] = stage, weights, embedded
+            self.tuned[tuning] = stage, weights, self.embedded_by(stage)
         return self.tuned[tuning]
+
+    def embedded_by(self, stage: Stage) -> dict[str, torch.Tensor]:
+        """Embeddings float32 (N, D) of ``held_out`` and of ``test``."""
+        return {part: stage.embed(getattr(self, part)[0]) for part in ("held_out", "test")}
 
 
 def prepare(
@@ -207,7 +210,7 @@ def run(
     else:
         stage, weights = tune_encoder(prepared.stage, space.old, prepared.known, own, tuning, scale=study.scale)
         old, novel = weights[:-1], weights[None, -1:]
-        embedded = {part: stage.embed(getattr(prepared, part)[0]) for part in ("held_out", "test")}
+        embedded = prepared.embedded_by(stage)
     new = stage.embed(prepared.novel_test[label])
     rows = torch.zeros(len(new), dtype=torch.int64)
     held, found = (
@@ -277,15 +280,17 @@ def run_moved(
         progress: show a progress bar.
 
     Returns:
-        the table as stored, one row a run and metric.
+        the table as stored, one row a run and method.
+
+    Raises:
+        ResultsError: what is stored was run with other settings.
     """
     encoder = train_base(study.base, train_set, device=device, progress=progress)
-    settings = {"few": dataclasses.asdict(config.few), "joint": dataclasses.asdict(config.joint)}
-    settings = {"tuning": settings, "study": study.to_json()}
+    tunings = {"few": dataclasses.asdict(config.few), "joint": dataclasses.asdict(config.joint)}
+    settings = {"tuning": tunings, "study": study.to_json()}
     done = _stored_runs(settings)
-    digest = hashlib.sha256(base_checkpoint().read_bytes()).hexdigest()[:16]
-    cache = results.project_root() / "runs" / "imprinting-moved" / f"embeddings-{digest}"
-    data = embed_all(encoder, study.base, train_set, test_set, cache.with_suffix(".safetensors"))
+    cache = results.project_root() / "runs" / RECORD / f"embeddings-{base_fingerprint()}.safetensors"
+    data = embed_all(encoder, study.base, train_set, test_set, cache)
     runs, names = planned_runs(data, config, study), test_set.class_names
     runs = [one for one in runs if not only_shots or one.shots in only_shots]
     todo = [one for one in runs if (names[one.novel], one.shots, one.shot_set) not in done]
@@ -327,7 +332,7 @@ def _stored_runs(settings: Mapping[str, Any]) -> set[tuple[str, int, int]]:
 
 
 def _store(name: str, one: MovedRun, found: Mapping[str, Mapping[str, float]]) -> None:
-    """Put both methods' numbers of a run into the table, in one step."""
+    """Put all methods' numbers of a run into the table, in one step."""
     key = {"novel": name, "shots": one.shots, "shot_set": one.shot_set}
     rows = [{"method": method, **key, **values} for method, values in found.items()]
     new = pd.DataFrame(rows)[list(COLUMNS)].round(4)
@@ -450,9 +455,7 @@ def run_moved_trials(study: ImprintingConfig, train_set: ImageSet, *, progress: 
             shots = draw_shots(data, label, count, 0, study.base.seed)
             found.append(run(method, label, shots, prepared, trial.tuning or TuningConfig(), study))
         values = torch.tensor([one["novel_acc_for_one_point"] for one in found], dtype=torch.float64)
-        metrics = {"novel_acc_for_one_point": over_clusters(values, torch.arange(len(novel)))}
-        key = {"trial": trial.name, "shots": count}
-        results.store_run(key, metrics, "", table=trials_path(), columns=TRIAL_COLUMNS)
+        store_trial(trial.name, count, values, 1, trials_path())
     return results.read_table(trials_path(), TRIAL_COLUMNS)
 
 

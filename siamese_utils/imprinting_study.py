@@ -176,6 +176,11 @@ def base_checkpoint() -> Path:
     return results.results_dir() / "checkpoints" / "imprinting-base.safetensors"
 
 
+def base_fingerprint() -> str:
+    """Sixteen letters that name what the base network's file holds."""
+    return hashlib.sha256(base_checkpoint().read_bytes()).hexdigest()[:16]
+
+
 def classifier_path() -> Path:
     """Where the classifier of the old classes is stored, which classes are added to."""
     return results.results_dir() / "checkpoints" / "imprinting-classifier.safetensors"
@@ -601,7 +606,7 @@ def _measure_all(
     progress: bool,
 ) -> _Found:
     """Embed, add classes in every way, and make the tables; what is done is kept in the folder, if there is one."""
-    fingerprint = hashlib.sha256(base_checkpoint().read_bytes()).hexdigest()[:16]
+    fingerprint = base_fingerprint()
     cache = folder and folder / f"embeddings-{fingerprint}.safetensors"
     data = embed_all(encoder, config.base, train_set, test_set, cache)
     spaces = {"plain": Space.of(data)}
@@ -847,6 +852,21 @@ def stored_trials(path: Path) -> set[tuple[str, int]]:
     return set(zip(table.trial, table.shots))
 
 
+def store_trial(name: str, shots: int, values: torch.Tensor, sets: int, path: Path) -> None:
+    """Put the mean of a trial's runs into a table with ``TRIAL_COLUMNS``; errors as ``store_run``.
+
+    Args:
+        name: of the trial.
+        shots: of each run.
+        values: float64 (classes x sets,), novel accuracy for one point of old accuracy, class by class.
+        sets: sets of shots of each class.
+        path: of the table.
+    """
+    clusters = torch.arange(len(values) // sets).repeat_interleave(sets)
+    metrics = {"novel_acc_for_one_point": over_clusters(values, clusters)}
+    results.store_run({"trial": name, "shots": shots}, metrics, "", table=path, columns=TRIAL_COLUMNS)
+
+
 def run_trials(config: ImprintingConfig, train_set: ImageSet, *, progress: bool = True) -> pd.DataFrame:
     """Try every setting of ``TRIALS`` that is not stored yet, without a novel class or a test image.
 
@@ -882,11 +902,7 @@ def run_trials(config: ImprintingConfig, train_set: ImageSet, *, progress: bool 
                 shots = [draw_shots(data, label, count, number, config.base.seed)[None] for number in range(sets)]
                 measured = measure(trial.method, spaces, [(label,)] * sets, shots, settings)
                 found.append(measured.curve[:, LOSSES.index(1.0)])
-            clusters = torch.arange(len(novel)).repeat_interleave(sets)
-            metrics = {"novel_acc_for_one_point": over_clusters(torch.cat(found), clusters)}
-            results.store_run(
-                {"trial": trial.name, "shots": count}, metrics, "", table=trials_path(), columns=TRIAL_COLUMNS
-            )
+            store_trial(trial.name, count, torch.cat(found), sets, trials_path())
     return results.read_table(trials_path(), TRIAL_COLUMNS)
 
 
