@@ -39,6 +39,7 @@ from siamese_utils.devices import pick_device
 from siamese_utils.errors import CheckpointError, ConfigError, SamplingError, ShapeError, TrainingError
 from siamese_utils.files import atomic_path, is_whole_archive, reason
 from siamese_utils.fourier import FourierConv2d
+from siamese_utils.memory import freed_memory_kept
 from siamese_utils.sampling import Pairs, named_rng
 
 KERNELS = (10, 7, 4, 4)
@@ -316,7 +317,7 @@ def train_koch(
         history = _restore(run_dir, config, network, optimizer)
         begun, images = len(history), images.to(where)
         bar = tqdm(total=config.epochs, initial=begun, unit="epoch", desc="faces, pairs", disable=not progress)
-        with bar:
+        with bar, freed_memory_kept():
             for epoch in range(begun, config.epochs):
                 if _epochs_without_gain(history, config.min_delta) >= config.patience > 0:
                     break

@@ -47,7 +47,8 @@ ALLOWED = {
     "symbols": {"errors", "files", "data"},
     "faces": {"errors", "files", "data", "sampling"},
     "fourier": set(),
-    "koch": {"errors", "files", "devices", "fourier", "sampling"},
+    "memory": set(),
+    "koch": {"errors", "files", "devices", "fourier", "memory", "sampling"},
 }
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from siamese_utils import koch
+from siamese_utils import koch, memory
 from siamese_utils.errors import CheckpointError, ConfigError, SamplingError, ShapeError, TrainingError
 from siamese_utils.koch import (
     PUBLISHED_PARAMETERS,
@@ -236,6 +236,20 @@ def test_run_is_repeated_and_resumed_exactly(some: tuple[torch.Tensor, Pairs], t
     (tmp_path / "state.pt").write_bytes(b"junk")
     with pytest.raises(CheckpointError, match="damaged"):
         quick(SMALL, some, run_dir=tmp_path)
+
+
+def test_freed_memory_is_kept_while_it_trains(
+    some: tuple[torch.Tensor, Pairs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, users = koch._train_epoch, []
+
+    def watched(*args: object) -> dict[str, float]:
+        users.append(memory._users)
+        return step(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(koch, "_train_epoch", watched)
+    quick(dataclasses.replace(SMALL, epochs=1), some)
+    assert memory._users == 0 and users == [int(memory._allocator() is not None)]
 
 
 def test_stopping_early_counts_epochs_without_gain() -> None:

@@ -1,0 +1,74 @@
+"""Freed memory that a training keeps: counted in page faults, which tell when the system hands memory out anew."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from siamese_utils import memory
+from siamese_utils.memory import freed_memory_kept
+
+resource = pytest.importorskip("resource", reason="page faults are counted on Unix")
+BLOCK, ROUNDS = 64 * 2**20, 5  # bytes
+
+
+def faults() -> int:
+    """Page faults while one block is taken, written and freed again and again."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(ROUNDS):
+        torch.ones(BLOCK, dtype=torch.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.fixture
+def glibc() -> None:
+    if memory._allocator() is None:
+        pytest.skip("the allocator is not glibc's")
+
+
+@pytest.mark.usefixtures("glibc")
+def test_blocks_are_used_again_inside_and_given_back_outside() -> None:
+    before = faults()
+    with freed_memory_kept() as works:
+        assert works
+        faults()  # takes the memory
+        assert faults() < before / 10
+        with freed_memory_kept():
+            pass
+        assert faults() < before / 10, "the inner use ended the outer one"
+    assert faults() > before / 10  # the first round at least: all was given back at the end
+
+
+@pytest.mark.usefixtures("glibc")
+def test_an_error_inside_ends_it() -> None:
+    with pytest.raises(ValueError, match="inside"), freed_memory_kept():
+        raise ValueError("inside")
+    assert memory._users == 0 and faults() > ROUNDS
+
+
+@pytest.mark.usefixtures("glibc")
+def test_overlapping_uses_end_with_the_last() -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with freed_memory_kept():
+            entered.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=other)
+    with freed_memory_kept():
+        thread.start()
+        assert entered.wait(10)
+    assert memory._users == 1
+    leave.set()
+    thread.join(10)
+    assert memory._users == 0
+
+
+def test_other_allocators_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_allocator", lambda: None)
+    with freed_memory_kept() as works:
+        assert not works
+    assert memory._users == 0
