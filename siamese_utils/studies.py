@@ -509,6 +509,78 @@ STUDIES["distances"] = (
     _compared("recipe", _NARROW, "Above all four: proxies show every class at every step.", plain_distances=True),
 )  # fmt: skip
 
+# ------------------------------------------------------------------------------------ objectives compared
+
+# As the study of distances, whose trials "cosine" (all triplets, a soft margin), "cosine-margin" (semi-hard triplets)
+# and "recipe" belong to this comparison and are not run again.
+_RANDOM, _HARD, _SEMI_HARD = (Term("triplet", mining=mining) for mining in ("random", "batch_hard", "semi_hard"))
+_FAR = {"distance": "euclidean", "margin": 1.0}
+
+
+def _by(*terms: Term) -> TrainConfig:
+    return _but(_NARROW, terms=terms)
+
+
+STUDIES["objectives"] = (
+    _compared("random", _by(_RANDOM),
+              "Ten points below all triplets of the batch: one negative an anchor, and most of them easy."),
+    _compared("random-euclidean", _by(dataclasses.replace(_RANDOM, **_FAR)),
+              "Level with random triplets by cosine."),
+    _compared("batch-hard", _by(_HARD),
+              "Collapses in the first steps and stays there, or comes out late and below the semi-hard ones."),
+    _compared("batch-hard-soft", _by(dataclasses.replace(_HARD, temperature=0.1)),
+              "Does not collapse, as the soft margin never goes silent; a little below all triplets."),
+    _compared("batch-hard-euclidean", _by(dataclasses.replace(_HARD, **_FAR)),
+              "Collapses more easily than by cosine: lengths can shrink as well."),
+    _compared("contrastive", _by(Term("contrastive")),
+              "Below the triplets: one margin for all pairs, however alike two classes are."),
+    _compared("contrastive-euclidean", _by(Term("contrastive", **_FAR)),
+              "Level with its cosine sister."),
+    _compared("pair-bce", _by(Term("pair_bce")),
+              "Like contrastive pairs: the head learns a threshold instead of being given a margin."),
+    _compared("supcon", _by(Term("supcon")),
+              "The best of those without proxies: each image is compared with the whole batch at once."),
+    _compared("proxy", _by(Term("proxy")), "Level with the recipe, within a point."),
+    _compared("proxy-then-triplets",
+              _by(Term("proxy", end=0.6), dataclasses.replace(_COSINE, begin=0.6)),
+              "A point below the recipe: the triplets take over what the proxies built, and lose some of it."),
+    _compared("proxy-and-supcon", _by(Term("proxy"), Term("supcon", weight=0.5)),
+              "Level with the recipe."),
+)  # fmt: skip
+# One margin or rate changed, triplets alone. "-rate-x0.1" is a tenth of both rates of the recipe.
+_RATES = (0.1, 0.3, 3.0, 10.0)
+
+
+def _at_rate(factor: float, term: Term) -> TrainConfig:
+    return _but(
+        _NARROW, terms=(term,), muon_rate=round(factor * _NARROW.muon_rate, 6),
+        learning_rate=round(factor * _NARROW.learning_rate, 6),
+    )  # fmt: skip
+
+
+_RATE_EXPECTED = {
+    ("semi-hard", 0.1): "Several points less: too slow for so short a training.",
+    ("semi-hard", 0.3): "A point or two less.",
+    ("semi-hard", 3.0): "A point or two less, without a collapse.",
+    ("semi-hard", 10.0): "Falls apart: near the accuracy of random weights, or the collapse is noticed.",
+    ("batch-hard", 0.1): "No collapse: gentle steps give the hard triplets time; the best rate for them.",
+    ("batch-hard", 0.3): "No collapse, or a late one.",
+    ("batch-hard", 3.0): "Collapses.",
+    ("batch-hard", 10.0): "Collapses.",
+}
+_MARGIN_EXPECTED = {
+    0.05: "A few points less: satisfied early, and then silent.",
+    0.1: "A point less.",
+    0.4: "A point more: with wider margins more triplets teach.",
+    0.8: "Level with 0.2: few pairs of classes can be so far apart, so it never goes silent.",
+}
+STUDIES["triplet_sensitivity"] = (
+    *(_compared(f"{mining}-rate-x{factor:g}", _at_rate(factor, term), _RATE_EXPECTED[mining, factor])
+      for mining, term in (("semi-hard", _SEMI_HARD), ("batch-hard", _HARD)) for factor in _RATES),
+    *(_compared(f"margin-{margin:g}", _by(dataclasses.replace(_SEMI_HARD, margin=margin)), text)
+      for margin, text in _MARGIN_EXPECTED.items()),
+)  # fmt: skip
+
 
 def trials_of(study: str) -> tuple[Trial, ...]:
     """The trials of a study.
