@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
+
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.manifold import TSNE
 
+from siamese_utils.augment import AugmentConfig, augment_batch
+from siamese_utils.encoders import Encoder
 from siamese_utils.errors import unknown
-from siamese_utils.losses import MINERS, TripletObjective, cosine_distance
+from siamese_utils.losses import MINERS, TripletObjective, cosine_distance, embedding_spread
 from siamese_utils.sampling import PKBatches
 
 
@@ -68,6 +74,52 @@ def mined_gaps(z: torch.Tensor, labels: torch.Tensor, mining: str, batches: int 
             gap = (mined.to_negative - mined.to_positive).expand(mined.chosen.shape)
             gaps.append(gap[mined.chosen])
     return torch.cat(gaps).numpy()
+
+
+def collapse_traces(
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    objectives: Mapping[str, TripletObjective],
+    steps: int = 60,
+    side: int = 16,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Train a network of three convolutions from the same start by several triplet losses and watch it closely.
+
+    Args:
+        images: uint8 (N, H, W, 3).
+        labels: int64 (N,).
+        objectives: by name.
+        steps: of Adam at a rate of 0.001, on batches of up to 32 classes x 4 images.
+        side: to which images are scaled.
+        seed: seeds start, batches and augmentation, the same for each objective.
+
+    Returns:
+        one row a step and objective: ``objective, step, loss, margin, spread`` (``losses.embedding_spread`` of the
+        batch, before the step).
+    """
+    sampler = PKBatches(labels, min(32, len(labels.unique())), 4, seed)
+    rows = []
+    for name, objective in objectives.items():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            encoder = Encoder("conv3", image_size=images.shape[1])
+            encoder.set_pixel_statistics(images)
+            encoder.to(memory_format=torch.channels_last).train()
+            optimizer = torch.optim.Adam(encoder.parameters(), lr=1e-3)
+            generator = torch.Generator().manual_seed(seed)
+            batches = itertools.chain.from_iterable(sampler.epoch(number) for number in itertools.count())
+            for step, positions in enumerate(itertools.islice(batches, steps)):
+                pixels = augment_batch(
+                    images[positions], AugmentConfig(), encoder.pixel_mean, encoder.pixel_std, generator, side
+                )
+                z = encoder(pixels)
+                loss = objective(z, labels[positions]).loss
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                rows.append((name, step, float(loss.detach()), objective.margin, float(embedding_spread(z.detach()))))
+    return pd.DataFrame(rows, columns=["objective", "step", "loss", "margin", "spread"])
 
 
 def flat_map(z: torch.Tensor, seed: int = 0) -> np.ndarray:

@@ -6,6 +6,7 @@ import torch
 
 from siamese_utils import demonstrations
 from siamese_utils.errors import UnknownNameError
+from siamese_utils.losses import TripletObjective
 
 
 def test_toy_classes_part() -> None:
@@ -40,6 +41,24 @@ def test_mined_gaps_order_from_easy_to_hard() -> None:
 def test_mined_gaps_of_an_unknown_miner() -> None:
     with pytest.raises(UnknownNameError, match="semi_hard"):
         demonstrations.mined_gaps(torch.eye(4), torch.tensor([0, 0, 1, 1]), "semihard")
+
+
+def test_batch_hard_triplets_collapse_and_semi_hard_ones_do_not() -> None:
+    # Classes that look alike at first sight: noise, with a weak pattern of each class underneath.
+    rng = np.random.default_rng(0)
+    labels = torch.arange(16).repeat_interleave(8)
+    pattern = rng.normal(0, 12, (16, 16, 16, 3))[labels.numpy()]
+    images = torch.from_numpy(np.clip(128 + pattern + rng.normal(0, 50, (128, 16, 16, 3)), 0, 255).astype(np.uint8))
+    objectives = {name: TripletObjective(mining=name) for name in ("batch_hard", "semi_hard")}
+    traces = demonstrations.collapse_traces(images, labels, objectives, steps=40)
+    assert len(traces) == 80 and (traces.margin == 0.2).all()
+    hard, semi = (traces[traces.objective == name] for name in objectives)
+    assert hard.spread.iloc[0] == semi.spread.iloc[0]  # the same start
+    assert hard.spread.iloc[-1] < 0.1 * hard.spread.iloc[0]
+    assert hard.loss.iloc[-1] == pytest.approx(0.2, rel=0.1)  # stuck at the margin
+    assert semi.spread.iloc[-1] > 0.5 * semi.spread.iloc[0]
+    again = demonstrations.collapse_traces(images, labels, objectives, steps=40)
+    assert traces.equals(again)
 
 
 def test_flat_map_keeps_groups_together() -> None:
