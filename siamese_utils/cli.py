@@ -190,10 +190,11 @@ def faces(
 ) -> None:
     """Train and judge the networks of the face study on LFW; started again after a kill, it goes on."""
     from siamese_utils import face_study as study  # brings scikit-learn, needed here alone
+    from siamese_utils import face_trials
 
     if trials and grid:
         raise ConfigError("Choose --trials or --grid; each is a study of its own.")
-    run = study.run_trials if trials else study.run_grid if grid else study.run_all
+    run = face_trials.run_trials if trials else face_trials.run_grid if grid else study.run_all
     for done, metrics in run(only=only or (), device=device):
         if not metrics:
             typer.echo(f"{done.name}: stored")

@@ -15,7 +15,8 @@ from sklearn.metrics import roc_curve
 
 from siamese_utils import plotting
 from siamese_utils.errors import SamplingError
-from siamese_utils.face_study import GRID_EPOCHS, KOCH, NAMES
+from siamese_utils.face_study import KOCH, NAMES
+from siamese_utils.face_trials import GRID_EPOCHS
 from siamese_utils.faces import FaceSet, PairList, photos_per_person
 from siamese_utils.koch import PUBLISHED_ACCURACY
 from siamese_utils.sampling import named_rng
@@ -110,7 +111,7 @@ def sensitivity_figure(table: pd.DataFrame) -> Illustrated:
     """Validation accuracy of the assignment's network against learning rate, epochs and batch size.
 
     Args:
-        table: see ``face_study.sensitivity_table``.
+        table: see ``face_trials.sensitivity_table``.
     """
     panels = (("learning_rate", "learning rate"), ("epochs", "epochs"), ("batch_size", "batch size"))
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), sharey=True)

@@ -1,10 +1,9 @@
 """Face verification on LFW: the assignment's network, a smaller one that learns people, and what is stored of them.
 
-All settings are judged on validation people (``TRIALS`` in ``results/face_trials.csv``, ``GRID`` in
-``results/face_grid.csv``), and so are thresholds and calibrations. The test pairs are read in one place alone,
-:func:`answers_on_test`, once for each finished network. In LFW's terms this is the image-unrestricted setting without
-outside data: the people's names are used to form pairs. View 1, which is used here, is LFW's view for development;
-published results on view 2 are averages over ten other folds, so compare them with care.
+All settings are judged on validation people (``face_trials``), and so are thresholds and calibrations. The test pairs
+are read in one place alone, :func:`answers_on_test`, once for each finished network. In LFW's terms this is the
+image-unrestricted setting without outside data: the people's names are used to form pairs. View 1, which is used here,
+is LFW's view for development; published results on view 2 are averages over ten other folds, so compare them with care.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from siamese_utils.checkpoints import checkpoint_info, load_encoder, save_encode
 from siamese_utils.data import ImageSet
 from siamese_utils.encoders import Encoder, count_parameters
 from siamese_utils.errors import CheckpointError, ConfigError, ResultsError, ShapeError, SplitError, unknown
-from siamese_utils.evaluation import Estimate, threshold_for_balanced_accuracy, wilson
+from siamese_utils.evaluation import Estimate, threshold_for_balanced_accuracy
 from siamese_utils.faces import (
     FaceSet,
     grey,
@@ -85,10 +84,7 @@ SYSTEMS = {
 NAMES = {"embedding": "learned people", "koch": "the assignment's network", "pretrained": "ImageNet weights"}
 SEEDS = (0, 1, 2, 3, 4)
 VALIDATION_SHARE = 0.2
-TRIAL_STUDY, GRID_STUDY = "face_trials", "face_grid"
-TRIAL_IMAGES = 50_000  # shown in a trial: some four minutes on two cores
 EMBEDDING_IMAGES = 150_000  # shown in a final training: some 12 minutes on two cores
-GRID_EPOCHS = 5  # of the sensitivity runs; the assignment's own curves are flat from the second epoch on
 
 
 # --- configurations -------------------------------------------------------------------------------
@@ -160,99 +156,6 @@ EMBEDDING = FaceConfig(
     ),
     repeat=False,
     judged_crops=(128, 112),
-)
-
-
-@dataclass(frozen=True)
-class FaceTrial:
-    """A short training with one change, judged on the validation people.
-
-    Attributes:
-        name: short and unique.
-        expectation: what was expected before the run.
-        changes: fields of ``EMBEDDING.train`` that are different.
-        looks: fields of ``EMBEDDING`` that are different; the trials began with all people.
-    """
-
-    name: str
-    expectation: str
-    changes: tuple[tuple[str, object], ...] = ()
-    looks: tuple[tuple[str, object], ...] = ()
-
-    @property
-    def config(self) -> FaceConfig:
-        """What is trained: a fraction of the images that ``EMBEDDING`` shows."""
-        short = {"least_images": TRIAL_IMAGES, "most_images": TRIAL_IMAGES, **dict(self.changes)}
-        config = dataclasses.replace(EMBEDDING.train, recipe=f"{TRIAL_STUDY}/{self.name}", **short)  # type: ignore[arg-type]
-        return dataclasses.replace(EMBEDDING, train=config, **{"repeat": True, **dict(self.looks)})  # type: ignore[arg-type]
-
-
-# Three rounds of one change each: the objective; all else from the best of them, ``supcon``; and what is left from the
-# best of these, ``supcon-no-singles``. Each is judged with one crop and with two.
-_PROXY_AND_TRIPLET = (Term("proxy"), Term("triplet", weight=0.5, mining="batch_all", temperature=0.1))
-TRIALS: tuple[FaceTrial, ...] = (
-    FaceTrial("base", "What the next four are compared with: proxies and triplets, strong augmentation, all people.",
-              changes=(("terms", _PROXY_AND_TRIPLET),)),
-    FaceTrial("proxy", "About the same: with two photographs a person there are few triplets.",
-              changes=(("terms", (Term("proxy"),)),)),
-    FaceTrial("triplet", "Worse: without proxies a step sees 64 of some 1,700 people.",
-              changes=(("terms", (Term("triplet", mining="batch_all", temperature=0.1),)),)),
-    FaceTrial("supcon", "Better than triplets alone, as all strangers of a batch count at once.",
-              changes=(("terms", _SUPCON),)),
-    FaceTrial("pair-bce", "Worse: the assignment's loss, on all pairs of a batch.",
-              changes=(("terms", (Term("pair_bce"),)),)),
-    FaceTrial("supcon-grid", "Better: faces are aligned, so it matters in which part of the image a feature lies.",
-              changes=(("terms", _SUPCON), ("encoder", "resnet9-16-grid4"))),
-    FaceTrial("supcon-batch-256", "Better: more strangers a step, and with them more that look alike.",
-              changes=(("terms", _SUPCON), ("batch_size", 256))),
-    FaceTrial("supcon-sharp", "A little better: a lower temperature counts the strangers that look most alike.",
-              changes=(("terms", (Term("supcon", temperature=0.05),)),)),
-    FaceTrial("supcon-no-singles", "A little worse: half of the people are left out, but every pair is a real one.",
-              changes=(("terms", _SUPCON),), looks=(("repeat", False),)),
-    FaceTrial("pairs-wide", "Better for each image, but four times as slow: half the images take twice as long.",
-              changes=(("terms", _SUPCON), ("encoder", "resnet9-32"), ("least_images", TRIAL_IMAGES // 2),
-                       ("most_images", TRIAL_IMAGES // 2)), looks=(("repeat", False),)),
-    FaceTrial("pairs-tight", "A little worse: hair and outline of the head, which tell people apart, are cut off.",
-              changes=(("terms", _SUPCON),),
-              looks=(("repeat", False), ("crop", 104), ("judged_crops", (104, 92)))),
-    FaceTrial("pairs-unvaried", "Clearly worse: two photographs of a person do not show all that may change.",
-              changes=(("terms", _SUPCON), ("augment", AugmentConfig(translate=2))), looks=(("repeat", False),)),
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class GridRun:
-    """A run of the assignment's network with one setting changed, judged on the validation pairs alone.
-
-    Attributes:
-        parameter: what is changed: a field of ``KochConfig``.
-        value: its value.
-    """
-
-    parameter: str
-    value: float | str
-
-    @property
-    def name(self) -> str:
-        """Name of the run in the study's table."""
-        return f"{self.parameter}={self.value}"
-
-    @property
-    def config(self) -> KochConfig:
-        """What is trained; a run over more epochs never stops early, for its history is read at each of them."""
-        if self.parameter == "epochs":
-            return dataclasses.replace(KOCH, epochs=int(self.value), patience=0)
-        return dataclasses.replace(KOCH, epochs=GRID_EPOCHS, patience=0, **{self.parameter: self.value})  # type: ignore[arg-type]
-
-
-READ_EPOCHS = (1, 2, 3, 5, 10, 15, 20, 30)
-# The assignment's own setting stands in every curve, from the history of its run of 30 epochs.
-GRID: tuple[GridRun, ...] = (
-    GridRun("epochs", READ_EPOCHS[-1]),
-    *(GridRun("learning_rate", rate) for rate in (5e-6, 1e-5, 3e-5, 7e-5, 1e-4, 1e-3)),
-    *(GridRun("batch_size", size) for size in (8, 16, 48, 64)),
-    GridRun("framing", "window"),
-    GridRun("pixel_scale", round(1 / 255, 6)),
 )
 
 
@@ -457,7 +360,7 @@ def run_faces(
         result = train_pairs(config, training, validation, run_dir=run_dir, device=device, progress=progress)
         score = koch_score(result)
         logits, same = score(validation), validation.pairs.same
-        metrics = _judge_koch(logits, same)
+        metrics = judge_koch(logits, same)
         # Probabilities stay those of the network's own sigmoid.
         verdict = Verdict(threshold_for_balanced_accuracy(logits, same), 1.0, 0.0)
         last = result.history.iloc[-1]
@@ -562,7 +465,8 @@ def _counts(training: FaceSet, validation: FaceSet) -> dict[str, int]:
     return counts | {f"{name} pairs": len(part.pairs.same) for name, part in parts.items()}
 
 
-def _judge_koch(logits: torch.Tensor, same: torch.Tensor) -> dict[str, Estimate]:
+def judge_koch(logits: torch.Tensor, same: torch.Tensor) -> dict[str, Estimate]:
+    """What the assignment's network is judged by on validation pairs: log odds (P,) and bool (P,)."""
     return {**judge_validation(logits, same), "acc_validation_half": accuracy_estimate((logits > 0) == same)}
 
 
@@ -636,172 +540,6 @@ def seeds_table(metrics: Sequence[str], systems: Sequence[str], table: pd.DataFr
     return pd.DataFrame(
         [{"measure": METRICS[metric], **{NAMES[s]: cell(s, metric) for s in systems}} for metric in metrics]
     )
-
-
-# --- trials and sensitivity -----------------------------------------------------------------------
-
-
-def _select(names: Sequence[str], only: Iterable[str], kind: str) -> set[str]:
-    wanted = set(only)
-    if strange := wanted - set(names):
-        raise unknown(kind, min(strange), names)
-    return wanted or set(names)
-
-
-def _study_has(study: str, trial: str, config: dict[str, Any]) -> bool:
-    try:
-        record, table = studies.read_record(study, trial), studies.read_study(study)
-    except ResultsError:
-        return False
-    return record.get("config") == config and bool((table.trial == trial).any())
-
-
-def _store_trial(study: str, trial: str, seed: int, record: dict[str, Any], metrics: dict[str, Estimate]) -> None:
-    results.write_record(studies.record_path(study, trial, seed), record)
-    results.store_run(
-        {"trial": trial, "seed": seed}, metrics, "", table=studies.study_path(study), columns=studies.STUDY_COLUMNS
-    )
-
-
-def run_trials(
-    faces: FaceSet | None = None, *, only: Iterable[str] = (), device: str = "auto", progress: bool = True
-) -> Iterator[tuple[FaceTrial, dict[str, Estimate]]]:
-    """Run the trials that are not stored yet; each is judged on validation people, never on test pairs.
-
-    Args:
-        faces: LFW's development training set; loaded if left out.
-        only: names of trials; all if empty.
-        device: see ``train``.
-        progress: show a progress bar.
-
-    Yields:
-        each trial and its metrics, which are empty where it was stored already.
-
-    Raises:
-        UnknownNameError: ``only`` names no trial.
-    """
-    wanted = _select([trial.name for trial in TRIALS], only, "trial")
-    for trial in TRIALS:
-        if trial.name not in wanted:
-            continue
-        config = trial.config
-        if _study_has(TRIAL_STUDY, trial.name, config.to_json()):
-            yield trial, {}
-            continue
-        faces = faces or load_training_faces()
-        training, validation = split_by_person(faces, VALIDATION_SHARE)
-        computed_with = results.provenance(device)
-        trained = train_embedding(config, training, device=device, progress=progress)
-        metrics, _ = judge_embeddings(trained.encoder, config.judged_crops, validation)
-        alone, _ = judge_embeddings(trained.encoder, config.judged_crops[:1], validation)
-        metrics |= {f"{name}_one_crop": estimate for name, estimate in alone.items()}
-        metrics["seconds"] = studies.exact(trained.seconds)
-        record = {
-            "expectation": trial.expectation,
-            "config": config.to_json(),
-            "parameters": count_parameters(trained.encoder),
-            "history": trained.history.to_dict(orient="records"),
-            "provenance": computed_with,
-        }
-        _store_trial(TRIAL_STUDY, trial.name, 0, record, metrics)
-        yield trial, metrics
-
-
-def trial_log() -> pd.DataFrame:
-    """The stored trials: percent on validation people with 95% intervals, and what was expected.
-
-    The area under the curve is over all pairs of photographs, the accuracy over the pairs of LFW's list alone.
-
-    Raises:
-        ResultsError: no trial is stored.
-    """
-    table = studies.read_study(TRIAL_STUDY)
-    rows = []
-    for trial in TRIALS:
-        run = table[table.trial == trial.name].set_index("metric")
-        if run.empty:
-            continue
-        row = {"trial": trial.name}
-        for metric, heading in (
-            ("auc_validation_all", "AUC"),
-            ("auc_validation_all_one_crop", "AUC, one crop"),
-            ("acc_validation", "accuracy"),
-        ):
-            row[heading] = f"{run.value[metric]:.1f} ± {run.ci95[metric]:.1f}"
-        rows.append({**row, "expected beforehand": trial.expectation})
-    return pd.DataFrame(rows)
-
-
-def run_grid(
-    faces: FaceSet | None = None, *, only: Iterable[str] = (), device: str = "auto", progress: bool = True
-) -> Iterator[tuple[GridRun, dict[str, Estimate]]]:
-    """Run the sensitivity runs of the assignment's network that are not stored yet; arguments as ``run_trials``.
-
-    Yields:
-        each run and its metrics, which are empty where it was stored already.
-
-    Raises:
-        UnknownNameError: ``only`` names no run.
-    """
-    wanted = _select([run.name for run in GRID], only, "sensitivity run")
-    for run in GRID:
-        if run.name not in wanted:
-            continue
-        config = run.config
-        if _study_has(GRID_STUDY, run.name, config.to_json()):
-            yield run, {}
-            continue
-        faces = faces or load_training_faces()
-        training, validation = split_by_person(faces, VALIDATION_SHARE)
-        computed_with = results.provenance(device)
-        run_dir = results.project_root() / "runs" / f"{GRID_STUDY}-{run.name}"
-        result = train_pairs(config, training, validation, run_dir=run_dir, device=device, progress=progress)
-        metrics = {
-            **_judge_koch(koch_score(result)(validation), validation.pairs.same),
-            "loss_validation": studies.exact(result.history.validation_loss.iloc[-1]),
-            "loss_train": studies.exact(result.history.loss.iloc[-1]),
-            "seconds": studies.exact(result.seconds),
-        }
-        history = result.history.to_dict(orient="records")
-        record = {
-            "config": config.to_json(),
-            "history": history,
-            "validation_pairs": len(validation.pairs.same),
-            "provenance": computed_with,
-        }
-        _store_trial(GRID_STUDY, run.name, config.seed, record, metrics)
-        shutil.rmtree(run_dir, ignore_errors=True)
-        yield run, metrics
-
-
-def sensitivity_table() -> pd.DataFrame:
-    """Validation accuracy and loss by setting: ``parameter, value, epochs, accuracy, ci95, loss``, sorted.
-
-    The assignment's setting is the run over 30 epochs, read after as many epochs as the others take.
-
-    Raises:
-        ResultsError: the run over 30 epochs is not stored.
-    """
-    long = studies.read_record(GRID_STUDY, GRID[0].name)
-    history, pairs = long["history"], long["validation_pairs"]
-
-    def row(parameter: str, value: object, epochs: int, entry: dict[str, float]) -> dict[str, object]:
-        share = entry["validation_accuracy"]
-        low, high = wilson(round(share * pairs / 100), pairs)
-        return {
-            "parameter": parameter, "value": value, "epochs": epochs, "accuracy": share,
-            "ci95": (high - low) / 2, "loss": entry["validation_loss"],
-        }  # fmt: skip
-
-    rows = [row("epochs", epochs, epochs, history[epochs - 1]) for epochs in READ_EPOCHS if epochs <= len(history)]
-    for parameter in dict.fromkeys(run.parameter for run in GRID[1:]):
-        own = [row(parameter, getattr(KOCH, parameter), GRID_EPOCHS, history[GRID_EPOCHS - 1])]
-        for run in GRID[1:]:
-            if run.parameter == parameter and _study_has(GRID_STUDY, run.name, run.config.to_json()):
-                entries = studies.read_record(GRID_STUDY, run.name)["history"]
-                own.append(row(parameter, run.value, len(entries), entries[-1]))
-        rows += sorted(own, key=lambda one: one["value"])
-    return pd.DataFrame(rows)
 
 
 # --- made-up faces --------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from torch.nn import functional as F
 
 import siamese_utils
-from siamese_utils import cli, face_figures, notebook, plotting, results, studies, verification
+from siamese_utils import cli, face_figures, face_trials, notebook, plotting, results, studies, verification
 from siamese_utils import face_study as study
 from siamese_utils.audit import Data, audit
 from siamese_utils.checkpoints import checkpoint_info, load_encoder, save_encoder
@@ -36,7 +36,8 @@ from siamese_utils.errors import (
     UnknownNameError,
 )
 from siamese_utils.evaluation import Estimate, pair_auc
-from siamese_utils.face_study import FaceConfig, FaceRun, GridRun, answers_on_test, run_faces
+from siamese_utils.face_study import FaceConfig, FaceRun, answers_on_test, run_faces
+from siamese_utils.face_trials import GridRun
 from siamese_utils.faces import PHOTO, FaceSet, shared_people, split_by_person, squares, synthetic_faces
 from siamese_utils.sampling import Pairs
 from siamese_utils.verification import (
@@ -75,8 +76,8 @@ def small(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(study, "EMBEDDING", dataclasses.replace(study.EMBEDDING, train=tiny, size=16))
     koch = dataclasses.replace(study.KOCH, side=65, channels=(2, 3, 4, 5), features=6, epochs=2)
     monkeypatch.setattr(study, "KOCH", koch)
-    monkeypatch.setattr(study, "TRIAL_IMAGES", 64)
-    monkeypatch.setattr(study, "GRID_EPOCHS", 1)
+    monkeypatch.setattr(face_trials, "TRIAL_IMAGES", 64)
+    monkeypatch.setattr(face_trials, "GRID_EPOCHS", 1)
     monkeypatch.setattr(verification, "RESAMPLES", 20)
     return project
 
@@ -125,20 +126,20 @@ def test_nothing_is_chosen_on_test_pairs(small: Path, people: FaceSet, strangers
 
 def test_trials_and_grid_never_open_the_test_set(small: Path, people: FaceSet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "load_test_faces", None)
-    monkeypatch.setattr(study, "load_training_faces", None)
-    plain = dataclasses.replace(study.TRIALS[0], name="plain")
-    monkeypatch.setattr(study, "TRIALS", (plain,))
-    monkeypatch.setattr(study, "GRID", (GridRun("epochs", 2), GridRun("batch_size", 8)))
-    monkeypatch.setattr(study, "READ_EPOCHS", (1, 2))
-    for run in (study.run_trials, study.run_grid):
+    monkeypatch.setattr(face_trials, "load_training_faces", None)
+    plain = dataclasses.replace(face_trials.TRIALS[0], name="plain")
+    monkeypatch.setattr(face_trials, "TRIALS", (plain,))
+    monkeypatch.setattr(face_trials, "GRID", (GridRun("epochs", 2), GridRun("batch_size", 8)))
+    monkeypatch.setattr(face_trials, "READ_EPOCHS", (1, 2))
+    for run in (face_trials.run_trials, face_trials.run_grid):
         done = list(run(people, device="cpu", progress=False))
         assert all(metrics for _, metrics in done)
         assert not any(metrics for _, metrics in run(device="cpu", progress=False))  # stored: nothing is loaded
         with pytest.raises(UnknownNameError):
             list(run(people, only=["plane"]))
-    log = study.trial_log()
+    log = face_trials.trial_log()
     assert log.trial.tolist() == ["plain"] and "±" in log["AUC"][0]
-    table = study.sensitivity_table()
+    table = face_trials.sensitivity_table()
     assert table.parameter.tolist() == ["epochs", "epochs", "batch_size", "batch_size"]
     assert table.value.tolist() == [1, 2, 8, 32] and table.epochs.tolist() == [1, 2, 1, 1]
     assert table.accuracy[0] == table.accuracy[3]  # one run, read after its first epoch
@@ -269,7 +270,7 @@ def test_validation_is_judged_on_its_own_pairs(people: FaceSet, monkeypatch: pyt
 
 
 def test_configurations_survive_json() -> None:
-    for trial in study.TRIALS:
+    for trial in face_trials.TRIALS:
         assert FaceConfig.from_json(trial.config.to_json()) == trial.config
     for bad in ({}, {**study.EMBEDDING.to_json(), "extra": 1}):
         with pytest.raises(ConfigError):
@@ -279,8 +280,8 @@ def test_configurations_survive_json() -> None:
 
 
 def test_trials_change_one_thing_at_a_time() -> None:
-    trials = {trial.name: trial for trial in study.TRIALS}
-    assert len(trials) == len(study.TRIALS) and study.TRIALS[0].name == "base"
+    trials = {trial.name: trial for trial in face_trials.TRIALS}
+    assert len(trials) == len(face_trials.TRIALS) and face_trials.TRIALS[0].name == "base"
     for name, trial in trials.items():
         assert trial.expectation.endswith(".")
         assert trial.config.train.augment.flip  # so that test pairs are mirrored
@@ -298,12 +299,13 @@ def test_runs_and_grid_are_the_issues() -> None:
     assert len({run.name for run in study.RUNS}) == len(study.RUNS) == 11
     assert FaceRun("koch", 3).config["seed"] == 3 and FaceRun("embedding", 3).embedding.train.seed == 3
     names = ("learning_rate", "batch_size")
-    values = {name: {run.value for run in study.GRID if run.parameter == name} for name in names}
+    values = {name: {run.value for run in face_trials.GRID if run.parameter == name} for name in names}
     assert values["learning_rate"] | {study.KOCH.learning_rate} == {5e-6, 1e-5, 3e-5, 5e-5, 7e-5, 1e-4, 1e-3}
     assert values["batch_size"] | {study.KOCH.batch_size} == {8, 16, 32, 48, 64}
-    assert study.READ_EPOCHS == (1, 2, 3, 5, 10, 15, 20, 30) and study.GRID_EPOCHS in study.READ_EPOCHS
-    assert study.GRID[0].config.epochs == 30
-    assert all(run.config.patience == 0 for run in study.GRID)
+    assert face_trials.READ_EPOCHS == (1, 2, 3, 5, 10, 15, 20, 30)
+    assert face_trials.GRID_EPOCHS in face_trials.READ_EPOCHS
+    assert face_trials.GRID[0].config.epochs == 30
+    assert all(run.config.patience == 0 for run in face_trials.GRID)
 
 
 # --- storing --------------------------------------------------------------------------------------
@@ -434,7 +436,8 @@ def test_the_table_of_seeds_gives_the_mean_and_both_ends() -> None:
 
 
 def test_missing_results_say_so(project: Path) -> None:
-    for read in (study.stored_faces, study.stored_pairs, study.trial_log, study.sensitivity_table, study.over_seeds):
+    trials = (face_trials.trial_log, face_trials.sensitivity_table)
+    for read in (study.stored_faces, study.stored_pairs, study.over_seeds, *trials):
         with pytest.raises(ResultsError):
             read()
 
@@ -537,8 +540,8 @@ def test_faces_on_the_command_line(command: Run, monkeypatch: pytest.MonkeyPatch
 
         return run
 
-    for name in ("run_all", "run_trials", "run_grid"):
-        monkeypatch.setattr(study, name, pretend(name))
+    for module, name in ((study, "run_all"), (face_trials, "run_trials"), (face_trials, "run_grid")):
+        monkeypatch.setattr(module, name, pretend(name))
     for words, which in ((["--only", "koch"], "run_all"), (["--trials"], "run_trials"), (["--grid"], "run_grid")):
         code, out, _ = command("faces", *words)
         assert code == 0 and "73.25 ± 2.70" in out and "faces-koch-seed1: stored" in out
