@@ -307,3 +307,35 @@ def sensitivity_table() -> pd.DataFrame:
                 own.append(row(parameter, run.value, len(entries), entries[-1]))
         rows += sorted(own, key=lambda one: one["value"])
     return pd.DataFrame(rows)
+
+
+_SETTINGS = {
+    "learning_rate": "Learning rate", "epochs": "Epochs", "batch_size": "Batch size", "framing": "Framing",
+    "pixel_scale": "Scale of the pixels",
+}  # fmt: skip
+
+
+def sensitivity_sentences(table: pd.DataFrame) -> str:
+    """What the settings come to, one line each in Markdown: where accuracy is lowest, highest, and clearly different.
+
+    Two accuracies count as different when they lie further apart than the 95% interval of a difference between two
+    independent samples of this size. Both rest on the same pairs here, so that is careful.
+
+    Args:
+        table: of ``sensitivity_table``.
+    """
+    lines = []
+    for parameter, rows in table.groupby("parameter", sort=False):
+        usual = rows[rows.value == getattr(face_study.KOCH, parameter)].iloc[0]
+        if len(rows) < 2:
+            continue
+        low, high = rows.loc[rows.accuracy.idxmin()], rows.loc[rows.accuracy.idxmax()]
+        apart = (rows.ci95**2 + usual.ci95**2) ** 0.5
+        clear = [f"{value:g}" if isinstance(value, (int, float)) else str(value)
+                 for value in rows.value[(rows.accuracy - usual.accuracy).abs() > apart]]  # fmt: skip
+        lines.append(
+            f"- **{_SETTINGS[parameter]}**: from {low.accuracy:.1f}% (at {low.value}) to {high.accuracy:.1f}% (at "
+            f"{high.value}); the assignment's {usual.value} gives {usual.accuracy:.1f} ± {usual.ci95:.1f}%. "
+            + (f"Clearly different from it: {', '.join(clear)}." if clear else "None is clearly different from it.")
+        )
+    return "\n".join(lines)

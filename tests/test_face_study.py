@@ -269,6 +269,19 @@ def test_validation_is_judged_on_its_own_pairs(people: FaceSet, monkeypatch: pyt
 # --- configurations -------------------------------------------------------------------------------
 
 
+def test_only_clear_differences_are_called_so() -> None:
+    usual = {"learning_rate": 5e-5, "epochs": 10, "framing": "photo"}
+    rows = [("learning_rate", 5e-6, 52.0), ("learning_rate", 5e-5, 67.0), ("learning_rate", 1e-3, 62.0),
+            ("epochs", 1, 64.0), ("epochs", 10, 66.0), ("framing", "photo", 66.0)]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["parameter", "value", "accuracy"]).assign(ci95=4.4)
+    assert {name: getattr(study.KOCH, name) for name in usual} == usual
+    rate, epochs = face_trials.sensitivity_sentences(table).splitlines()  # a single framing: nothing to compare
+    assert "from 52.0% (at 5e-06) to 67.0% (at 5e-05)" in rate and "Clearly different from it: 5e-06." in rate
+    assert "gives 66.0 ± 4.4%" in epochs and "None is clearly different" in epochs
+    wide = face_trials.sensitivity_sentences(table.assign(ci95=20.0))
+    assert "Clearly" not in wide
+
+
 def test_configurations_survive_json() -> None:
     for trial in face_trials.TRIALS:
         assert FaceConfig.from_json(trial.config.to_json()) == trial.config
