@@ -149,7 +149,7 @@ def roc_figure(pairs: pd.DataFrame) -> Illustrated:
     figure, axis = plt.subplots(figsize=(6.4, 5.6))
     grid = np.linspace(0, 1, 501)
     told = []
-    for system in [name for name in COLOURS if name in set(pairs.system)]:
+    for number, system in enumerate(name for name in COLOURS if name in set(pairs.system)):
         curves, errors = [], []
         for _, run in pairs[pairs.system == system].groupby("seed"):
             same, score = run.same.to_numpy().astype(bool), run.probability.to_numpy()
@@ -160,8 +160,8 @@ def roc_figure(pairs: pd.DataFrame) -> Illustrated:
         mean, error = np.mean(curves, axis=0), float(np.mean(errors))
         axis.plot(100 * grid, 100 * mean, color=COLOURS[system])
         axis.plot(error, 100 - error, "o", color=COLOURS[system], ms=8)
-        axis.annotate(f"{NAMES[system]}: {error:.1f}", (error, 100 - error), (12, -12), textcoords="offset points",
-                      color=COLOURS[system], fontweight="bold", va="top", bbox=_ON_WHITE)  # fmt: skip
+        axis.text(97, 24 - 8 * number, f"{NAMES[system]}: {error:.1f}", ha="right", color=COLOURS[system],
+                  fontweight="bold", bbox=_ON_WHITE)  # fmt: skip
         told.append(f"{NAMES[system]} {error:.1f} percent")
     axis.plot([0, 100], [100, 0], ls=":", color=plotting.GREY, lw=1)
     axis.plot([0, 100], [0, 100], ls="--", color=plotting.GREY, lw=1)
@@ -186,9 +186,11 @@ def accuracy_figure(table: pd.DataFrame) -> Illustrated:
         part = rows[rows.system == system].sort_values("seed")
         offsets = np.linspace(-0.25, 0.25, len(part)) if len(part) > 1 else np.zeros(1)
         axis.errorbar(part.value, place + offsets, xerr=part.ci95, fmt="o", ms=5, capsize=2, color=COLOURS[system])
-        axis.annotate(f"mean {part.value.mean():.1f}", (part.value.mean(), place + 0.36), ha="center", va="bottom",
+        mean = f"{'mean ' if len(part) > 1 else ''}{part.value.mean():.1f}"
+        axis.annotate(mean, (part.value.mean(), place + 0.36), ha="center", va="bottom",
                       color=COLOURS[system], fontweight="bold", bbox=_ON_WHITE)  # fmt: skip
-        told.append(f"{NAMES[system]} {part.value.mean():.1f} percent over {len(part)} seeds")
+        runs = f"{len(part)} {'seeds' if len(part) > 1 else 'seed'}"
+        told.append(f"{NAMES[system]} {part.value.mean():.1f} percent over {runs}")
     published = PUBLISHED_ACCURACY["test"]
     axis.axvline(published, ls="--", color=plotting.GREY)
     axis.annotate(f"the assignment's report: {published}", (published, -0.45), (4, 0),

@@ -81,7 +81,9 @@ SYSTEMS = {
     "embedding": "a small ResNet that learned the training people",
     "pretrained": "ImageNet weights, no face learned (outside data)",
 }
-NAMES = {"embedding": "learned people", "koch": "the assignment's network", "pretrained": "ImageNet weights"}
+NAMES = {
+    "embedding": "learned people", "koch": "the assignment's network", "pretrained": "ImageNet (outside data)",
+}  # fmt: skip
 SEEDS = (0, 1, 2, 3, 4)
 VALIDATION_SHARE = 0.2
 EMBEDDING_IMAGES = 150_000  # shown in a final training: some 12 minutes on two cores

@@ -596,7 +596,7 @@ def test_figures_say_what_they_show(people: FaceSet, strangers: FaceSet) -> None
         "curves": (face_figures.curves_figure({0: history, 1: history}), "loss is 4.00 in training and 4.50"),
         "grid": (face_figures.sensitivity_figure(table), "epochs from 1 to 2: 60.0 to 65.0 percent"),
         "roc": (face_figures.roc_figure(pairs), f"network {equal_error_rate(probability, same):.1f} percent"),
-        "accuracy": (face_figures.accuracy_figure(scores), "84.0 percent over 1 seeds"),
+        "accuracy": (face_figures.accuracy_figure(scores), "84.0 percent over 1 seed."),
         "extremes": (face_figures.extremes_figure(strangers, probability), "different, wrong, probability"),
         "calibration": (face_figures.calibration_figure(pairs), "percentage points"),
     }
