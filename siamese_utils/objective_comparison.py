@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from siamese_utils import studies
 from siamese_utils.errors import ResultsError
 from siamese_utils.studies import read_study, trials_of
 
@@ -193,21 +192,15 @@ def sensitivity_sentence() -> str:
     told = []
     for (parameter, mining), rows in table.groupby(["parameter", "mining"], sort=False):
         ended = rows[rows["mean"].notna()]
-        what = f"{mining} triplets over the {'rates' if parameter == 'rate' else 'margins'} tried"
+        parts = []
         if len(ended):
             first, last = ended["mean"].idxmin(), ended["mean"].idxmax()
             times = " times the recipe's" if parameter == "rate" else ""
-            told.append(
-                f"{what}: from {ended['mean'][first]:.1f} (at {ended.value[first]:g}{times}) to "
+            parts.append(
+                f"from {ended['mean'][first]:.1f} (at {ended.value[first]:g}{times}) to "
                 f"**{ended['mean'][last]:.1f}** (at {ended.value[last]:g}{times})"
             )
         if lost := int(rows.collapsed.sum()):
-            runs = f"{lost} of {int(rows.runs.sum())} runs collapsed"
-            told[-1:] = [f"{told[-1]}, {runs}"] if len(ended) else [*told[-1:], f"{what}: {runs}"]
-    return "Five-way one-shot accuracy in percent. " + ". ".join(one[0].upper() + one[1:] for one in told) + "."
-
-
-def usual_rates() -> tuple[float, float]:
-    """The rates that a multiple of 1 stands for: Muon's and AdamW's."""
-    config = {trial.name: trial.config for trial in studies.trials_of("distances")}["cosine-margin"]
-    return config.muon_rate, config.learning_rate
+            parts.append(f"{lost} of {int(rows.runs.sum())} runs collapsed")
+        told.append(f"{mining.capitalize()} triplets over the {parameter}s tried: {', '.join(parts)}.")
+    return f"Five-way one-shot accuracy in percent. {' '.join(told)}"

@@ -58,9 +58,8 @@ def test_trials_share_everything_but_what_is_compared() -> None:
     usual = {trial.name: trial.config for trial in studies.trials_of("distances")}["cosine-margin"]
     assert usual.terms[0].margin == comparison.MARGIN
     for trial in studies.trials_of("triplet_sensitivity"):
-        muon, adamw = comparison.usual_rates()
-        factor = trial.config.muon_rate / muon
-        assert trial.config.learning_rate / adamw == pytest.approx(factor)
+        factor = trial.config.muon_rate / usual.muon_rate
+        assert trial.config.learning_rate / usual.learning_rate == pytest.approx(factor)
         assert trial.name.endswith(f"x{factor:g}") or (factor == 1 and trial.name.startswith("margin-"))
 
 
