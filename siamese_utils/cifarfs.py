@@ -74,7 +74,7 @@ def run_cifar_fs(
     whole = all_images(train_set, test_set)
     config = dataclasses.replace(recipe(recipe_name), seed=seed, held_out_images=0)
     run_dir = results.project_root() / "runs" / f"cifar-fs-{recipe_name}-seed{seed}"
-    computed_with = results.provenance(device)
+    computed_with = results.provenance(device, config.precision)
     trained = train(
         config, whole, fewshot_split_cifar_fs(whole.class_names).train, run_dir=run_dir, device=device,
         progress=progress,

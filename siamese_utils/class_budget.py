@@ -107,11 +107,11 @@ def run_class_budget(
             if set(learned) & set(judged):
                 raise SplitError(f"{count} of {number} classes leave none to judge on; learn at most 90%.")
             key = {"classes": count, "images_per_class": total // count, "seed": seed, "recipe": recipe_name}
-            if _is_stored(key):
+            if results.is_stored(key, table_path(), BUDGET_COLUMNS):
                 continue
             config = budget_config(recipe_name, seed)
             name = f"classes-or-images-{count}-seed{seed}"
-            computed_with = results.provenance(device)
+            computed_with = results.provenance(device, config.precision)
             trained = train(
                 config, thinned(train_set, learned, total, seed), learned, device=device, progress=progress,
                 run_dir=results.project_root() / "runs" / name,
@@ -130,15 +130,6 @@ def run_class_budget(
             results.store_json(name, record)
             results.store_run(key, metrics, "", table=table_path(), columns=BUDGET_COLUMNS)
     return stored_class_budget()
-
-
-def _is_stored(key: dict[str, object]) -> bool:
-    if not table_path().exists():
-        return False
-    table = stored_class_budget()
-    for column, value in key.items():
-        table = table[table[column] == value]
-    return not table.empty
 
 
 def stored_class_budget() -> pd.DataFrame:

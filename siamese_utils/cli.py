@@ -147,6 +147,20 @@ def classes_or_images(
     typer.echo(over_seeds().round(2).to_string(index=False))
 
 
+@app.command("training-time")
+def training_time(
+    seed: Annotated[list[int] | None, typer.Option(help="Run this seed alone; may be given several times.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+) -> None:
+    """Train 90-10 for ever longer, from seconds to minutes, to see how soon it passes the seed project's weights."""
+    from siamese_utils import training_time as module
+
+    module.run_training_time(
+        load_cifar100("train"), load_cifar100("test"), seeds=tuple(seed or module.SEEDS), device=device
+    )
+    typer.echo(module.over_seeds().round(2).to_string(index=False))
+
+
 @app.command("cifar-fs")
 def cifar_fs(
     seed: Annotated[int, typer.Option(help="Seeds weights, batches and augmentation.")] = 0,

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import torch
 
-from siamese_utils.errors import ConfigError
+from siamese_utils.errors import ConfigError, unknown
+
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -28,12 +30,24 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
-def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """The lower precision that this device computes natively, or ``None`` for plain float32.
+def autocast_dtype(device: torch.device, precision: str = "auto") -> torch.dtype | None:
+    """The lower precision in which a device should multiply, or ``None`` for plain float32.
 
     On a processor without bfloat16 instructions autocast is emulated and slower than float32, so it is used
     only where the instructions are really there.
+
+    Args:
+        device: where it is computed.
+        precision: ``"auto"`` for bfloat16 where the device computes it natively; ``"float32"`` or ``"bfloat16"`` for
+            this one anywhere.
+
+    Raises:
+        UnknownNameError: no such precision.
     """
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
+    if precision != "auto":
+        return None if precision == "float32" else torch.bfloat16
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
     if device.type == "cpu":

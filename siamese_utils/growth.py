@@ -8,6 +8,7 @@ protocol metrics, and the tables that put splits and class draws side by side.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -234,6 +235,84 @@ def over_draws(metric: str) -> pd.DataFrame:
         table = table[whole]
     grouped = table.groupby(["learned", "split"], sort=True)["value"]
     return grouped.agg(draws="count", mean="mean", low="min", high="max", sd="std").reset_index()
+
+
+def table_over_draws(metrics: Mapping[str, str]) -> pd.DataFrame:
+    """Mean over the class draws and, in brackets, the smallest and the largest draw: one row a split, percent.
+
+    Args:
+        metrics: name of each metric in the results files, and the heading to give it.
+
+    Returns:
+        Columns ``split``, ``draws`` and the headings; splits that lack a metric have a dash there.
+
+    Raises:
+        ResultsError: a metric is not stored at all.
+    """
+    tables = {heading: over_draws(metric).set_index("split") for metric, heading in metrics.items()}
+    rows = []
+    for split in SPLIT_NAMES:
+        if not any(split in table.index for table in tables.values()):
+            continue
+        row: dict[str, object] = {"split": split, "draws": 0}
+        for heading, table in tables.items():
+            row[heading] = "–"
+            if split in table.index:
+                of_split = table.loc[split]
+                row["draws"] = max(int(of_split.draws), int(str(row["draws"])))
+                row[heading] = f"{of_split['mean']:.1f} ({of_split.low:.1f}–{of_split.high:.1f})"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def steps(metric: str) -> pd.DataFrame:
+    """From each stored split of a draw to the next: what the metric gains.
+
+    Columns: ``draw``, ``learned`` (before), ``next`` (after), ``change`` and ``ci95`` (percentage points; of the two
+    measurements, taken as independent).
+
+    Raises:
+        ResultsError: nothing is stored, or not this metric.
+    """
+    table = sweep_with_growth()
+    table = table[table.metric == metric]
+    if table.empty:
+        raise ResultsError(f"No {metric!r} is stored; run `python -m siamese_utils sweep`.")
+    rows = []
+    for draw, part in table.groupby("draw"):
+        ordered = list(part.sort_values("learned").itertuples())
+        for before, after in pairwise(ordered):
+            change, half = after.value - before.value, (before.ci95**2 + after.ci95**2) ** 0.5
+            rows.append((draw, before.learned, after.learned, change, half))
+    return pd.DataFrame(rows, columns=["draw", "learned", "next", "change", "ci95"])
+
+
+def growth_sentence(metric: str) -> str:
+    """Whether a metric rises with every step of every draw, in a sentence.
+
+    Raises:
+        ResultsError: nothing is stored, or not this metric.
+    """
+    table = steps(metric)
+    draws = table.draw.nunique()
+    where = f"the {len(table)} steps of {draws} class draw{'s' if draws > 1 else ''}"
+    clear = table[table.change < -table.ci95]
+    level = table[table.change.abs() <= table.ci95]
+    if not len(clear) and not len(level):
+        smallest = table.loc[table.change.idxmin()]
+        return (
+            f"Of {where}, every one leads up; the smallest, from {smallest.learned:.0f} to {smallest.next:.0f} classes "
+            f"of draw {smallest.draw:.0f}, by {smallest.change:.1f} ± {smallest.ci95:.1f} points."
+        )
+    told = [
+        f"{row.learned} to {row.next} in draw {row.draw} ({row.change:+.1f} ± {row.ci95:.1f})"
+        for row in pd.concat([clear, level]).itertuples()
+    ]
+    down = f"{len(clear)} clearly down" if len(clear) else "none clearly down"
+    return (
+        f"Of {where}, {len(table) - len(clear) - len(level)} lead clearly up, {len(level)} no farther than their "
+        f"interval and {down}: {', '.join(told)}."
+    )
 
 
 def stored_class_accuracies(class_names: Sequence[str], superclass_of: Sequence[int]) -> pd.DataFrame:

@@ -47,18 +47,23 @@ def checkpoint_path(split: str, draw: int) -> Path:
     return results_dir() / "checkpoints" / f"cifar100-{split}-draw{draw}.safetensors"
 
 
-def provenance(device: str = "auto") -> dict[str, Any]:
-    """What a number was computed with: commit, versions, processor, precision, time of day (UTC)."""
+def provenance(device: str = "auto", precision: str = "auto") -> dict[str, Any]:
+    """What a number was computed with: commit, versions, processor, precision, time of day (UTC).
+
+    Args:
+        device: see ``devices.pick_device``.
+        precision: what the configuration asks for, see ``devices.autocast_dtype``.
+    """
     where = pick_device(device)
     versions = {"python": sys.version.split()[0], **{package: package_version(package) for package in _PACKAGES}}
-    precision = autocast_dtype(where)
+    computed_in = autocast_dtype(where, precision)
     return {
         "commit": git_commit(project_root(), "siamese_utils"),
         "versions": versions,
         "processor": processor_name(),
         "threads": torch.get_num_threads(),
         "device": where.type,
-        "precision": str(precision or torch.float32).removeprefix("torch."),
+        "precision": str(computed_in or torch.float32).removeprefix("torch."),
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
 
@@ -126,6 +131,25 @@ def result(table: pd.DataFrame, **key: Any) -> pd.Series:
             f"Expected one results row with {key}, found {len(rows)}; name more columns or run the study."
         )
     return rows.iloc[0]
+
+
+def is_stored(key: Mapping[str, Any], path: Path, columns: Sequence[str]) -> bool:
+    """Whether a table holds rows of this key; no if there is no table yet.
+
+    Args:
+        key: values of the identifying columns.
+        path: CSV file.
+        columns: what it must hold.
+
+    Raises:
+        ResultsError: the table is damaged.
+    """
+    if not path.exists():
+        return False
+    table = read_table(path, columns)
+    for column, value in key.items():
+        table = table[table[column] == value]
+    return not table.empty
 
 
 def store_run(

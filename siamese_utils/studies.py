@@ -250,7 +250,7 @@ def run_study(
         run_dir = results.project_root() / "runs" / study / f"{trial.name}-seed{seed}"
         record: dict[str, object] = {
             "expectation": trial.expectation, "config": config.to_json(), "classes": len(learned),
-            "provenance": results.provenance(device),
+            "provenance": results.provenance(device, config.precision),
         }  # fmt: skip
         try:
             result = train(
@@ -482,6 +482,14 @@ STUDIES["encoders_equal_time"] = (
 
 # On the narrow ResNet-9, whose features are 128, in two passes.
 _NARROW = _shown(2 * EQUAL_IMAGES, encoder="resnet9-16")
+# Does it matter to the result in which precision a processor multiplies? On the recipe's own network, twice as long.
+_LONGER = _shown(4 * EQUAL_IMAGES)
+STUDIES["precision"] = (
+    _compared("float32", _but(_LONGER, precision="float32"), "The measure."),
+    _compared("bfloat16", _but(_LONGER, precision="bfloat16"),
+              "Level: the gradient's noise is far larger than the rounding, and weights stay float32."),
+)  # fmt: skip
+
 STUDIES["embedding_size"] = (
     _compared("features", _NARROW, "The 128 features as they are; a projection adds nothing to them."),
     _compared("16", _but(_NARROW, embedding_dim=16), "Two or three points less: 64 classes crowd in 16 dimensions."),

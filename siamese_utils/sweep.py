@@ -27,7 +27,6 @@ from tqdm.auto import tqdm
 from siamese_utils import growth, results
 from siamese_utils.checkpoints import checkpoint_info, load_encoder, save_encoder
 from siamese_utils.data import ImageSet, load_cifar100
-from siamese_utils.devices import processor_name
 from siamese_utils.encoders import Encoder, count_parameters
 from siamese_utils.errors import CheckpointError, ConfigError, DataError, SplitError, TrainingError
 from siamese_utils.evaluation import Estimate, SplitEvaluation, evaluate_split
@@ -181,7 +180,8 @@ def train_run(
     The metrics are those of the checkpoint, loaded again through the public call, so that anyone who loads the file
     gets the numbers of the table.
     """
-    computed_with = results.provenance(device)  # of the code that trains, not of what it becomes meanwhile
+    # Asked now: it is to tell the code that trains, not what that becomes meanwhile.
+    computed_with = results.provenance(device, run.config.precision)
     seen = class_split(run.split, run.draw, train_set.num_classes).seen
     trained = train(run.config, train_set, seen, run_dir=run.folder, device=device, progress=progress)
     source = {**run.key, "data": train_set.name}
@@ -240,11 +240,16 @@ def planned_images(run: SplitRun, train_set: ImageSet) -> int:
 
 
 def stored_rate(recipe_name: str) -> float | None:
-    """Images a second of the stored runs of a recipe on this kind of processor, or ``None`` if there are none."""
+    """Images a second of the stored runs of a recipe on a processor such as this one, or ``None`` if there are none.
+
+    Processors of one name may differ in what they compute with, and by far in speed, so the precision must be the same.
+    """
+    here = results.provenance()
+    alike = ("processor", "precision", "device")
     images = seconds = 0.0
     for path in sorted((results.results_dir() / "runs").glob("cifar100-*.json")):
         record = results.load_json(path.stem)
-        if record["recipe"] == recipe_name and record["provenance"]["processor"] == processor_name():
+        if record["recipe"] == recipe_name and all(record["provenance"][key] == here[key] for key in alike):
             images += sum(row["images_per_second"] * row["seconds"] for row in record["history"])
             seconds += record["seconds"]
     return images / seconds if seconds else None

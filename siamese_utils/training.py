@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from siamese_utils.augment import TURNS, AugmentConfig, augment_batch, turn
 from siamese_utils.data import ImageSet
-from siamese_utils.devices import autocast_dtype, pick_device
+from siamese_utils.devices import PRECISIONS, autocast_dtype, pick_device
 from siamese_utils.encoders import Encoder
 from siamese_utils.errors import (
     CheckpointError,
@@ -84,6 +84,8 @@ class TrainConfig:
         validation_classes: training classes kept out of training, for choosing recipes; 0 for a final run.
         patience: stop when the validation accuracy has not risen for so many epochs; 0 never stops early.
         min_delta: what counts as a rise, in percentage points.
+        precision: ``"auto"`` multiplies in bfloat16 where the device has it in hardware (autocast; weights, sums and
+            objectives stay float32); ``"float32"`` or ``"bfloat16"`` fixes it (see ``devices.autocast_dtype``).
         compile: translate the encoder with ``torch.compile``, which takes a minute before it saves any.
         seed: seeds everything: initial weights, batches, augmentation, what is held out.
     """
@@ -113,6 +115,7 @@ class TrainConfig:
     validation_classes: int = 0
     patience: int = 0
     min_delta: float = 0.1
+    precision: str = "auto"
     compile: bool = False
     seed: int = 0
 
@@ -140,6 +143,8 @@ class TrainConfig:
             raise ConfigError("An embedding needs at least one dimension.")
         if self.pretrained and self.pretrained not in PRETRAINED:
             raise unknown("pretrained source", self.pretrained, PRETRAINED)
+        if self.precision not in PRECISIONS:
+            raise unknown("precision", self.precision, PRECISIONS)
         if self.head_width < 0:
             raise ConfigError("The width of the head cannot be negative; 0 leaves the head out.")
         begins = [begin for begin, _ in self.resolutions]
@@ -152,12 +157,13 @@ class TrainConfig:
     def to_json(self) -> dict[str, Any]:
         """Plain data that JSON can hold; ``from_json`` reads it back.
 
-        ``pretrained`` is younger than many stored runs. It is left out where it says nothing, so that their
-        configurations, and whatever is derived from these, stay the same.
+        ``pretrained`` and ``precision`` are younger than many stored runs. They are left out where they say nothing, so
+        that their configurations, and whatever is derived from these, stay the same.
         """
         data = json.loads(json.dumps(dataclasses.asdict(self)))
-        if not self.pretrained:
-            del data["pretrained"]
+        for name, nothing in (("pretrained", ""), ("precision", "auto")):
+            if data[name] == nothing:
+                del data[name]
         return data
 
     @classmethod
@@ -571,7 +577,7 @@ def _train_epoch(
     seed = zlib.crc32(f"{config.seed}/{epoch}".encode())
     torch.manual_seed(seed)  # for random mining
     generator = torch.Generator().manual_seed(seed)
-    low_precision = autocast_dtype(images.device)
+    low_precision = autocast_dtype(images.device, config.precision)
     parameters = [*encoder.parameters(), *learner.head.parameters(), *objective.parameters()]
     totals: dict[str, float] = {}
     counts: dict[str, int] = {}

@@ -201,6 +201,44 @@ def test_over_draws(project: Path) -> None:
     assert growth.over_draws("acc_5w1s")["mean"].tolist() == [67]  # no draw is whole: one split of draws 1 and 2
 
 
+def test_table_over_draws(project: Path) -> None:
+    fill(project)
+    table = growth.table_over_draws({"acc_5w1s": "5-way", "acc_5w1s_common": "the same ten"})
+    assert table.to_dict("records") == [
+        {"split": "10-90", "draws": 2, "5-way": "42.0 (40.0–44.0)", "the same ten": "37.0 (35.0–39.0)"},
+        {"split": "90-10", "draws": 2, "5-way": "59.0 (58.0–60.0)", "the same ten": "54.0 (53.0–55.0)"},
+    ]
+    whole = {"split": "100-0", "draw": 0, "seed": 0, "recipe": "r"}
+    results.store_run(whole, {"pair_auc_seen": Estimate(95, 1, 9)}, "")
+    table = growth.table_over_draws({"acc_5w1s": "5-way", "pair_auc_seen": "AUC"})
+    assert table.iloc[-1].tolist() == ["100-0", 1, "–", "95.0 (95.0–95.0)"]
+
+
+def test_steps_of_every_draw(project: Path) -> None:
+    fill(project)
+    table = growth.steps("acc_5w1s")
+    assert table[["draw", "learned", "next", "change"]].to_numpy().tolist() == [[0, 10, 90, 20], [1, 10, 90, 14]]
+    assert table.ci95.tolist() == pytest.approx([0.5 * 2**0.5] * 2)
+    with pytest.raises(ResultsError, match="'acc_6w1s'"):
+        growth.steps("acc_6w1s")
+
+
+def test_growth_sentence_tells_steps_up_level_and_down(project: Path) -> None:
+    fill(project)
+    told = growth.growth_sentence("acc_5w1s")
+    assert told == (
+        "Of the 2 steps of 2 class draws, every one leads up; the smallest, from 10 to 90 classes of draw 1, by "
+        "14.0 ± 0.7 points."
+    )
+    for split, value in (("20-80", 39.0), ("30-70", 39.2)):
+        key = {"split": split, "draw": 0, "seed": 0, "recipe": "r"}
+        results.store_run(key, {"acc_5w1s": Estimate(value, 0.5, 100)}, "")
+    assert growth.growth_sentence("acc_5w1s") == (
+        "Of the 4 steps of 2 class draws, 2 lead clearly up, 1 no farther than their interval and 1 clearly down: "
+        "10 to 20 in draw 0 (-1.0 ± 0.7), 20 to 30 in draw 0 (+0.2 ± 0.7)."
+    )
+
+
 def test_side_by_side(project: Path) -> None:
     fill(project)
     table = growth.side_by_side({"acc_5w1s": "5-way", "triplet_acc_seen": "triplets"})

@@ -161,6 +161,18 @@ def test_other_studies_have_their_own_columns(project: Path) -> None:
     assert not (project / "results" / "split_sweep.csv").exists()
 
 
+def test_is_stored(project: Path) -> None:
+    path = project / "results" / "study.csv"
+    columns = ("trial", "seed", "metric", "value", "ci95", "n")
+    assert not results.is_stored({"trial": "a", "seed": 0}, path, columns)
+    results.store_run({"trial": "a", "seed": 0}, {"m": Estimate(1, 0, 1)}, "", table=path, columns=columns)
+    assert results.is_stored({"trial": "a", "seed": 0}, path, columns)
+    assert not results.is_stored({"trial": "a", "seed": 1}, path, columns)
+    assert not results.is_stored({"trial": "b", "seed": 0}, path, columns)
+    with pytest.raises(ResultsError, match="columns"):
+        results.is_stored({"trial": "a"}, path, ("trial",))
+
+
 def test_missing_and_ambiguous_rows(project: Path) -> None:
     table = store_run(KEY, METRIC_VALUES, "")
     with pytest.raises(ResultsError, match="found 0"):
@@ -287,6 +299,8 @@ def test_provenance_says_what_a_number_was_computed_with() -> None:
     assert {"python", "torch", "torchvision", "numpy", "pandas", "scikit-learn"} == set(record["versions"])
     assert record["versions"]["numpy"] == np.__version__
     assert record["device"] == "cpu" and record["precision"] in ("float32", "bfloat16")
+    assert provenance("cpu", "float32")["precision"] == "float32"
+    assert provenance("cpu", "bfloat16")["precision"] == "bfloat16"
     assert record["processor"] and record["threads"] >= 1
     age = datetime.datetime.now(datetime.timezone.utc) - datetime.datetime.fromisoformat(record["started"])
     assert datetime.timedelta(0) <= age + datetime.timedelta(seconds=1) < datetime.timedelta(minutes=1)

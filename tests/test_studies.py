@@ -204,13 +204,15 @@ def test_distances_are_those_of_the_features_as_they_are() -> None:
     assert 45 < found["acc_5w1s_plain_cosine"].value < 75
 
 
-@pytest.mark.parametrize("study", ["encoders_equal_time", "encoders_equal_images", "embedding_size", "distances"])
+@pytest.mark.parametrize(
+    "study", ["encoders_equal_time", "encoders_equal_images", "embedding_size", "distances", "precision"]
+)
 def test_compared_runs_differ_in_what_is_compared_alone(study: str) -> None:
     """Whole batches, three seeds, and one and the same recipe but for the field that the study is about."""
     trials = trials_of(study)
     free = {
         "encoders_equal_time": {"encoder", "least_images", "most_images"}, "encoders_equal_images": {"encoder"},
-        "embedding_size": {"embedding_dim"}, "distances": {"terms"},
+        "embedding_size": {"embedding_dim"}, "distances": {"terms"}, "precision": {"precision"},
     }[study]  # fmt: skip
     for trial in trials:
         config = trial.config

@@ -126,6 +126,11 @@ def test_plan_counts_the_images_that_training_shows(
     rate = sweep.stored_rate("tiny")
     assert rate == pytest.approx(shown / results.load_json(RUNS[0].name)["seconds"], rel=0.9)
     assert sweep.stored_rate("smoke") is None
+    record = results.load_json(RUNS[0].name)
+    for key in ("processor", "precision", "device"):  # of a machine that computes otherwise
+        results.store_json(RUNS[0].name, {**record, "provenance": {**record["provenance"], key: "another"}})
+        assert sweep.stored_rate("tiny") is None
+    results.store_json(RUNS[0].name, record)
     assert sweep.measured_rate(dataclasses.replace(TINY, resolutions=((0.0, 16), (0.5, 32))), parts[0]) > 0
 
 

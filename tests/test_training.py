@@ -718,10 +718,45 @@ def test_devices() -> None:
             pick_device("cuda")
 
 
-def test_low_precision_training_works(small_set: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "autocast_dtype", lambda _: torch.bfloat16)
-    history = run(dataclasses.replace(TINY, epochs=1), small_set).history
-    assert np.isfinite(history["loss"]).all()
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_precision_is_that_of_the_configuration(
+    precision: str, small_set: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed_in = set()
+    forward = Encoder.forward
+
+    def recording(self: Encoder, pixels: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            computed_in.add(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32)
+        return forward(self, pixels)
+
+    monkeypatch.setattr(Encoder, "forward", recording)
+    result = run(dataclasses.replace(TINY, epochs=1, precision=precision), small_set)
+    assert computed_in == {getattr(torch, precision)}
+    assert np.isfinite(result.history["loss"]).all()
+    assert {weight.dtype for weight in result.encoder.parameters()} == {torch.float32}
+
+
+def test_bfloat16_changes_little(small_set: ImageSet) -> None:
+    losses = {
+        precision: run(dataclasses.replace(TINY, epochs=1, precision=precision), small_set).history.loss[0]
+        for precision in ("float32", "bfloat16")
+    }
+    assert losses["float32"] != losses["bfloat16"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.02)
+
+
+def test_precision_in_stored_configurations() -> None:
+    """Left out where it says nothing, so that older configurations stay what they were; kept where it says a thing."""
+    fixed = dataclasses.replace(TINY, precision="float32")
+    assert "precision" not in TINY.to_json() and fixed.to_json()["precision"] == "float32"
+    assert TrainConfig.from_json(fixed.to_json()) == fixed
+    assert autocast_dtype(torch.device("cpu"), "float32") is None
+    assert autocast_dtype(torch.device("cpu"), "bfloat16") is torch.bfloat16
+    with pytest.raises(UnknownNameError, match=r"'half'.*bfloat16"):
+        dataclasses.replace(TINY, precision="half")
+    with pytest.raises(UnknownNameError, match="'half'"):
+        autocast_dtype(torch.device("cpu"), "half")
 
 
 # --------------------------------------------------------------------------------------- schedules

@@ -1,0 +1,62 @@
+"""What the sweep took, and what the study of precisions says, on made-up records whose answer is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from siamese_utils import results, studies, sweep_costs
+from siamese_utils.errors import ResultsError
+from siamese_utils.evaluation import Estimate
+
+
+def store(split: str, draw: int, minutes: float, precision: str = "float32", processor: str = "one") -> None:
+    key = {"split": split, "draw": draw, "seed": 0, "recipe": "r"}
+    results.store_run(key, {"acc_5w1s": Estimate(50, 1, 9), "pair_auc_seen": Estimate(90, 1, 9)}, "")
+    where = {"processor": processor, "precision": precision, "threads": 1}
+    results.store_json(f"cifar100-{split}-draw{draw}", {"seconds": 60 * minutes, "provenance": where})
+
+
+def test_costs_are_those_of_the_records(project: Path) -> None:
+    store("10-90", 0, 5)
+    store("90-10", 0, 20)
+    store("10-90", 1, 6)
+    store("90-10", 1, 7, "bfloat16")
+    store("50-50", 1, 8, processor="another")
+    table = sweep_costs.costs()
+    assert table[["draw", "runs", "processor", "precision", "minutes"]].to_numpy().tolist() == [
+        [0, 2, "one", "float32", 25],
+        [1, 1, "another", "float32", 8],
+        [1, 1, "one", "bfloat16", 7],
+        [1, 1, "one", "float32", 6],
+    ]
+    (project / "results" / "runs" / "cifar100-50-50-draw1.json").unlink()
+    with pytest.raises(ResultsError, match="50-50"):
+        sweep_costs.costs()
+
+
+def study_run(trial: str, seed: int, accuracy: float, rate: float) -> None:
+    metrics = {"acc_5w1s": Estimate(accuracy, 0.3, 9), "images_per_second": studies.exact(rate)}
+    results.store_run(
+        {"trial": trial, "seed": seed}, metrics, "", table=studies.study_path("precision"),
+        columns=studies.STUDY_COLUMNS,
+    )  # fmt: skip
+
+
+def test_precisions_are_compared_seed_by_seed(project: Path) -> None:
+    with pytest.raises(ResultsError, match="no results table"):
+        sweep_costs.precision_sentence()
+    study_run("float32", 0, 60.0, 100)
+    with pytest.raises(ResultsError, match="study precision"):
+        sweep_costs.precision_results()
+    study_run("bfloat16", 0, 60.5, 150)
+    study_run("bfloat16", 1, 61.0, 200)
+    study_run("float32", 1, 61.2, 100)
+    study_run("float32", 2, 80.0, 100)  # alone, so not compared
+    table = sweep_costs.precision_results()
+    assert table.seed.tolist() == [0, 1] and table.speedup.tolist() == [1.5, 2.0]
+    assert (table.bfloat16 - table.float32).tolist() == pytest.approx([0.5, -0.2])
+    told = sweep_costs.precision_sentence()
+    assert "60.0 and 60.5, 61.2 and 61.0 percent" in told and "± 0.3 over episodes" in told
+    assert "**+0.1** points on average, between -0.2 and +0.5" in told and "**1.8** times as fast" in told
