@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from siamese_utils.devices import processor_name
+from siamese_utils.devices import processor_and_precision
 from siamese_utils.errors import ConfigError, ResultsError
 from siamese_utils.files import locked, write_text_atomically
 from siamese_utils.provenance import git_commit
@@ -92,7 +92,7 @@ def summarise(benchmark: str, unit: str, rates: Mapping[str, list[float]]) -> pd
                 "spread": _half_range(values),
                 "ratio_spread": _half_range(ratios),
                 "threads": torch.get_num_threads(),
-                "processor": processor_name(),
+                "processor": processor_and_precision(),
                 "torch": torch.__version__,
                 "date": datetime.now(timezone.utc).date().isoformat(),
                 "commit": git_commit(ROOT, "siamese_utils"),

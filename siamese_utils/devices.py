@@ -65,3 +65,12 @@ def processor_name() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def processor_and_precision() -> str:
+    """The processor's name, and bfloat16 where it has that in hardware.
+
+    Processors of one name may differ in it, as the machines of a cloud do, and then differ by far in speed.
+    """
+    native = autocast_dtype(torch.device("cpu")) is not None
+    return processor_name() + (" with bfloat16" if native else "")

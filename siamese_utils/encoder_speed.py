@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from siamese_utils import results
 from siamese_utils.augment import augment_batch
-from siamese_utils.devices import processor_name
+from siamese_utils.devices import processor_and_precision
 from siamese_utils.encoders import Encoder
 from siamese_utils.errors import ConfigError, ResultsError
 from siamese_utils.files import locked, write_text_atomically
@@ -138,7 +138,7 @@ def measure_speeds(
                 rates.append(count * config.batch_size / max(taken, 1e-9))
                 bar.update()
     where = {
-        "rounds": rounds, "threads": 1, "processor": processor_name(), "torch": torch.__version__,
+        "rounds": rounds, "threads": 1, "processor": processor_and_precision(), "torch": torch.__version__,
         "date": datetime.now(timezone.utc).date().isoformat(),
         "commit": git_commit(results.project_root(), "siamese_utils"),
     }  # fmt: skip

@@ -69,7 +69,9 @@ def test_readme_without_markers_is_refused(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.usefixtures("in_project")
 def test_speeds_are_those_of_the_benchmarks() -> None:
-    stored = pd.read_csv(ROOT / "results" / "benchmarks.csv").set_index(["benchmark", "side"])
+    stored = pd.read_csv(ROOT / "results" / "benchmarks.csv")
+    latest = stored[stored.benchmark == "evaluation_5w1s"].sort_values("date", kind="stable").processor.iloc[-1]
+    stored = stored[stored.processor == latest].set_index(["benchmark", "side"])
     ours = stored.loc[("evaluation_5w1s", "siamese_utils, with drawing the episodes")]
     line = f"easyfsl, which is given the episodes | **{ours.ratio:.0f}** ({ours.value:,.0f} : "
     assert ours.ratio > 100 and line in summary.speed_text()

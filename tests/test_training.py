@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from siamese_utils import training
+from siamese_utils import devices, training
 from siamese_utils.augment import AugmentConfig, augment_batch
 from siamese_utils.data import ImageSet
 from siamese_utils.devices import autocast_dtype, pick_device
@@ -707,6 +707,13 @@ def test_classes_that_cannot_be_trained_on(classes: tuple[int, ...], small_set: 
 def test_unknown_device(small_set: ImageSet) -> None:
     with pytest.raises(ConfigError, match="abacus"):
         train(TINY, small_set, CLASSES, device="abacus", progress=False)
+
+
+def test_processors_of_one_name_are_told_apart_by_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert devices.processor_and_precision() == f"{devices.processor_name()} with bfloat16"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    assert devices.processor_and_precision() == devices.processor_name()
 
 
 def test_devices() -> None:
