@@ -214,6 +214,15 @@ def _cell(table: pd.DataFrame, key: tuple[str, ...]) -> str:
     return f"{row.value:.2f}" + (f" ± {row.ci95:.2f}" if pd.notna(row.ci95) and row.ci95 else "")
 
 
+def _rows_of(metric: str) -> pd.DataFrame:
+    """The rows of one metric, by split and class draw; raises ResultsError if there are none."""
+    table = sweep_with_growth()
+    table = table[table.metric == metric]
+    if table.empty:
+        raise ResultsError(f"No {metric!r} is stored; run `python -m siamese_utils sweep`.")
+    return table
+
+
 def over_draws(metric: str) -> pd.DataFrame:
     """A metric against the classes learned: one row a split, over the class draws that are stored with every split.
 
@@ -226,10 +235,7 @@ def over_draws(metric: str) -> pd.DataFrame:
     Raises:
         ResultsError: nothing is stored, or not this metric.
     """
-    table = sweep_with_growth()
-    table = table[table.metric == metric]
-    if table.empty:
-        raise ResultsError(f"No {metric!r} is stored; run `python -m siamese_utils sweep`.")
+    table = _rows_of(metric)
     splits = table.groupby("draw")["split"].transform("nunique")
     if (whole := splits == table["split"].nunique()).any():
         table = table[whole]
@@ -274,10 +280,7 @@ def steps(metric: str) -> pd.DataFrame:
     Raises:
         ResultsError: nothing is stored, or not this metric.
     """
-    table = sweep_with_growth()
-    table = table[table.metric == metric]
-    if table.empty:
-        raise ResultsError(f"No {metric!r} is stored; run `python -m siamese_utils sweep`.")
+    table = _rows_of(metric)
     rows = []
     for draw, part in table.groupby("draw"):
         ordered = list(part.sort_values("learned").itertuples())
@@ -370,6 +373,37 @@ def relative_effect(table: pd.DataFrame, resamples: int = 500, seed: int = 0) ->
     slopes = np.array([slope for slope in slopes if np.isfinite(slope)])
     low, high = np.percentile(slopes, [2.5, 97.5])
     return Estimate(float(value), float(high - low) / 2, len(table))
+
+
+def class_effects(table: pd.DataFrame) -> pd.Series:
+    """How much easier each class is to recognise than the average one, whatever split it is asked in.
+
+    A class is unseen in some splits of some draws, easy ones or hard ones, so its mean alone would be unfair. Fitted by
+    least squares: accuracy = a(class) + b(draw, split), the mean of a over the classes being 0.
+
+    Args:
+        table: as ``stored_class_accuracies`` gives it.
+
+    Returns:
+        a in percentage points by ``label``, hardest class first.
+
+    Raises:
+        ResultsError: there are no rows.
+    """
+    if table.empty:
+        raise ResultsError("No accuracies of classes are stored; run `python -m siamese_utils sweep`.")
+    labels, classes = np.unique(table.label, return_inverse=True)
+    splits = table.groupby(["draw", "split"], sort=False).ngroup().to_numpy()
+    value = table.value.to_numpy(dtype=np.float64)
+    of_class = np.zeros(len(labels))
+    for _ in range(2000):
+        of_split = np.bincount(splits, value - of_class[classes]) / np.bincount(splits)
+        new = np.bincount(classes, value - of_split[splits]) / np.bincount(classes)
+        new -= new.mean()
+        if np.abs(new - of_class).max() < 1e-9:
+            break
+        of_class = new
+    return pd.Series(new, index=pd.Index(labels, name="label"), name="effect").sort_values()
 
 
 def _two_way_slope(table: pd.DataFrame) -> float:

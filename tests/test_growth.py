@@ -167,6 +167,28 @@ def test_effect_of_relatives_needs_something_to_compare() -> None:
         growth.relative_effect(table[table.split == "50-50"])
 
 
+def test_class_effects_are_found_though_hard_splits_ask_other_classes() -> None:
+    rng = np.random.default_rng(0)
+    easy = rng.normal(0, 8, 100)
+    easy -= easy.mean()
+    rows = []
+    for draw in (0, 1):
+        for split in SPLIT_NAMES[:-1]:
+            level = rng.normal(60, 10)
+            for label in class_split(split, draw).unseen:
+                rows.append((draw, split, label, level + easy[label]))
+    table = pd.DataFrame(rows, columns=["draw", "split", "label", "value"])
+    found = growth.class_effects(table)
+    assert found.is_monotonic_increasing
+    never = set(range(100)) - set(table.label)  # learned by every split, so nothing is known of them
+    known = [label for label in range(100) if label not in never]
+    expected = easy[known] - easy[known].mean()
+    assert found.sort_index().index.tolist() == known
+    np.testing.assert_allclose(found.sort_index(), expected, atol=1e-5)
+    with pytest.raises(ResultsError, match="sweep"):
+        growth.class_effects(table[:0])
+
+
 # ------------------------------------------------------------------------------------- stored tables
 
 

@@ -139,7 +139,7 @@ SOURCED: tuple[Sourced, ...] = (
         "exceeds 0.2", "stays below 0.2", "stay below 0.2", "threshold of 0.2", "the seed's 0.2")),
     *(Sourced("*", text, "CIFAR-100 has 500 training images of each of its 100 classes") for text in (
         "all 100 classes", "the rest of the 100 are unseen", "500 images of each class", "all 500 training images",
-        "10-90 to 100-0")),
+        "10-90 to 100-0", "split == '100-0'", "Split 100-0 learns all classes")),
     *(computed("*", text, lambda: EPISODES) for text in ("protocol takes {}", "{} five-way one-shot episodes")),
     # README
     computed("README.md", "Python {} or newer", lowest_python),
