@@ -27,6 +27,7 @@ from torchvision import transforms
 
 from benchmarks import common
 from siamese_utils.data import ImageSet
+from siamese_utils.devices import autocast_dtype
 from siamese_utils.encoders import Encoder
 from siamese_utils.losses import Term
 from siamese_utils.synthetic import make_synthetic
@@ -151,6 +152,7 @@ def _step_rate(
     chunk: int = 0,
     compiled: bool = False,
     foreach: bool | None = None,
+    precision: str = "float32",
 ) -> Callable[[], float]:
     """A bare training step (no data, no mining) on fixed pixels, to see what each choice is worth."""
     torch.manual_seed(0)
@@ -159,11 +161,13 @@ def _step_rate(
     forward = torch.compile(encoder) if compiled else encoder
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=SEED_RATE, foreach=foreach)
     pixels = torch.randn(batch, 3, 32, 32).contiguous(memory_format=order)
+    low = autocast_dtype(torch.device("cpu"), precision)
 
     def run() -> float:
         start = time.perf_counter()
-        parts = [forward(part) for part in (pixels.split(chunk) if chunk else (pixels,))]
-        z = F.normalize(torch.cat(parts), dim=1)
+        with torch.autocast("cpu", low, enabled=low is not None):
+            parts = [forward(part) for part in (pixels.split(chunk) if chunk else (pixels,))]
+        z = F.normalize(torch.cat(parts).float(), dim=1)
         loss = (z @ z.T).square().mean()
         optimizer.zero_grad()
         loss.backward()
@@ -185,6 +189,8 @@ def option_sides(encoder_name: str, compiled: bool) -> list[common.Side]:
         common.Side("channels_last, batch 256 in chunks of 64", _step_rate(encoder_name, 256, chunk=64)),
         common.Side("channels_last, batch 128, foreach off", _step_rate(encoder_name, 128, foreach=False)),
     ]
+    if autocast_dtype(torch.device("cpu")) is not None:  # elsewhere it is emulated, and slower than float32
+        sides.append(common.Side("channels_last, batch 256, bfloat16", _step_rate(encoder_name, 256, precision="auto")))
     if compiled:
         sides.append(common.Side("channels_last, batch 128, compiled", _step_rate(encoder_name, 128, compiled=True)))
     return sides

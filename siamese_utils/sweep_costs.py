@@ -33,8 +33,8 @@ def costs() -> pd.DataFrame:
 def precision_results() -> pd.DataFrame:
     """The study ``precision``, one row a seed that is stored in both precisions.
 
-    Columns: ``seed``, ``float32`` and ``bfloat16`` (5-way 1-shot accuracy on validation classes, percent), ``ci95`` (of
-    a run over its episodes, the larger of the two), ``speedup`` (images a second, bfloat16 over float32).
+    Columns: ``seed``, ``float32`` and ``bfloat16`` (5-way 1-shot accuracy on validation classes, percent) and ``ci95``
+    (of a run over its episodes, the larger of the two). Speeds are compared by ``benchmarks.training``, side by side.
 
     Raises:
         ResultsError: no seed is stored in both.
@@ -47,20 +47,17 @@ def precision_results() -> pd.DataFrame:
         runs = of_seed.droplevel("seed")
         if not {"float32", "bfloat16"} <= set(runs.index):
             continue
-        accuracy, rate = runs.acc_5w1s, runs.images_per_second
+        accuracy = runs.acc_5w1s
         rows.append(
-            {
-                "seed": seed, "float32": accuracy.float32, "bfloat16": accuracy.bfloat16, "ci95": half[seed],
-                "speedup": rate.bfloat16 / rate.float32,
-            }
-        )  # fmt: skip
+            {"seed": seed, "float32": accuracy.float32, "bfloat16": accuracy.bfloat16, "ci95": half[seed]}
+        )
     if not rows:
         raise ResultsError("No training is stored in both precisions; run `python -m siamese_utils study precision`.")
     return pd.DataFrame(rows)
 
 
 def precision_sentence() -> str:
-    """Whether bfloat16 changes the result, and how much faster it is; Markdown.
+    """Whether bfloat16 changes the result; Markdown.
 
     Raises:
         ResultsError: no seed is stored in both precisions.
@@ -71,6 +68,5 @@ def precision_sentence() -> str:
     return (
         f"The same training with the same seed in float32 and in bfloat16 reaches {pairs} percent on validation "
         f"classes (± {table.ci95.max():.1f} over episodes): bfloat16 changes it by **{change.mean():+.1f}** points on "
-        f"average, between {change.min():+.1f} and {change.max():+.1f}, and is **{table.speedup.median():.1f}** times "
-        "as fast on the processor where both were run."
+        f"average, between {change.min():+.1f} and {change.max():+.1f}."
     )
