@@ -311,10 +311,10 @@ def growth_sentence(metric: str) -> str:
         f"{row.learned} to {row.next} in draw {row.draw} ({row.change:+.1f} ± {row.ci95:.1f})"
         for row in pd.concat([clear, level]).itertuples()
     ]
-    down = f"{len(clear)} clearly down" if len(clear) else "none clearly down"
+    neither = f" and {len(level)} neither" if len(level) else ""
     return (
-        f"Of {where}, {len(table) - len(clear) - len(level)} lead clearly up, {len(level)} no farther than their "
-        f"interval and {down}: {', '.join(told)}."
+        f"Of {where}, {len(table) - len(clear) - len(level)} lead clearly up, {len(clear) or 'none'} clearly "
+        f"down{neither}: {', '.join(told)}."
     )
 
 

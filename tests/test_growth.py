@@ -256,7 +256,7 @@ def test_growth_sentence_tells_steps_up_level_and_down(project: Path) -> None:
         key = {"split": split, "draw": 0, "seed": 0, "recipe": "r"}
         results.store_run(key, {"acc_5w1s": Estimate(value, 0.5, 100)}, "")
     assert growth.growth_sentence("acc_5w1s") == (
-        "Of the 4 steps of 2 class draws, 2 lead clearly up, 1 no farther than their interval and 1 clearly down: "
+        "Of the 4 steps of 2 class draws, 2 lead clearly up, 1 clearly down and 1 neither: "
         "10 to 20 in draw 0 (-1.0 ± 0.7), 20 to 30 in draw 0 (+0.2 ± 0.7)."
     )
 
