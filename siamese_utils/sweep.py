@@ -180,9 +180,9 @@ def train_run(
     The metrics are those of the checkpoint, loaded again through the public call, so that anyone who loads the file
     gets the numbers of the table.
     """
+    seen = class_split(run.split, run.draw, train_set.num_classes).seen
     # Asked now: it is to tell the code that trains, not what that becomes meanwhile.
     computed_with = results.provenance(device, run.config.precision)
-    seen = class_split(run.split, run.draw, train_set.num_classes).seen
     trained = train(run.config, train_set, seen, run_dir=run.folder, device=device, progress=progress)
     source = {**run.key, "data": train_set.name}
     config = trained.config.to_json()
