@@ -105,8 +105,8 @@ def sensitivity_figure() -> tuple[Figure, str]:
             lost = rows[rows["mean"].isna()]
             axis.plot(lost.value, np.full(len(lost), CHANCE), "x", color=colour, ms=8, mew=2, ls="none")
             if len(lost):
-                axis.annotate("collapsed", (lost.value.iloc[0], CHANCE), (6, 7), textcoords="offset points",
-                              color=colour, fontsize=9)  # fmt: skip
+                axis.annotate(f"{mining} triplets: collapsed", (lost.value.iloc[0], CHANCE), (6, 7),
+                              textcoords="offset points", color=colour, fontsize=9)  # fmt: skip
             if len(ended):
                 top = ended["mean"].idxmax()
                 side = {rows.value.min(): "left", rows.value.max(): "right"}.get(ended.value[top], "center")
