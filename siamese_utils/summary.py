@@ -37,6 +37,10 @@ _SPEEDS = (
 )  # fmt: skip
 
 
+def _in_words(number: int) -> str:
+    return _NUMBER_WORDS.get(int(number), str(number))
+
+
 def headline_rows() -> pd.DataFrame:
     """One row a split of class draw 0 that has results: ours and the seed's, by metric; percent.
 
@@ -70,7 +74,7 @@ def headline_table() -> str:
     rows, spread = headline_rows(), several_draws()
     headings = [*HEADLINE_METRICS.values()]
     if spread is not None:
-        headings.append(f"5-way 1-shot, {_NUMBER_WORDS[spread.draws.max()]} draws")
+        headings.append(f"5-way 1-shot, {_in_words(spread.draws.max())} draws")
     lines = [
         "| classes learned – unseen | " + " | ".join(headings) + " |",
         "|---" * (1 + len(headings)) + "|",
@@ -111,7 +115,7 @@ def headline_text() -> str:
     if (spread := several_draws()) is not None:
         of_draws = spread.loc[best.split]
         sentence += (
-            f" Which classes are left unseen matters too: over {_NUMBER_WORDS[of_draws.draws]} draws of the classes it "
+            f" Which classes are left unseen matters too: over {_in_words(of_draws.draws)} draws of the classes it "
             f"is {of_draws['mean']:.1f}% on average, between {of_draws.low:.1f} and {of_draws.high:.1f}."
         )
         note += "The last column: mean of all class draws, with the lowest and the highest. "
@@ -179,7 +183,7 @@ def headline_figure() -> tuple[Figure, str]:
     axis.errorbar(ours.classes, ours.value, ours.ci95, fmt=fmt, ms=9, color=plotting.UNSEEN, capsize=3)
     if (spread := several_draws()) is not None:
         axis.fill_between(spread.learned, spread.low, spread.high, color=plotting.UNSEEN, alpha=0.18, lw=0)
-        axis.text(0.02, 0.86, f"shaded: range of {_NUMBER_WORDS[spread.draws.max()]} class draws; line: draw 0",
+        axis.text(0.02, 0.86, f"shaded: range of {_in_words(spread.draws.max())} class draws; line: draw 0",
                   transform=axis.transAxes, color=plotting.UNSEEN)  # fmt: skip
     axis.axhline(20, color=plotting.SEED, ls="--", lw=1)
     for row in ours.itertuples():
@@ -211,7 +215,7 @@ def headline_figure() -> tuple[Figure, str]:
     if spread is not None:
         apart = spread.high - spread.low
         alt += (
-            f" A band shows the range of {_NUMBER_WORDS[spread.draws.max()]} class draws, {apart.min():.1f} to "
+            f" A band shows the range of {_in_words(spread.draws.max())} class draws, {apart.min():.1f} to "
             f"{apart.max():.1f} points wide."
         )
     return figure, alt
