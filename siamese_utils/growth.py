@@ -258,16 +258,12 @@ def table_over_draws(metrics: Mapping[str, str]) -> pd.DataFrame:
     tables = {heading: over_draws(metric).set_index("split") for metric, heading in metrics.items()}
     rows = []
     for split in SPLIT_NAMES:
-        if not any(split in table.index for table in tables.values()):
+        found = {heading: table.loc[split] for heading, table in tables.items() if split in table.index}
+        if not found:
             continue
-        row: dict[str, object] = {"split": split, "draws": 0}
-        for heading, table in tables.items():
-            row[heading] = "–"
-            if split in table.index:
-                of_split = table.loc[split]
-                row["draws"] = max(int(of_split.draws), int(str(row["draws"])))
-                row[heading] = f"{of_split['mean']:.1f} ({of_split.low:.1f}–{of_split.high:.1f})"
-        rows.append(row)
+        told = {heading: f"{of['mean']:.1f} ({of.low:.1f}–{of.high:.1f})" for heading, of in found.items()}
+        draws = max(int(of.draws) for of in found.values())
+        rows.append({"split": split, "draws": draws, **dict.fromkeys(metrics.values(), "–"), **told})
     return pd.DataFrame(rows)
 
 

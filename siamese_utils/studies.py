@@ -309,10 +309,7 @@ def exact(value: float) -> Estimate:
 
 def _is_stored(study: str, trial: Trial, seed: int, config: TrainConfig, learned: int) -> bool:
     """Whether the run is in the table; it must then be the same run."""
-    if not study_path(study).exists():
-        return False
-    table = read_study(study)
-    if not ((table.trial == trial.name) & (table.seed == seed)).any():
+    if not results.is_stored({"trial": trial.name, "seed": seed}, study_path(study), STUDY_COLUMNS):
         return False
     record = read_record(study, trial.name, seed)
     if TrainConfig.from_json(record["config"]) != config or record.get("classes", learned) != learned:
@@ -482,7 +479,7 @@ STUDIES["encoders_equal_time"] = (
 
 # On the narrow ResNet-9, whose features are 128, in two passes.
 _NARROW = _shown(2 * EQUAL_IMAGES, encoder="resnet9-16")
-# Does it matter to the result in which precision a processor multiplies? On the recipe's own network, twice as long.
+# Does it matter to the result in which precision a processor multiplies? On the recipe's own network, in four passes.
 _LONGER = _shown(4 * EQUAL_IMAGES)
 STUDIES["precision"] = (
     _compared("float32", _but(_LONGER, precision="float32"), "The measure."),

@@ -156,13 +156,9 @@ def plan(
 
 def is_stored(run: SplitRun) -> bool:
     """Whether the rows of a run are in ``results/split_sweep.csv``, with its checkpoint and the recipe as it is now."""
-    if not (results.results_dir() / "split_sweep.csv").exists():
-        return False
-    table = results.split_sweep()
-    for column, value in run.key.items():
-        table = table[table[column] == value]
+    stored = results.is_stored(run.key, results.results_dir() / "split_sweep.csv", results.SPLIT_SWEEP_COLUMNS)
     path = results.checkpoint_path(run.split, run.draw)
-    if table.empty or not path.is_file():
+    if not stored or not path.is_file():
         return False
     return TrainConfig.from_json(checkpoint_info(path)["config"]) == run.config
 
