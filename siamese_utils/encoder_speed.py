@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from siamese_utils import results
 from siamese_utils.augment import augment_batch
-from siamese_utils.devices import processor_and_precision
+from siamese_utils.devices import autocast_dtype, processor_and_precision
 from siamese_utils.encoders import Encoder
 from siamese_utils.errors import ConfigError, ResultsError
 from siamese_utils.files import locked, write_text_atomically
@@ -67,6 +67,7 @@ class _Steps:
     def __init__(self, encoder: str, side: int, config: TrainConfig) -> None:
         torch.manual_seed(0)
         self.config, self.side = config, side
+        self.lower = autocast_dtype(torch.device("cpu"), config.precision)
         self.encoder = Encoder(encoder, config.embedding_dim).to(memory_format=torch.channels_last).train()
         self.objective = WeightedSum(config.terms, _CLASSES, self.encoder.embedding_dim)
         self.optimizer = make_optimizer(
@@ -83,7 +84,9 @@ class _Steps:
         pixels = augment_batch(
             self.images, self.config.augment, self.encoder.pixel_mean, self.encoder.pixel_std, self.generator, self.side
         )
-        output = self.objective(self.encoder(pixels).float(), self.labels, 0.5)
+        with torch.autocast("cpu", dtype=self.lower, enabled=self.lower is not None):
+            features = self.encoder(pixels)
+        output = self.objective(features.float(), self.labels, 0.5)
         self.optimizer.zero_grad()
         output.loss.backward()
         parameters = [*self.encoder.parameters(), *self.objective.parameters()]
