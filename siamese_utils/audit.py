@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
-from siamese_utils import cifarfs, drawing_study, face_study, growth, imprinting_study, results
+from siamese_utils import cifarfs, drawing_study, ensembles, face_study, growth, imprinting_study, results
 from siamese_utils.checkpoints import load_encoder
 from siamese_utils.data import ImageSet
 from siamese_utils.errors import SiameseError, unknown
@@ -83,6 +83,10 @@ def _cifar_fs(path: Path, data: Data) -> Mapping[str, Estimate]:
     return cifarfs.evaluate_cifar_fs(load_encoder(path), cifarfs.all_images(data.train_set, data.test_set))
 
 
+def _ensemble(path: Path, data: Data) -> Mapping[str, Estimate]:
+    return ensembles.reevaluate_member(path, data.train_set, data.test_set)
+
+
 def _drawing(path: Path, data: Data) -> Mapping[str, Estimate]:
     return drawing_study.reevaluate_drawing(path, data.symbols or drawing_study.load_symbol_data())
 
@@ -115,6 +119,7 @@ SOURCES: dict[str, Source] = {
     "growth": Source(growth.growth_path, results.SPLIT_SWEEP_COLUMNS, _growth),
     "class_accuracy": Source(growth.class_path, results.SPLIT_SWEEP_COLUMNS, _by_class),
     "cifar_fs": Source(cifarfs.table_path, cifarfs.CIFAR_FS_COLUMNS, _cifar_fs),
+    "ensembles": Source(ensembles.table_path, ensembles.ENSEMBLE_COLUMNS, _ensemble),
     "drawing": Source(drawing_study.table_path, drawing_study.DRAWING_COLUMNS, _drawing),
     "faces": Source(face_study.table_path, face_study.FACE_COLUMNS, _faces, of_the_training=face_study.OF_THE_TRAINING),
     "imprinting": _imprinting(imprinting_study.table_path, imprinting_study.COLUMNS),

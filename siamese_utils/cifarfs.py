@@ -17,7 +17,7 @@ from siamese_utils.evaluation import Estimate, few_shot_accuracy
 from siamese_utils.recipes import recipe
 from siamese_utils.sampling import named_rng
 from siamese_utils.splits import fewshot_split_cifar_fs
-from siamese_utils.training import train
+from siamese_utils.training import TrainConfig, train
 
 CIFAR_FS_COLUMNS = ("recipe", "seed", "metric", "value", "ci95", "n", "checkpoint")
 
@@ -27,9 +27,28 @@ def table_path() -> Path:
     return results.results_dir() / "cifar_fs.csv"
 
 
-def checkpoint_path() -> Path:
-    """Where the encoder of CIFAR-FS is stored."""
-    return results.results_dir() / "checkpoints" / "cifar-fs.safetensors"
+def checkpoint_path(seed: int) -> Path:
+    """Where the encoder of a training on CIFAR-FS is stored."""
+    return results.results_dir() / "checkpoints" / f"{record_name(seed)}.safetensors"
+
+
+def record_name(seed: int) -> str:
+    """Under which name ``results.load_json`` finds what a training came from."""
+    return f"cifar-fs-seed{seed}"
+
+
+def cifar_fs_config(recipe_name: str, seed: int) -> TrainConfig:
+    """The recipe with every image of the training classes, since no threshold is chosen here."""
+    return dataclasses.replace(recipe(recipe_name), seed=seed, held_out_images=0)
+
+
+def is_stored(seed: int, recipe_name: str) -> bool:
+    """Whether the rows of a training are in the table, with its checkpoint and the recipe as it is now."""
+    path = checkpoint_path(seed)
+    key = {"recipe": recipe_name, "seed": seed}
+    if not path.is_file() or not results.is_stored(key, table_path(), CIFAR_FS_COLUMNS):
+        return False
+    return checkpoint_info(path).get("config") == cifar_fs_config(recipe_name, seed).to_json()
 
 
 def all_images(train_set: ImageSet, test_set: ImageSet) -> ImageSet:
@@ -51,7 +70,11 @@ def all_images(train_set: ImageSet, test_set: ImageSet) -> ImageSet:
 def evaluate_cifar_fs(encoder: Encoder, whole: ImageSet) -> dict[str, Estimate]:
     """5-way accuracies with 1 and 5 shots over 10,000 episodes of the 20 test classes, 15 queries a class."""
     positions = whole.indices_of(fewshot_split_cifar_fs(whole.class_names).test)
-    z, labels = encoder.embed(whole.images[positions]), whole.labels[positions]
+    return judge(encoder.embed(whole.images[positions]), whole.labels[positions])
+
+
+def judge(z: torch.Tensor, labels: torch.Tensor) -> dict[str, Estimate]:
+    """The same of embeddings, float32 (M, D) with rows of unit length, and their labels, int64 (M,)."""
     return {
         f"acc_5w{shots}s": few_shot_accuracy(z, labels, named_rng(0, f"cifar-fs {shots}"), ways=5, shots=shots)
         for shots in (1, 5)
@@ -72,23 +95,25 @@ def run_cifar_fs(
     The validation classes are not learned: the recipe was chosen on them.
     """
     whole = all_images(train_set, test_set)
-    config = dataclasses.replace(recipe(recipe_name), seed=seed, held_out_images=0)
-    run_dir = results.project_root() / "runs" / f"cifar-fs-{recipe_name}-seed{seed}"
+    config = cifar_fs_config(recipe_name, seed)
+    run_dir = results.project_root() / "runs" / f"{record_name(seed)}-{recipe_name}"
     computed_with = results.provenance(device, config.precision)
     trained = train(
         config, whole, fewshot_split_cifar_fs(whole.class_names).train, run_dir=run_dir, device=device,
         progress=progress,
     )  # fmt: skip
     source = {"split": "cifar-fs", "seed": seed, "recipe": recipe_name, "data": whole.name}
-    path = checkpoint_path()
-    save_encoder(trained.encoder, path, {**source, "config": config.to_json()})
+    path = checkpoint_path(seed)
+    save_encoder(
+        trained.encoder, path, {**source, "config": config.to_json(), "classes": list(trained.classes)}
+    )
     metrics = evaluate_cifar_fs(load_encoder(path), whole)
     relative = path.relative_to(results.project_root()).as_posix()
     results.store_run(
         {"recipe": recipe_name, "seed": seed}, metrics, relative, table=table_path(), columns=CIFAR_FS_COLUMNS
     )
     results.store_json(
-        "cifar-fs",
+        record_name(seed),
         {
             **source,
             "config": config.to_json(),

@@ -174,6 +174,22 @@ def cifar_fs(
 
 
 @app.command()
+def ensemble(
+    task: Annotated[str, typer.Argument(help="90-10 or cifar-fs.")],
+    seed: Annotated[list[int] | None, typer.Option(help="Train this member alone; may be given several times.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+) -> None:
+    """Train networks that differ in the seed alone, and judge them together; started again, it goes on."""
+    from siamese_utils import ensembles as module
+
+    table = module.run_ensemble(task, load_cifar100("train"), load_cifar100("test"), seeds=seed or None, device=device)
+    if table.empty:
+        typer.echo("Nothing to judge yet: the members of smaller seeds are missing.")
+    else:
+        typer.echo(module.by_members(task).round(2).to_string(index=False))
+
+
+@app.command()
 def drawing(
     trials: Annotated[bool, typer.Option("--trials", help="Run the trials by which the settings were chosen.")] = False,
     only: Annotated[list[str] | None, typer.Option(help="A run alone, such as mnist or 5-5; may be repeated.")] = None,

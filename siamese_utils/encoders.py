@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import nn
@@ -145,6 +148,58 @@ class Encoder(nn.Module):
     def set_centre(self, images: torch.Tensor, batch_size: int = 500) -> None:
         """Store the mean direction of training images (uint8 (N, H, W, 3)) as the centre that ``embed`` removes."""
         self.centre.copy_(self._directions(images, batch_size).mean(dim=0))
+
+
+class Ensemble:
+    """Several encoders as one: the similarity of two images is the mean of the members' cosine similarities.
+
+    Args:
+        members: one encoder or more, made for images of the same size.
+
+    Raises:
+        ConfigError: no members, or of different image sizes.
+    """
+
+    def __init__(self, members: Sequence[Encoder]) -> None:
+        if not members:
+            raise ConfigError("An ensemble needs at least one encoder.")
+        if len({member.image_size for member in members}) > 1:
+            raise ConfigError("The encoders of an ensemble must take images of the same size.")
+        self.members = tuple(members)
+        self.image_size = members[0].image_size
+        self.embedding_dim = sum(member.embedding_dim for member in members)
+
+    def embed(self, images: np.ndarray | torch.Tensor, batch_size: int = 500) -> torch.Tensor:
+        """Embed raw images; see ``Encoder.embed``.
+
+        Args:
+            images: uint8 (N, H, W, 3) with H = W = ``image_size``.
+            batch_size: images a forward pass.
+
+        Returns:
+            float32 (N, D), the members' embeddings side by side, rows of unit length.
+
+        Raises:
+            ShapeError: the images have another shape or type.
+        """
+        return joined([member.embed(images, batch_size) for member in self.members])
+
+
+def joined(embeddings: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Embeddings by several encoders as one, whose dot products are the means of theirs.
+
+    Args:
+        embeddings: each float32 (N, D_i), rows of unit length.
+
+    Returns:
+        float32 (N, sum of D_i), rows of unit length.
+
+    Raises:
+        ShapeError: none, or of different numbers of images.
+    """
+    if len({len(z) for z in embeddings}) != 1:
+        raise ShapeError("Embeddings to be joined must be of the same images, by at least one encoder.")
+    return torch.cat(tuple(embeddings), dim=1) / math.sqrt(len(embeddings))
 
 
 def _as_images(images: np.ndarray | torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.nn import functional as F
 
-from siamese_utils.encoders import Encoder
+from siamese_utils.encoders import Encoder, Ensemble
 from siamese_utils.errors import DataError, SamplingError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -71,10 +71,10 @@ class OneShotClassifier:
     with one image it is that image's embedding). No training takes place.
 
     Args:
-        encoder: see ``load_encoder``.
+        encoder: see ``load_encoder``; several at once as an ``Ensemble``.
     """
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder | Ensemble) -> None:
         self.encoder = encoder
         self.class_names: tuple[str, ...] = ()
         self.prototypes = torch.empty(0, encoder.embedding_dim)
@@ -178,7 +178,9 @@ class OneShotClassifier:
         return pd.concat([table, pd.DataFrame(similarity.numpy(), columns=names)], axis=1)
 
 
-def classify_folder(encoder: Encoder, support: str | Path, queries: str | Path | Iterable[str | Path]) -> pd.DataFrame:
+def classify_folder(
+    encoder: Encoder | Ensemble, support: str | Path, queries: str | Path | Iterable[str | Path]
+) -> pd.DataFrame:
     """Support folder in, predictions with similarities for the query images out.
 
     Args:

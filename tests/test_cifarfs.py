@@ -50,7 +50,7 @@ def test_run_is_stored_and_reproduced_from_its_checkpoint(parts: tuple[ImageSet,
         assert row.value == pytest.approx(metrics[row.metric].value, abs=1e-3)
         assert again[row.metric].value == pytest.approx(row.value, abs=1e-3)
     assert metrics["acc_5w5s"].value > metrics["acc_5w1s"].value > 20
-    record = results.load_json("cifar-fs")
+    record = results.load_json("cifar-fs-seed3")
     assert TrainConfig.from_json(record["config"]) == dataclasses.replace(TINY, seed=3, held_out_images=0)
     assert checkpoint_info(path)["config"] == record["config"]
 

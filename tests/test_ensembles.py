@@ -1,0 +1,168 @@
+"""Ensembles: similarities are means, members differ in the seed alone, and what is stored comes back from the files."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from siamese_utils import cifarfs, ensembles, recipes, results, sweep
+from siamese_utils.audit import Data, audit
+from siamese_utils.checkpoints import checkpoint_info
+from siamese_utils.data import CIFAR100_CLASSES, ImageSet
+from siamese_utils.encoders import Encoder, Ensemble, joined
+from siamese_utils.ensembles import TOGETHER, by_members, member_path, run_ensemble
+from siamese_utils.errors import CheckpointError, ConfigError, ShapeError, UnknownNameError
+from siamese_utils.losses import Term
+from siamese_utils.oneshot import OneShotClassifier
+from siamese_utils.splits import class_split, fewshot_split_cifar_fs
+from siamese_utils.synthetic import make_synthetic
+from siamese_utils.training import TrainConfig
+
+TINY = TrainConfig(
+    recipe="tiny", terms=(Term("proxy"),), encoder="conv3", embedding_dim=8, epochs=1, batch_size=64,
+    held_out_images=3, resolutions=((0.0, 16),),
+)  # fmt: skip
+Parts = tuple[ImageSet, ImageSet]
+
+
+@pytest.fixture(scope="module")
+def parts() -> Parts:
+    """A hundred synthetic classes under CIFAR-100's names, enough images for 1 and 5 shots with 15 queries."""
+    train_set, test_set = (
+        dataclasses.replace(make_synthetic(part, num_classes=100, per_class=count), class_names=CIFAR100_CLASSES)
+        for part, count in (("train", 8), ("test", 21))
+    )
+    return train_set, test_set
+
+
+@pytest.fixture
+def project(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setitem(recipes.RECIPES, "tiny", TINY)
+    monkeypatch.setattr(ensembles, "MEMBERS", {"90-10": 3, "cifar-fs": 2})
+    return project
+
+
+def run(task: str, parts: Parts, **more: object) -> object:
+    return run_ensemble(task, *parts, recipe_name="tiny", device="cpu", progress=False, **more)  # type: ignore[arg-type]
+
+
+def test_similarity_is_the_mean_of_the_members() -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    @given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(1, 6))
+    def check(sizes: list[int], images: int) -> None:
+        each = [F.normalize(torch.randn(images, size, generator=generator), dim=1) for size in sizes]
+        z = joined(each)
+        assert z.shape == (images, sum(sizes))
+        for a in range(images):
+            for b in range(images):
+                mean = sum(float(member[a].double() @ member[b].double()) for member in each) / len(each)
+                assert float(z[a] @ z[b]) == pytest.approx(mean, abs=1e-5)
+
+    check()
+
+
+def test_ensemble_is_used_like_an_encoder(synthetic_train: ImageSet) -> None:
+    torch.manual_seed(0)
+    first, second = Encoder("conv3", 8), Encoder("conv3", 5)
+    images = synthetic_train.images[:40]
+    assert torch.allclose(Ensemble([first]).embed(images), first.embed(images))
+    both = Ensemble([first, second])
+    z = both.embed(images)
+    assert torch.allclose(z.norm(dim=1), torch.ones(40), atol=1e-5) and z.shape == (40, both.embedding_dim)
+    mean = (first.embed(images) @ first.embed(images).T + second.embed(images) @ second.embed(images).T) / 2
+    assert torch.allclose(z @ z.T, mean, atol=1e-5)
+    classifier = OneShotClassifier(both).fit({"a": images[:1], "b": images[-1:]})
+    assert torch.allclose(classifier.similarities(images[:3]), (z @ z.T)[:3][:, [0, -1]], atol=1e-5)
+
+
+def test_what_cannot_be_joined_is_refused() -> None:
+    with pytest.raises(ConfigError, match="at least one encoder"):
+        Ensemble([])
+    with pytest.raises(ConfigError, match="the same size"):
+        Ensemble([Encoder("conv3"), Encoder("conv3", image_size=28)])
+    with pytest.raises(ShapeError, match="the same images"):
+        joined([torch.ones(2, 3), torch.ones(3, 3)])
+    with pytest.raises(ShapeError, match="at least one"):
+        joined([])
+
+
+def test_members_are_trained_once_and_judged_from_their_files(
+    parts: Parts, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(run("90-10", parts, seeds=[1])) == 0  # seed 0 is missing, so nothing can be judged yet
+    table = run("90-10", parts)
+    assert set(table.seed) == {0, 1, 2} and set(table.task) == {"90-10"}
+    number = {(row.seed, row.metric): row.value for row in table.itertuples()}
+    swept = results.split_sweep().set_index("metric")["value"]
+    for metric in ("acc_5w1s", "acc_5w5s", "acc_allway_1s", "pair_auc_unseen"):
+        assert number[0, metric] == number[0, metric + TOGETHER] == swept[metric]
+        assert number[1, metric] != number[0, metric]
+    unseen = set(class_split("90-10", 0).unseen)
+    for seed in range(3):
+        info = checkpoint_info(member_path("90-10", seed))
+        assert info["seed"] == seed and not unseen & set(info["classes"])
+        assert TrainConfig.from_json(info["config"]) == dataclasses.replace(TINY, seed=seed)
+    found = audit(Data(*parts), ["ensembles"], progress=False)
+    assert len(found) == len(table) and set(found.verdict) == {"holds"}
+    # By hand: the mean of the similarities, through the public class.
+    ensemble = Ensemble([ensembles.load_encoder(member_path("90-10", seed)) for seed in range(3)])
+    positions = parts[1].indices_of(sorted(unseen))
+    by_hand = ensembles._unseen_metrics(ensemble.embed(parts[1].images[positions]), parts[1].labels[positions])
+    assert by_hand["acc_5w1s"].value == pytest.approx(number[2, "acc_5w1s" + TOGETHER], abs=1e-3)
+
+    monkeypatch.setattr(ensembles, "train_run", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(sweep, "train_run", lambda *_, **__: pytest.fail("trained again"))
+    assert run("90-10", parts).equals(table)
+    rows = by_members("90-10", recipe_name="tiny")
+    assert rows.members.tolist() == [1, 2, 3] and rows.together.iloc[2] == number[2, "acc_5w1s" + TOGETHER]
+    seconds = [results.load_json(ensembles.record_name("90-10", seed)) for seed in range(3)]
+    assert rows.minutes.iloc[2] == pytest.approx(sum(r["seconds"] * r["provenance"]["threads"] for r in seconds) / 60)
+
+
+def test_cifar_fs_is_judged_on_validation_classes_as_well(parts: Parts, project: Path) -> None:
+    table = run("cifar-fs", parts)
+    number = {(row.seed, row.metric): row.value for row in table.itertuples()}
+    alone = cifarfs.stored_cifar_fs()
+    for row in alone.itertuples():
+        assert number[row.seed, row.metric] == row.value
+    assert {metric for _, metric in number} == {
+        f"{prefix}acc_5w{shots}s{suffix}"
+        for prefix in ("", "validation_") for shots in (1, 5) for suffix in ("", TOGETHER)
+    }  # fmt: skip
+    split = fewshot_split_cifar_fs(CIFAR100_CLASSES)
+    assert tuple(checkpoint_info(member_path("cifar-fs", 1))["classes"]) == split.train
+    again = ensembles.reevaluate_member(member_path("cifar-fs", 1), *parts)
+    assert again["validation_acc_5w1s_together"].value == pytest.approx(
+        number[1, "validation_acc_5w1s_together"], abs=1e-3
+    )
+
+
+def test_a_member_of_another_recipe_is_trained_anew(
+    parts: Parts, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("90-10", parts, seeds=[0, 1])
+    monkeypatch.setitem(recipes.RECIPES, "tiny", dataclasses.replace(TINY, learning_rate=1e-3))
+    trained = []
+    real = ensembles.train_run
+    monkeypatch.setattr(ensembles, "train_run", lambda run, *a, **k: trained.append(run.seed) or real(run, *a, **k))
+    run("90-10", parts, seeds=[1])
+    assert trained == [1]
+
+
+def test_unknown_names_and_seeds_are_refused(parts: Parts, project: Path) -> None:
+    for call in (lambda: run("50-50", parts), lambda: member_path("50-50", 0)):
+        with pytest.raises(UnknownNameError, match="90-10"):
+            call()
+    with pytest.raises(ConfigError, match="seeds 0 to 2, not 3"):
+        run("90-10", parts, seeds=[3])
+    path = Path(__file__).resolve().parents[1] / "results" / "checkpoints" / "cifar100-50-50-draw0.safetensors"
+    with pytest.raises(CheckpointError, match="no member"):
+        ensembles.reevaluate_member(path, *parts)
+    assert not ensembles.table_path().exists()
