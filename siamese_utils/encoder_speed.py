@@ -72,7 +72,7 @@ class _Steps:
         self.objective = WeightedSum(config.terms, _CLASSES, self.encoder.embedding_dim)
         self.optimizer = make_optimizer(
             config.optimizer, self.encoder, [self.objective], config.learning_rate, config.weight_decay,
-            config.muon_rate,
+            config.muon_rate, self.lower,
         )  # fmt: skip
         self.generator = torch.Generator().manual_seed(0)
         self.images = torch.randint(256, (config.batch_size, 32, 32, 3), generator=self.generator, dtype=torch.uint8)

@@ -15,19 +15,25 @@ from siamese_utils.errors import ConfigError, unknown
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
-def orthogonalise(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
+def orthogonalise(matrix: torch.Tensor, steps: int = 5, dtype: torch.dtype | None = None) -> torch.Tensor:
     """Nearly orthogonal matrix of the same singular directions: float (M, N) to float (M, N).
 
-    The Newton-Schulz iteration of Jordan et al. (2024), in the precision of the argument, since bfloat16 is
-    slow on processors that do not have it.
+    The Newton-Schulz iteration of Jordan et al. (2024).
+
+    Args:
+        matrix: float (M, N).
+        steps: of the iteration.
+        dtype: what is multiplied in; ``None`` for the argument's own precision. The iteration corrects its own errors,
+            so bfloat16 will do, where the hardware has it.
     """
     a, b, c = _NEWTON_SCHULZ
     wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    wide = wide / wide.norm().clamp(min=1e-7)  # so that no singular value is above one
+    wide = (wide / wide.norm().clamp(min=1e-7)).to(dtype or matrix.dtype)  # no singular value is above one
     for _ in range(steps):
         gram = wide @ wide.T
-        wide = a * wide + (b * gram + c * gram @ gram) @ wide
-    return wide.T if matrix.shape[0] > matrix.shape[1] else wide
+        polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)  # one rounding instead of three
+        wide = torch.addmm(wide, polynomial, wide, beta=a)
+    return (wide.T if matrix.shape[0] > matrix.shape[1] else wide).to(matrix.dtype)
 
 
 class Muon(torch.optim.Optimizer):
@@ -41,6 +47,7 @@ class Muon(torch.optim.Optimizer):
         lr: learning rate.
         momentum: share of the old average that stays; the update looks one step ahead (Nesterov).
         weight_decay: decoupled weight decay.
+        dtype: what the orthogonalisation multiplies in, see ``orthogonalise``.
 
     Raises:
         ConfigError: a parameter has fewer than two dimensions.
@@ -52,8 +59,10 @@ class Muon(torch.optim.Optimizer):
         lr: float = 0.02,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.dtype = dtype
         if any(p.ndim < 2 for group in self.param_groups for p in group["params"]):
             raise ConfigError("Muon updates matrices and kernels only; give biases and scales to another optimiser.")
 
@@ -69,7 +78,7 @@ class Muon(torch.optim.Optimizer):
                     state["momentum_buffer"] = torch.zeros_like(parameter)
                 average = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
                 ahead = parameter.grad.lerp(average, group["momentum"]).flatten(1)
-                update = orthogonalise(ahead)
+                update = orthogonalise(ahead, dtype=self.dtype)
                 rows, columns = ahead.shape
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.add_(update.view_as(parameter), alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
@@ -122,7 +131,13 @@ OPTIMIZERS = ("adamw", "sgd", "muon")
 
 
 def make_optimizer(
-    name: str, body: nn.Module, heads: list[nn.Module], learning_rate: float, weight_decay: float, muon_rate: float
+    name: str,
+    body: nn.Module,
+    heads: list[nn.Module],
+    learning_rate: float,
+    weight_decay: float,
+    muon_rate: float,
+    dtype: torch.dtype | None = None,
 ) -> OptimizerSet:
     """The optimiser of a recipe.
 
@@ -136,6 +151,7 @@ def make_optimizer(
         learning_rate: peak rate of AdamW or SGD.
         weight_decay: decoupled for AdamW and Muon, added to the gradient for SGD.
         muon_rate: peak rate of Muon.
+        dtype: what Muon multiplies in; ``None`` for the parameters' own precision.
 
     Raises:
         UnknownNameError: no such optimiser.
@@ -148,7 +164,7 @@ def make_optimizer(
         kernels = [p for p in body.parameters() if p.ndim == 4 and p.shape[1] > 3]
         chosen = {id(p) for p in kernels}
         parameters = [p for p in parameters if id(p) not in chosen]
-        sets.append(Muon([{"params": kernels, "weight_decay": weight_decay}], lr=muon_rate))
+        sets.append(Muon([{"params": kernels, "weight_decay": weight_decay}], lr=muon_rate, dtype=dtype))
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},

@@ -84,8 +84,8 @@ class TrainConfig:
         validation_classes: training classes kept out of training, for choosing recipes; 0 for a final run.
         patience: stop when the validation accuracy has not risen for so many epochs; 0 never stops early.
         min_delta: what counts as a rise, in percentage points.
-        precision: ``"auto"`` multiplies in bfloat16 where the device has it in hardware (autocast; weights, sums and
-            objectives stay float32); ``"float32"`` or ``"bfloat16"`` fixes it (see ``devices.autocast_dtype``).
+        precision: ``"auto"`` multiplies in bfloat16 where the device has it in hardware (autocast and Muon; weights,
+            sums and objectives stay float32); ``"float32"`` or ``"bfloat16"`` fixes it, see ``autocast_dtype``.
         compile: translate the encoder with ``torch.compile``, which takes a minute before it saves any.
         seed: seeds everything: initial weights, batches, augmentation, what is held out.
     """
@@ -273,7 +273,7 @@ class _Learner:
         self.objective.to(device)
         self.optimizer = make_optimizer(
             config.optimizer, self.encoder, [self.head, self.objective], config.learning_rate, config.weight_decay,
-            config.muon_rate,
+            config.muon_rate, autocast_dtype(device, config.precision),
         )  # fmt: skip
         self.average = WeightAverage(self.encoder, config.average_decay) if config.average_decay else None
         self.forward = torch.compile(self.encoder) if config.compile else self.encoder
