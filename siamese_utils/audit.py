@@ -10,7 +10,16 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
-from siamese_utils import cifarfs, drawing_study, ensembles, face_study, growth, imprinting_study, results
+from siamese_utils import (
+    cifarfs,
+    drawing_study,
+    ensembles,
+    face_study,
+    growth,
+    imprinting_study,
+    results,
+    triplet_systems,
+)
 from siamese_utils.checkpoints import load_encoder
 from siamese_utils.data import ImageSet
 from siamese_utils.errors import SiameseError, unknown
@@ -116,6 +125,7 @@ def _name(row: Mapping[str, object], key: Sequence[str]) -> str:
 
 SOURCES: dict[str, Source] = {
     "split_sweep": Source(lambda: results.results_dir() / "split_sweep.csv", results.SPLIT_SWEEP_COLUMNS, _sweep),
+    "triplet_systems": Source(triplet_systems.table_path, results.SPLIT_SWEEP_COLUMNS, _sweep),
     "growth": Source(growth.growth_path, results.SPLIT_SWEEP_COLUMNS, _growth),
     "class_accuracy": Source(growth.class_path, results.SPLIT_SWEEP_COLUMNS, _by_class),
     "cifar_fs": Source(cifarfs.table_path, cifarfs.CIFAR_FS_COLUMNS, _cifar_fs),

@@ -189,6 +189,17 @@ def ensemble(
         typer.echo(module.by_members(task).round(2).to_string(index=False))
 
 
+@app.command("triplet-systems")
+def triplet_systems(
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+) -> None:
+    """Train 90-10 by triplets alone, and by triplets after a warm start; started again, it goes on."""
+    from siamese_utils import triplet_systems as module
+
+    module.run_triplet_systems(load_cifar100("train"), load_cifar100("test"), device=device)
+    typer.echo(module.systems_table().to_string(index=False))
+
+
 @app.command()
 def drawing(
     trials: Annotated[bool, typer.Option("--trials", help="Run the trials by which the settings were chosen.")] = False,

@@ -22,11 +22,10 @@ from siamese_utils.data import ImageSet
 from siamese_utils.encoders import joined
 from siamese_utils.errors import CheckpointError, ConfigError, unknown
 from siamese_utils.evaluation import Estimate, all_way_accuracy, few_shot_accuracy, pair_auc
-from siamese_utils.files import atomic_path
 from siamese_utils.recipes import DEFAULT_RECIPE
 from siamese_utils.sampling import named_rng
 from siamese_utils.splits import class_split, fewshot_split_cifar_fs
-from siamese_utils.sweep import EVALUATION_SEED, SplitRun, is_stored, run_split, train_run
+from siamese_utils.sweep import EVALUATION_SEED, SplitRun, is_stored, run_split, store_files, train_run
 
 # How many members, seeds from 0, was fixed beforehand: four of the sweep's trainings take less than an hour on two
 # cores, and so do three on CIFAR-FS.
@@ -154,9 +153,7 @@ def _train_member(
         run_split(run, train_set, test_set, device=device, progress=progress)
         return
     finished = train_run(run, train_set, test_set, device=device, progress=progress)
-    results.store_json(record_name(task, seed), finished.record)
-    with atomic_path(member_path(task, seed)) as temporary:
-        temporary.write_bytes(finished.checkpoint)
+    store_files(finished, member_path(task, seed), record_name(task, seed))
     shutil.rmtree(run.folder, ignore_errors=True)
 
 

@@ -203,12 +203,17 @@ def store(finished: FinishedRun) -> None:
     """Write checkpoint, record and, last, the rows of a run."""
     run = finished.run
     path = results.checkpoint_path(run.split, run.draw)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(finished.checkpoint)
-    results.store_json(run.name, finished.record)
+    store_files(finished, path, run.name)
     checkpoint = path.relative_to(results.project_root()).as_posix()
     growth.store_growth(run.key, finished.growth, finished.by_class, checkpoint)
     results.store_run(run.key, finished.metrics, checkpoint)
+
+
+def store_files(finished: FinishedRun, path: Path, record: str) -> None:
+    """Write a run's checkpoint to ``path``, and what it came from as ``results/runs/<record>.json``."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(finished.checkpoint)
+    results.store_json(record, finished.record)
 
 
 def run_split(
