@@ -5,19 +5,21 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from siamese_utils import cifarfs, ensembles, recipes, results, sweep
+from siamese_utils import cifarfs, ensemble_figures, ensembles, recipes, results, sweep
 from siamese_utils.audit import Data, audit
 from siamese_utils.checkpoints import checkpoint_info
 from siamese_utils.data import CIFAR100_CLASSES, ImageSet
 from siamese_utils.encoders import Encoder, Ensemble, joined
 from siamese_utils.ensembles import TOGETHER, by_members, member_path, run_ensemble
-from siamese_utils.errors import CheckpointError, ConfigError, ShapeError, UnknownNameError
+from siamese_utils.errors import CheckpointError, ConfigError, ResultsError, ShapeError, UnknownNameError
+from siamese_utils.evaluation import Estimate
 from siamese_utils.losses import Term
 from siamese_utils.oneshot import OneShotClassifier
 from siamese_utils.splits import class_split, fewshot_split_cifar_fs
@@ -166,3 +168,46 @@ def test_unknown_names_and_seeds_are_refused(parts: Parts, project: Path) -> Non
     with pytest.raises(CheckpointError, match="no member"):
         ensembles.reevaluate_member(path, *parts)
     assert not ensembles.table_path().exists()
+
+
+def store(task: str, seed: int, alone: float, together: float, names: tuple[str, ...]) -> None:
+    metrics = {name: Estimate(alone, 0.2, 9) for name in names}
+    metrics |= {name + TOGETHER: Estimate(together, 0.3, 9) for name in names}
+    key = {"task": task, "seed": seed, "recipe": recipes.DEFAULT_RECIPE}
+    results.store_run(key, metrics, "", table=ensembles.table_path(), columns=ensembles.ENSEMBLE_COLUMNS)
+    record = {"seconds": 600.0, "provenance": {"threads": 1 + (seed == 0)}, "config": {"encoder": "resnet9-32"}}
+    results.store_json(ensembles.record_name(task, seed), record)
+
+
+def test_figure_and_sentences_say_what_is_stored(project: Path) -> None:
+    with pytest.raises(ResultsError):
+        ensemble_figures.members_figure()
+    cifar_names = tuple(f"{prefix}acc_5w{shots}s" for prefix in ("", "validation_") for shots in (1, 5))
+    store("90-10", 0, 76.0, 76.0, ("acc_5w1s", "acc_allway_1s"))
+    with pytest.raises(ResultsError, match="No ensemble of 90-10"):
+        ensemble_figures.gain_sentence("90-10")
+    store("90-10", 1, 75.0, 78.5, ("acc_5w1s", "acc_allway_1s"))
+    told = ensemble_figures.gain_sentence("90-10")
+    assert "75.0 to 76.0, on average 75.5; 2 together **78.5 ± 0.3**, +3.0 points" in told
+    assert "took 15 minutes of two processor cores" in told and "1-shot among all ten" in told.lower()
+    for seed, (alone, together) in enumerate([(66.0, 66.0), (67.0, 69.5)]):
+        store("cifar-fs", seed, alone, together, cifar_names)
+    figure, alt = ensemble_figures.members_figure()
+    assert "78.5 percent with 2" in alt and "CIFAR-FS, test classes: 66.0 percent with 1, 69.5 percent with 2" in alt
+    assert {text.get_text() for text in figure.axes[0].texts} >= {"78.5", "69.5", "90-10, ten unseen classes"}
+    plt.close(figure)
+
+    for seed, value in enumerate([66.0, 67.0]):
+        results.store_run(
+            {"recipe": recipes.DEFAULT_RECIPE, "seed": seed},
+            {"acc_5w1s": Estimate(value, 0.2, 9), "acc_5w5s": Estimate(value + 10, 0.2, 9)}, f"seed{seed}",
+            table=cifarfs.table_path(), columns=cifarfs.CIFAR_FS_COLUMNS,
+        )  # fmt: skip
+    (project / "results" / "cifar_fs_published.csv").write_text(
+        "method,encoder,acc_5w1s,acc_5w5s,source\nbetter,big,70,80,a\nworse,small,60,71,b\n"
+    )
+    table = ensemble_figures.field_table()
+    assert table.method.tolist() == ["worse", "this project, one network", "this project, ensemble", "better"]
+    assert table["5-way 1-shot"].tolist() == ["60.0", "66.5 ± 0.2", "69.5 ± 0.3", "70.0"]
+    assert table.encoder.tolist()[1:3] == ["resnet9-32, mean of 2 seeds", "2 of these"]
+    assert len(ensemble_figures.published()) == 2

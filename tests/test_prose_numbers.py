@@ -146,7 +146,6 @@ SOURCED: tuple[Sourced, ...] = (
     Sourced("README.md", "169 MB", "size of cifar-100-python.tar.gz"),
     Sourced("README.md", "Science 350, 2015", "volume of a journal"),
     Sourced("README.md", "cosine triplet loss, 150 epochs", "setting of the seed project"),
-    computed("README.md", "a minute | {} | 04", lambda: about("half an hour", hours_of("cifar100-90-10-draw0"))),
     computed("README.md", "{} a class draw", lambda: about("three hours", hours_of("cifar100-*-draw0"))),
     computed("README.md", "cost the old ones? | a minute | {}", lambda: about("an hour", hours_of("imprinting*"))),
     computed("README.md", "a page to draw on. | a minute | {}", lambda: about("half an hour", hours_of("drawing*"))),

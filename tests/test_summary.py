@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from siamese_utils import results, summary
+from siamese_utils import ensembles, results, summary, triplet_systems
 from siamese_utils.errors import ResultsError
-from siamese_utils.evaluation import METRICS
+from siamese_utils.evaluation import METRICS, Estimate
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -35,6 +35,23 @@ def test_headline_numbers_are_rows_of_the_results() -> None:
     row = stored[(stored.split == "90-10") & (stored.draw == 0) & (stored.seed == 0) & (stored.metric == "acc_5w1s")]
     assert len(row) == 1
     assert f"**{row.value.iloc[0]:.1f}** ± {row.ci95.iloc[0]:.1f} (62.2)" in summary.headline_table()
+
+
+def test_other_systems_have_rows_of_their_own(project: Path) -> None:
+    assert summary._other_systems() == {}
+    metrics = {metric: Estimate(50.0 + place, 0.5, 9) for place, metric in enumerate(summary.HEADLINE_METRICS)}
+    key = {"split": "90-10", "draw": 0, "seed": 0, "recipe": "muon-triplet"}
+    results.store_run(key, metrics, "", table=triplet_systems.table_path())
+    for seed in range(3):
+        together = {f"{name}{ensembles.TOGETHER}": Estimate(60.0 + seed, 0.5, 9) for name in metrics}
+        results.store_run(
+            {"task": "90-10", "seed": seed, "recipe": "any"}, {**metrics, **together}, "",
+            table=ensembles.table_path(), columns=ensembles.ENSEMBLE_COLUMNS,
+        )  # fmt: skip
+    found = summary._other_systems()
+    assert list(found) == ["90-10, by triplets alone", "90-10, three networks together"]
+    assert found["90-10, by triplets alone"].value["acc_5w5s"] == 51
+    assert found["90-10, three networks together"].value.to_dict() == dict.fromkeys(metrics, 62.0)
 
 
 @pytest.mark.usefixtures("in_project")
