@@ -21,6 +21,7 @@ from torchvision.transforms import v2
 
 from benchmarks import common
 from siamese_utils.augment import AugmentConfig, augment_batch
+from siamese_utils.memory import freed_memory_kept
 
 SIDE, SHIFT, BATCH = 32, 4, 256
 MEAN, STD = torch.tensor([129.3, 124.1, 112.4]), torch.tensor([68.2, 65.4, 70.4])  # of CIFAR-100, 0-255 scale
@@ -94,8 +95,9 @@ def our_batches(images: torch.Tensor, config: AugmentConfig | None = None) -> It
     """Our batches in a random order of the images: float32 (N, 3, 32, 32)."""
     config = config or AugmentConfig(translate=SHIFT)
     generator = torch.Generator().manual_seed(0)
-    for positions in torch.randperm(len(images), generator=generator).split(BATCH):
-        yield augment_batch(images[positions], config, MEAN, STD, generator)
+    with freed_memory_kept():  # as the training does
+        for positions in torch.randperm(len(images), generator=generator).split(BATCH):
+            yield augment_batch(images.index_select(0, positions), config, MEAN, STD, generator)
 
 
 def _rate(batches: Callable[[], Iterable[torch.Tensor]]) -> Callable[[], float]:

@@ -63,7 +63,7 @@ class Encoder(nn.Module):
         return self.projection(self.body(pixels))
 
     @torch.no_grad()
-    def embed(self, images: np.ndarray | torch.Tensor, batch_size: int = 500) -> torch.Tensor:
+    def embed(self, images: np.ndarray | torch.Tensor, batch_size: int = 100) -> torch.Tensor:
         """Embed raw images.
 
         The direction of an image and of its mirror image are averaged, unless ``mirror`` is off; the mean direction of
@@ -92,7 +92,7 @@ class Encoder(nn.Module):
         return F.normalize(directions - self.centre.cpu(), dim=1)
 
     @torch.no_grad()
-    def features(self, images: np.ndarray | torch.Tensor, batch_size: int = 500) -> torch.Tensor:
+    def features(self, images: np.ndarray | torch.Tensor, batch_size: int = 100) -> torch.Tensor:
         """Features of raw images as the network gives them: not mirrored, centred or scaled, unlike in ``embed``.
 
         Args:
@@ -145,7 +145,7 @@ class Encoder(nn.Module):
         self.pixel_std.copy_(variance.clamp(min=1.0).sqrt())
 
     @torch.no_grad()
-    def set_centre(self, images: torch.Tensor, batch_size: int = 500) -> None:
+    def set_centre(self, images: torch.Tensor, batch_size: int = 100) -> None:
         """Store the mean direction of training images (uint8 (N, H, W, 3)) as the centre that ``embed`` removes."""
         self.centre.copy_(self._directions(images, batch_size).mean(dim=0))
 
@@ -169,7 +169,7 @@ class Ensemble:
         self.image_size = members[0].image_size
         self.embedding_dim = sum(member.embedding_dim for member in members)
 
-    def embed(self, images: np.ndarray | torch.Tensor, batch_size: int = 500) -> torch.Tensor:
+    def embed(self, images: np.ndarray | torch.Tensor, batch_size: int = 100) -> torch.Tensor:
         """Embed raw images; see ``Encoder.embed``.
 
         Args:

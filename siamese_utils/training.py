@@ -38,6 +38,7 @@ from siamese_utils.evaluation import few_shot_accuracy
 from siamese_utils.fields import check_fields
 from siamese_utils.files import atomic_path, is_whole_archive, reason
 from siamese_utils.losses import Term, WeightedSum, embedding_spread
+from siamese_utils.memory import freed_memory_kept
 from siamese_utils.optimizers import OPTIMIZERS, WeightAverage, make_optimizer
 from siamese_utils.pretrained import PRETRAINED, load_pretrained
 from siamese_utils.sampling import PKBatches, named_rng
@@ -464,7 +465,8 @@ def train(
     epochs = math.ceil(steps / batches.steps)
     labels = labels.to(where)
 
-    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
+    # The allocator would otherwise give each batch's memory back and take it again.
+    with freed_memory_kept(), torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
         torch.manual_seed(config.seed)
         learner = _Learner(config, train_set, used, int(labels.max()) + 1).to(where)
         run_path = Path(run_dir) if run_dir is not None else None
@@ -590,8 +592,9 @@ def _train_epoch(
         learner.optimizer.set_rate(learning_rate_at(progress, config))
         side = _side_at(progress, config, images.shape[1])
         turns, rows = positions // len(images), positions % len(images)  # see _in_all_turns
+        turned = turn(images.index_select(0, rows), turns)
         pixels = augment_batch(
-            turn(images[rows], turns), config.augment, encoder.pixel_mean, encoder.pixel_std, generator, side
+            turned, config.augment, encoder.pixel_mean, encoder.pixel_std, generator, side
         )
         with torch.autocast(images.device.type, dtype=low_precision, enabled=low_precision is not None):
             embeddings = learner.forward(pixels)
