@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from siamese_utils.data import ImageSet, cache_folder, find_cifar100, load_cifar100
+from siamese_utils.data import CIFAR100_CLASSES, ImageSet, cache_folder, find_cifar100, load_cifar100
 from siamese_utils.synthetic import make_synthetic
 
 # The same examples every time and no time limit: a slow or busy machine must not fail a test at random.
@@ -53,6 +54,16 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def hundred() -> tuple[ImageSet, ImageSet]:
+    """Synthetic images under CIFAR-100's names, 8 to train and 21 to test a class: 5 shots and 15 queries fit."""
+    train_set, test_set = (
+        dataclasses.replace(make_synthetic(part, num_classes=100, per_class=count), class_names=CIFAR100_CLASSES)
+        for part, count in (("train", 8), ("test", 21))
+    )
+    return train_set, test_set
 
 
 @pytest.fixture(scope="session")

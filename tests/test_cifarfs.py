@@ -15,7 +15,6 @@ from siamese_utils.data import CIFAR100_CLASSES, ImageSet
 from siamese_utils.errors import CheckpointError, DataError
 from siamese_utils.losses import Term
 from siamese_utils.splits import fewshot_split_cifar_fs
-from siamese_utils.synthetic import make_synthetic
 from siamese_utils.training import TrainConfig
 
 TINY = TrainConfig(
@@ -24,28 +23,18 @@ TINY = TrainConfig(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def parts() -> tuple[ImageSet, ImageSet]:
-    """A hundred synthetic classes under CIFAR-100's names, 15 and 6 images each."""
-    train_set, test_set = (
-        dataclasses.replace(make_synthetic(part, num_classes=100, per_class=count), class_names=CIFAR100_CLASSES)
-        for part, count in (("train", 15), ("test", 6))
-    )
-    return train_set, test_set
-
-
 @pytest.fixture
 def project(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setitem(recipes.RECIPES, "tiny", TINY)
     return project
 
 
-def test_run_is_stored_and_reproduced_from_its_checkpoint(parts: tuple[ImageSet, ImageSet], project: Path) -> None:
-    metrics = run_cifar_fs(3, "tiny", *parts, device="cpu", progress=False)
+def test_run_is_stored_and_reproduced_from_its_checkpoint(hundred: tuple[ImageSet, ImageSet], project: Path) -> None:
+    metrics = run_cifar_fs(3, "tiny", *hundred, device="cpu", progress=False)
     table = stored_cifar_fs()
     assert set(table.metric) == {"acc_5w1s", "acc_5w5s"} and set(table.seed) == {3}
     path = project / table.checkpoint.iloc[0]
-    again = reevaluate_cifar_fs(path, *parts)
+    again = reevaluate_cifar_fs(path, *hundred)
     for row in table.itertuples():
         assert row.value == pytest.approx(metrics[row.metric].value, abs=1e-3)
         assert again[row.metric].value == pytest.approx(row.value, abs=1e-3)
@@ -56,7 +45,7 @@ def test_run_is_stored_and_reproduced_from_its_checkpoint(parts: tuple[ImageSet,
 
 
 def test_test_and_validation_classes_are_never_learned(
-    parts: tuple[ImageSet, ImageSet], project: Path, monkeypatch: pytest.MonkeyPatch
+    hundred: tuple[ImageSet, ImageSet], project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, object] = {}
     real = cifarfs.train
@@ -67,21 +56,21 @@ def test_test_and_validation_classes_are_never_learned(
         return result
 
     monkeypatch.setattr(cifarfs, "train", recording)
-    run_cifar_fs(0, "tiny", *parts, device="cpu", progress=False)
+    run_cifar_fs(0, "tiny", *hundred, device="cpu", progress=False)
     split = fewshot_split_cifar_fs(CIFAR100_CLASSES)
-    assert seen["classes"] == split.train and seen["images"] == 2100
+    assert seen["classes"] == split.train and seen["images"] == 2900
     assert not set(split.train) & {*split.test, *split.val}
 
 
-def test_both_parts_are_joined(parts: tuple[ImageSet, ImageSet]) -> None:
-    whole = all_images(*parts)
-    assert torch.equal(torch.bincount(whole.labels), torch.full((100,), 21))
-    assert torch.equal(whole.images[:1500], parts[0].images)
+def test_both_parts_are_joined(hundred: tuple[ImageSet, ImageSet]) -> None:
+    whole = all_images(*hundred)
+    assert torch.equal(torch.bincount(whole.labels), torch.full((100,), 29))
+    assert torch.equal(whole.images[:800], hundred[0].images)
     with pytest.raises(DataError, match="one data set"):
-        all_images(parts[0], dataclasses.replace(parts[1], name="cifar100"))
+        all_images(hundred[0], dataclasses.replace(hundred[1], name="cifar100"))
 
 
-def test_encoder_of_another_split_is_refused(parts: tuple[ImageSet, ImageSet]) -> None:
+def test_encoder_of_another_split_is_refused(hundred: tuple[ImageSet, ImageSet]) -> None:
     path = Path(__file__).resolve().parents[1] / "results" / "checkpoints" / "cifar100-90-10-draw0.safetensors"
     with pytest.raises(CheckpointError, match="not trained on CIFAR-FS"):
-        reevaluate_cifar_fs(path, *parts)
+        reevaluate_cifar_fs(path, *hundred)

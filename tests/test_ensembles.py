@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -23,7 +24,6 @@ from siamese_utils.evaluation import Estimate
 from siamese_utils.losses import Term
 from siamese_utils.oneshot import OneShotClassifier
 from siamese_utils.splits import class_split, fewshot_split_cifar_fs
-from siamese_utils.synthetic import make_synthetic
 from siamese_utils.training import TrainConfig
 
 TINY = TrainConfig(
@@ -33,16 +33,6 @@ TINY = TrainConfig(
 Parts = tuple[ImageSet, ImageSet]
 
 
-@pytest.fixture(scope="module")
-def parts() -> Parts:
-    """A hundred synthetic classes under CIFAR-100's names, enough images for 1 and 5 shots with 15 queries."""
-    train_set, test_set = (
-        dataclasses.replace(make_synthetic(part, num_classes=100, per_class=count), class_names=CIFAR100_CLASSES)
-        for part, count in (("train", 8), ("test", 21))
-    )
-    return train_set, test_set
-
-
 @pytest.fixture
 def project(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setitem(recipes.RECIPES, "tiny", TINY)
@@ -50,7 +40,7 @@ def project(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return project
 
 
-def run(task: str, parts: Parts, **more: object) -> object:
+def run(task: str, parts: Parts, **more: object) -> pd.DataFrame:
     return run_ensemble(task, *parts, recipe_name="tiny", device="cpu", progress=False, **more)  # type: ignore[arg-type]
 
 
@@ -96,10 +86,10 @@ def test_what_cannot_be_joined_is_refused() -> None:
 
 
 def test_members_are_trained_once_and_judged_from_their_files(
-    parts: Parts, project: Path, monkeypatch: pytest.MonkeyPatch
+    hundred: Parts, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert len(run("90-10", parts, seeds=[1])) == 0  # seed 0 is missing, so nothing can be judged yet
-    table = run("90-10", parts)
+    assert len(run("90-10", hundred, seeds=[1])) == 0  # seed 0 is missing, so nothing can be judged yet
+    table = run("90-10", hundred)
     assert set(table.seed) == {0, 1, 2} and set(table.task) == {"90-10"}
     number = {(row.seed, row.metric): row.value for row in table.itertuples()}
     swept = results.split_sweep().set_index("metric")["value"]
@@ -111,25 +101,25 @@ def test_members_are_trained_once_and_judged_from_their_files(
         info = checkpoint_info(member_path("90-10", seed))
         assert info["seed"] == seed and not unseen & set(info["classes"])
         assert TrainConfig.from_json(info["config"]) == dataclasses.replace(TINY, seed=seed)
-    found = audit(Data(*parts), ["ensembles"], progress=False)
+    found = audit(Data(*hundred), ["ensembles"], progress=False)
     assert len(found) == len(table) and set(found.verdict) == {"holds"}
     # By hand: the mean of the similarities, through the public class.
     ensemble = Ensemble([ensembles.load_encoder(member_path("90-10", seed)) for seed in range(3)])
-    positions = parts[1].indices_of(sorted(unseen))
-    by_hand = ensembles._unseen_metrics(ensemble.embed(parts[1].images[positions]), parts[1].labels[positions])
+    positions = hundred[1].indices_of(sorted(unseen))
+    by_hand = ensembles._unseen_metrics(ensemble.embed(hundred[1].images[positions]), hundred[1].labels[positions])
     assert by_hand["acc_5w1s"].value == pytest.approx(number[2, "acc_5w1s" + TOGETHER], abs=1e-3)
 
     monkeypatch.setattr(ensembles, "train_run", lambda *_, **__: pytest.fail("trained again"))
     monkeypatch.setattr(sweep, "train_run", lambda *_, **__: pytest.fail("trained again"))
-    assert run("90-10", parts).equals(table)
+    assert run("90-10", hundred).equals(table)
     rows = by_members("90-10", recipe_name="tiny")
     assert rows.members.tolist() == [1, 2, 3] and rows.together.iloc[2] == number[2, "acc_5w1s" + TOGETHER]
     seconds = [results.load_json(ensembles.record_name("90-10", seed)) for seed in range(3)]
     assert rows.minutes.iloc[2] == pytest.approx(sum(r["seconds"] * r["provenance"]["threads"] for r in seconds) / 60)
 
 
-def test_cifar_fs_is_judged_on_validation_classes_as_well(parts: Parts, project: Path) -> None:
-    table = run("cifar-fs", parts)
+def test_cifar_fs_is_judged_on_validation_classes_as_well(hundred: Parts, project: Path) -> None:
+    table = run("cifar-fs", hundred)
     number = {(row.seed, row.metric): row.value for row in table.itertuples()}
     alone = cifarfs.stored_cifar_fs()
     for row in alone.itertuples():
@@ -140,33 +130,33 @@ def test_cifar_fs_is_judged_on_validation_classes_as_well(parts: Parts, project:
     }  # fmt: skip
     split = fewshot_split_cifar_fs(CIFAR100_CLASSES)
     assert tuple(checkpoint_info(member_path("cifar-fs", 1))["classes"]) == split.train
-    again = ensembles.reevaluate_member(member_path("cifar-fs", 1), *parts)
+    again = ensembles.reevaluate_member(member_path("cifar-fs", 1), *hundred)
     assert again["validation_acc_5w1s_together"].value == pytest.approx(
         number[1, "validation_acc_5w1s_together"], abs=1e-3
     )
 
 
 def test_a_member_of_another_recipe_is_trained_anew(
-    parts: Parts, project: Path, monkeypatch: pytest.MonkeyPatch
+    hundred: Parts, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run("90-10", parts, seeds=[0, 1])
+    run("90-10", hundred, seeds=[0, 1])
     monkeypatch.setitem(recipes.RECIPES, "tiny", dataclasses.replace(TINY, learning_rate=1e-3))
     trained = []
     real = ensembles.train_run
     monkeypatch.setattr(ensembles, "train_run", lambda run, *a, **k: trained.append(run.seed) or real(run, *a, **k))
-    run("90-10", parts, seeds=[1])
+    run("90-10", hundred, seeds=[1])
     assert trained == [1]
 
 
-def test_unknown_names_and_seeds_are_refused(parts: Parts, project: Path) -> None:
-    for call in (lambda: run("50-50", parts), lambda: member_path("50-50", 0)):
+def test_unknown_names_and_seeds_are_refused(hundred: Parts, project: Path) -> None:
+    for call in (lambda: run("50-50", hundred), lambda: member_path("50-50", 0)):
         with pytest.raises(UnknownNameError, match="90-10"):
             call()
     with pytest.raises(ConfigError, match="seeds 0 to 2, not 3"):
-        run("90-10", parts, seeds=[3])
+        run("90-10", hundred, seeds=[3])
     path = Path(__file__).resolve().parents[1] / "results" / "checkpoints" / "cifar100-50-50-draw0.safetensors"
     with pytest.raises(CheckpointError, match="no member"):
-        ensembles.reevaluate_member(path, *parts)
+        ensembles.reevaluate_member(path, *hundred)
     assert not ensembles.table_path().exists()
 
 

@@ -10,26 +10,16 @@ import pytest
 from siamese_utils import recipes, results, sweep, triplet_systems
 from siamese_utils.audit import Data, audit
 from siamese_utils.checkpoints import checkpoint_info
-from siamese_utils.data import CIFAR100_CLASSES, ImageSet
+from siamese_utils.data import ImageSet
 from siamese_utils.errors import ResultsError
 from siamese_utils.losses import Term
 from siamese_utils.splits import class_split
-from siamese_utils.synthetic import make_synthetic
 from siamese_utils.training import TrainConfig
 
 TINY = TrainConfig(
     recipe="", terms=(Term("proxy"),), encoder="conv3", embedding_dim=8, epochs=1, batch_size=64, held_out_images=3,
     resolutions=((0.0, 16),),
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def parts() -> tuple[ImageSet, ImageSet]:
-    train_set, test_set = (
-        dataclasses.replace(make_synthetic(part, num_classes=100, per_class=count), class_names=CIFAR100_CLASSES)
-        for part, count in (("train", 8), ("test", 21))
-    )
-    return train_set, test_set
 
 
 def test_systems_differ_from_the_recipe_in_the_objective_alone() -> None:
@@ -43,7 +33,7 @@ def test_systems_differ_from_the_recipe_in_the_objective_alone() -> None:
 
 
 def test_systems_are_trained_once_and_hold_in_the_audit(
-    parts: tuple[ImageSet, ImageSet], project: Path, monkeypatch: pytest.MonkeyPatch
+    hundred: tuple[ImageSet, ImageSet], project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (project / "results" / "seed_reference.csv").write_text(
         "split,metric,value,ci95,source\n90-10,acc_5w1s,62.18,0.4,measured\n90-10,pair_auc_unseen,84.5,,measured\n"
@@ -52,19 +42,19 @@ def test_systems_are_trained_once_and_hold_in_the_audit(
         monkeypatch.setitem(recipes.RECIPES, name, dataclasses.replace(TINY, recipe=name))
     with pytest.raises(ResultsError):
         triplet_systems.systems_table()
-    sweep.run_split(sweep.SplitRun("90-10"), *parts, device="cpu", progress=False)
+    sweep.run_split(sweep.SplitRun("90-10"), *hundred, device="cpu", progress=False)
     swept = results.split_sweep()
-    table = triplet_systems.run_triplet_systems(*parts, device="cpu", progress=False)
+    table = triplet_systems.run_triplet_systems(*hundred, device="cpu", progress=False)
     assert set(table.recipe) == {"muon-triplet", "muon-proxy-then-triplet"}
     assert results.split_sweep().equals(swept)  # the sweep's rows and checkpoint are its own
     for name in ("muon-triplet", "muon-proxy-then-triplet"):
         info = checkpoint_info(triplet_systems.checkpoint_path(name))
         assert info["recipe"] == name and not set(info["classes"]) & set(class_split("90-10", 0).unseen)
         assert results.load_json(triplet_systems.record_name(name))["recipe"] == name
-    found = audit(Data(*parts), ["triplet_systems"], progress=False)
+    found = audit(Data(*hundred), ["triplet_systems"], progress=False)
     assert len(found) == len(table) and set(found.verdict) == {"holds"}
     monkeypatch.setattr(triplet_systems, "train_run", lambda *_, **__: pytest.fail("trained again"))
-    assert triplet_systems.run_triplet_systems(*parts, device="cpu", progress=False).equals(table)
+    assert triplet_systems.run_triplet_systems(*hundred, device="cpu", progress=False).equals(table)
 
     shown = triplet_systems.systems_table().set_index("trained by")
     assert len(shown) == 4
