@@ -64,6 +64,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.augmentation
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.training --options
+	$(BIN)/python -m benchmarks.optimizer
 	$(BIN)/python -m benchmarks.pair_network
 
 # The header stays, the versions are new; CUDA libraries are left out, since each platform has its own.

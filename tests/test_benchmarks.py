@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts are no part of the installed package
 
 pytest.importorskip("easyfsl")
-from benchmarks import augmentation, common, evaluation, pair_network, training
+from benchmarks import augmentation, common, evaluation, optimizer, pair_network, training
 from siamese_utils.augment import AugmentConfig
 from siamese_utils.data import ImageSet
 from siamese_utils.encoders import Encoder
@@ -308,3 +308,18 @@ def test_both_pair_networks_take_the_same_steps(monkeypatch: pytest.MonkeyPatch)
 def test_pair_network_benchmark_runs() -> None:
     output = run(pair_network, "--quick")
     assert pair_network.PLAIN in output and pair_network.OURS in output and "differ by at most" in output
+
+
+def test_all_optimizers_make_the_same_updates(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert optimizer.check_equal("conv3") <= optimizer.TOLERANCE
+    made = optimizer.make_optimizers("conv3")
+    for group in made[optimizer.BFLOAT16].param_groups:
+        group["lr"] *= 1.2
+    monkeypatch.setattr(optimizer, "make_optimizers", lambda _: made)
+    with pytest.raises(AssertionError, match="bfloat16 ends"):
+        optimizer.check_equal("conv3")
+
+
+def test_optimizer_benchmark_runs() -> None:
+    output = run(optimizer, "--quick")
+    assert optimizer.FLOAT32 in output and optimizer.BFLOAT16 in output and "differ by at most" in output
