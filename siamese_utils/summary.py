@@ -155,15 +155,35 @@ def headline_text() -> str:
     return f"{sentence}\n\n{headline_table()}\n\n{note}"
 
 
+def _latest_benchmarks() -> tuple[pd.DataFrame, pd.Series]:
+    """Rows of the processor and number of threads that were measured last, and the newest of them."""
+    table = results.read_table(results.results_dir() / "benchmarks.csv")
+    latest = table.sort_values("date", kind="stable").iloc[-1]
+    return table[(table.processor == latest.processor) & (table.threads == latest.threads)], latest
+
+
+def benchmark_table(benchmark: str) -> pd.DataFrame:
+    """One row a side of a benchmark: what it is, its rate, and its ratio to the first; both with half the range.
+
+    Raises:
+        ResultsError: the benchmark has not been run on the processor that was measured last.
+    """
+    table, _ = _latest_benchmarks()
+    rows = table[table.benchmark == benchmark]
+    if rows.empty:
+        raise ResultsError(f"The benchmark {benchmark} is not stored; run it with `make bench`.")
+    rates = [f"{row.value:,.0f} ± {row.spread:,.0f} {row.unit}" for row in rows.itertuples()]
+    ratios = [f"{row.ratio:.2f} ± {row.ratio_spread:.2f}" for row in rows.itertuples()]
+    return pd.DataFrame({"side": rows.side.tolist(), "rate": rates, "ratio": ratios})
+
+
 def speed_text() -> str:
     """The README's table of speeds, in Markdown: ours and the alternative, timed in turn in one run.
 
     Raises:
         ResultsError: a benchmark has not been run.
     """
-    table = results.read_table(results.results_dir() / "benchmarks.csv")
-    latest = table.sort_values("date", kind="stable").iloc[-1]
-    table = table[(table.processor == latest.processor) & (table.threads == latest.threads)]
+    table, latest = _latest_benchmarks()
     lines = ["| what | against | ratio |", "|---|---|---|"]
     for benchmark, other, ours, what, against in _SPEEDS:
         sides = table[table.benchmark == benchmark].set_index("side")

@@ -85,6 +85,18 @@ def test_readme_without_markers_is_refused(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.usefixtures("in_project")
+def test_benchmark_table_is_of_one_processor() -> None:
+    stored = pd.read_csv(ROOT / "results" / "benchmarks.csv")
+    latest = stored[stored.benchmark == "training_options"].sort_values("date", kind="stable").processor.iloc[-1]
+    stored = stored[(stored.benchmark == "training_options") & (stored.processor == latest)]
+    table = summary.benchmark_table("training_options")
+    assert table.side.tolist() == stored.side.tolist() and table.side.is_unique
+    assert table.ratio.iloc[1] == f"{stored.ratio.iloc[1]:.2f} ± {stored.ratio_spread.iloc[1]:.2f}"
+    with pytest.raises(ResultsError, match="make bench"):
+        summary.benchmark_table("nothing")
+
+
+@pytest.mark.usefixtures("in_project")
 def test_speeds_are_those_of_the_benchmarks() -> None:
     stored = pd.read_csv(ROOT / "results" / "benchmarks.csv")
     latest = stored[stored.benchmark == "evaluation_5w1s"].sort_values("date", kind="stable").processor.iloc[-1]
