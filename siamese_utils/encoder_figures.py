@@ -135,10 +135,11 @@ def _label_points(
             text = axis.annotate(labels[number], (x[number], y[number]), (dx, dy), textcoords="offset points",
                                  ha=ha, va=va, fontsize=size, color=colours[number], fontweight="bold")  # fmt: skip
             box = text.get_window_extent(renderer)
-            others = [other for place, other in enumerate(taken) if place != number] + lines
-            hidden = sum(_common_area(box, other) for other in others)
+            others = [other for place, other in enumerate(taken) if place != number]
+            # A thin line may run behind a name rather than the name stand far from its point.
+            hidden = sum(_common_area(box, o) for o in others) + 0.3 * sum(_common_area(box, o) for o in lines)
             outside = box.width * box.height - _common_area(box, inside)
-            found.append((hidden + 3 * outside + 0.5 * rank, rank, text, box))
+            found.append((hidden + 3 * outside + 0.5 * rank + (20 if rank >= 8 else 0), rank, text, box))
         best = min(found, key=lambda one: one[:2])
         for one in found:
             if one is not best:
