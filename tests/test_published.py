@@ -38,6 +38,18 @@ def test_every_row_of_a_checkpoint_is_reproduced(path: Path, cifar100: tuple[Ima
 
 
 @pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("table", "pattern"), [("ensembles", "ensemble-90-10-*"), ("triplet_systems", "cifar100-90-10-draw0-muon-*")]
+)
+def test_rows_beside_the_sweep_are_reproduced(table: str, pattern: str, cifar100: tuple[ImageSet, ImageSet]) -> None:
+    paths = [path.relative_to(ROOT).as_posix() for path in sorted(CHECKPOINT.parent.glob(f"{pattern}.safetensors"))]
+    assert paths
+    found = audit(Data(*cifar100), [table], checkpoints=paths, progress=False)
+    assert set(found.checkpoint) == set(paths)
+    assert set(found.verdict) == {"holds"}, found[found.verdict != "holds"].to_string()
+
+
+@pytest.mark.real_data
 def test_public_calls_alone_pass_the_seed_by_eight_points(cifar100: tuple[ImageSet, ImageSet]) -> None:
     _, test_set = cifar100
     unseen = test_set.indices_of(class_split("90-10").unseen)
