@@ -53,7 +53,7 @@ def members_figure() -> tuple[Figure, str]:
     if not told:
         raise ResultsError("No ensemble is stored yet; run `python -m siamese_utils ensemble 90-10`.")
     most = max(ensembles.MEMBERS.values())
-    axis.set(xticks=range(1, most + 1), xlim=(0.7, most + 1.6), xlabel="networks whose similarities are averaged",
+    axis.set(xticks=range(1, most + 1), xlim=(0.7, most + 1.9), xlabel="networks whose similarities are averaged",
              ylabel="5-way 1-shot accuracy (%)",
              title="Ensembles (points) and their members alone (dashes)")  # fmt: skip
     axis.margins(y=0.15)
