@@ -294,9 +294,10 @@ def side_by_side() -> pd.DataFrame:
 
 
 def whole_table() -> pd.DataFrame:
-    """The one table of the report: every trial of both comparisons beside what its encoder costs, for display.
+    """The one table of the report: every trial of both comparisons beside its encoder's speed, for display.
 
-    A start from published weights is marked. Trials and columns that are not stored yet show a dash.
+    A start from published weights is no one-shot result, which a column says. Trials and columns that are not stored
+    yet show a dash.
     """
     sizes = encoder_table().set_index("encoder")
     rows = []
@@ -319,14 +320,12 @@ def whole_table() -> pd.DataFrame:
         rows.append(
             {
                 "encoder": trial.name,
-                "one-shot": f"no: weights of {SOURCES[source.split('-')[0]]}" if source else "yes",
-                "parameters, millions": "–" if size is None else f"{size.parameters:.2f}",
-                "MACs, millions": "–" if size is None else f"{size.macs:.0f}",
-                "images/s": "–" if math.isnan(speed) else f"{speed:.0f}",
-                "equal time: 1-shot": cell("encoders_equal_time", "acc_5w1s", trial.name),
-                "equal time: AUC": cell("encoders_equal_time", "pair_auc", trial.name),
-                "equal images: 1-shot": cell("encoders_equal_images", "acc_5w1s", trial.name),
-                "equal images: AUC": cell("encoders_equal_images", "pair_auc", trial.name),
+                "one-shot": "no" if source else "yes",
+                "images/s": "–" if math.isnan(speed) else f"{speed:,.0f}",
+                "time: 1-shot": cell("encoders_equal_time", "acc_5w1s", trial.name),
+                "time: AUC": cell("encoders_equal_time", "pair_auc", trial.name),
+                "images: 1-shot": cell("encoders_equal_images", "acc_5w1s", trial.name),
+                "images: AUC": cell("encoders_equal_images", "pair_auc", trial.name),
             }
         )
     return pd.DataFrame(rows)

@@ -194,10 +194,11 @@ def test_figure_and_sentences_say_what_is_stored(project: Path) -> None:
             table=cifarfs.table_path(), columns=cifarfs.CIFAR_FS_COLUMNS,
         )  # fmt: skip
     (project / "results" / "cifar_fs_published.csv").write_text(
-        "method,encoder,acc_5w1s,acc_5w5s,source\nbetter,big,70,80,a\nworse,small,60,71,b\n"
+        "method,encoder,acc_5w1s,acc_5w5s,source\nbetter,big,70,80,\"a, arXiv:1\"\nworse,small,60,71,b\n"
     )
     table = ensemble_figures.field_table()
-    assert table.method.tolist() == ["worse", "this project, one network", "this project, ensemble", "better"]
+    ours = ["one resnet9-32, mean of 2 seeds", "2 of these together"]
+    assert table.method.tolist() == ["worse, small", *ours, "better, big"]
     assert table["5-way 1-shot"].tolist() == ["60.0", "66.5 ± 0.2", "69.5 ± 0.3", "70.0"]
-    assert table.encoder.tolist()[1:3] == ["resnet9-32, mean of 2 seeds", "2 of these"]
+    assert table.source.tolist() == ["b", "this report", "this report", "a"]
     assert len(ensemble_figures.published()) == 2
