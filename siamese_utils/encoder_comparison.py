@@ -6,7 +6,6 @@ not stored yet is left out and named by ``progress_table``.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cache
 
@@ -294,12 +293,11 @@ def side_by_side() -> pd.DataFrame:
 
 
 def whole_table() -> pd.DataFrame:
-    """The one table of the report: every trial of both comparisons beside its encoder's speed, for display.
+    """The one table of the report: every trial of both comparisons, for display.
 
     A start from published weights is no one-shot result, which a column says. Trials and columns that are not stored
     yet show a dash.
     """
-    sizes = encoder_table().set_index("encoder")
     rows = []
     stored = {}
     for study in ("encoders_equal_time", "encoders_equal_images"):
@@ -314,17 +312,13 @@ def whole_table() -> pd.DataFrame:
         return f"{table['mean'][trial]:.1f} ± {table.ci95[trial]:.1f}" if trial in table.index else "–"
 
     for trial in studies.trials_of("encoders_equal_time"):
-        encoder, source = trial.config.encoder, trial.config.pretrained
-        size = sizes.loc[encoder] if encoder in sizes.index else None
-        speed = float("nan") if size is None else size.images_per_second
         rows.append(
             {
                 "encoder": trial.name,
-                "one-shot": "no" if source else "yes",
-                "images/s": "–" if math.isnan(speed) else f"{speed:,.0f}",
+                "one-shot": "no" if trial.config.pretrained else "yes",
                 "time: 1-shot": cell("encoders_equal_time", "acc_5w1s", trial.name),
-                "time: AUC": cell("encoders_equal_time", "pair_auc", trial.name),
                 "images: 1-shot": cell("encoders_equal_images", "acc_5w1s", trial.name),
+                "time: AUC": cell("encoders_equal_time", "pair_auc", trial.name),
                 "images: AUC": cell("encoders_equal_images", "pair_auc", trial.name),
             }
         )

@@ -118,7 +118,6 @@ def test_one_table_for_all(whole: Path) -> None:
     assert table["one-shot"]["resnet56-from-cifar10"] == table["one-shot"]["efficientnet-lite0-from-imagenet"] == "no"
     assert table["time: 1-shot"]["conv3"] == "60.5 ± 0.2" and table["images: AUC"]["conv3"] == "50.5 ± 0.2"
     assert table["images: 1-shot"]["resnet20-from-cifar10"] == "–"
-    assert table["images/s"]["conv3"] == "1,024"
     notes = comparison.seen_notes()
     assert len(notes) == 2 and all("no one-shot result" in note for note in notes)
 
