@@ -111,9 +111,9 @@ def run_ensemble(
     wanted = list(everyone) if seeds is None else list(seeds)
     if strange := [seed for seed in wanted if seed not in everyone]:
         raise ConfigError(f"The ensemble of {task} has the seeds 0 to {everyone[-1]}, not {strange[0]}.")
-    for seed in wanted:
-        if not _has_member(task, seed, recipe_name):
-            _train_member(task, seed, recipe_name, train_set, test_set, device, progress)
+    new = [seed for seed in wanted if not _has_member(task, seed, recipe_name)]
+    for seed in new:
+        _train_member(task, seed, recipe_name, train_set, test_set, device, progress)
     parts = _judged_on(task, train_set, test_set)
     embedded: dict[int, list[torch.Tensor]] = {}
     for seed in everyone:
@@ -122,7 +122,8 @@ def run_ensemble(
         encoder = load_encoder(member_path(task, seed))
         embedded[seed] = [encoder.embed(part.images) for part in parts]
         key = {"task": task, "seed": seed, "recipe": recipe_name}
-        if results.is_stored(key, table_path(), ENSEMBLE_COLUMNS):
+        changed = any(other <= seed for other in new)  # rows of members that are no more
+        if results.is_stored(key, table_path(), ENSEMBLE_COLUMNS) and not changed:
             continue
         checkpoint = member_path(task, seed).relative_to(results.project_root()).as_posix()
         metrics = _judge(parts, [embedded[other] for other in range(seed + 1)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -139,13 +140,18 @@ def test_cifar_fs_is_judged_on_validation_classes_as_well(hundred: Parts, projec
 def test_a_member_of_another_recipe_is_trained_anew(
     hundred: Parts, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run("90-10", hundred, seeds=[0, 1])
+    before = run("90-10", hundred, seeds=[0, 1])
     monkeypatch.setitem(recipes.RECIPES, "tiny", dataclasses.replace(TINY, learning_rate=1e-3))
     trained = []
     real = ensembles.train_run
     monkeypatch.setattr(ensembles, "train_run", lambda run, *a, **k: trained.append(run.seed) or real(run, *a, **k))
     run("90-10", hundred, seeds=[1])
     assert trained == [1]
+    shutil.rmtree(project / "runs")
+    after = run("90-10", hundred, seeds=[0])
+    assert trained == [1] and len(after) == len(before) and set(after.seed) == {0, 1}
+    assert set(after.value) != set(before.value)
+    assert set(audit(Data(*hundred), ["ensembles"], progress=False).verdict) == {"holds"}
 
 
 def test_unknown_names_and_seeds_are_refused(hundred: Parts, project: Path) -> None:
