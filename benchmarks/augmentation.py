@@ -9,8 +9,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Annotated
 
 import torch
 import typer
@@ -141,10 +139,10 @@ def fastest_first(rates: dict[str, list[float]], prefix: str) -> dict[str, list[
 
 
 def main(
-    quick: Annotated[bool, typer.Option("--quick", help="A tiny setting, to see that it runs; not stored.")] = False,
-    repeats: Annotated[int, typer.Option(help="Rounds, each side once a round.")] = 5,
-    threads: Annotated[int, typer.Option(help="Threads of PyTorch; 0 for its own choice.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Table to store in instead of results/benchmarks.csv.")] = None,
+    quick: common.Quick = False,
+    repeats: common.Repeats = 5,
+    threads: common.Threads = 0,
+    out: common.Out = None,
 ) -> None:
     """Augment CIFAR-sized images; ratios are against the faster of torchvision's PIL sides."""
     common.use_threads(threads)

@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
 import torch
+import typer
 
 from siamese_utils.devices import processor_and_precision
 from siamese_utils.errors import ConfigError, ResultsError
@@ -23,6 +25,11 @@ COLUMNS = (
     "benchmark", "side", "value", "unit", "ratio", "repeats", "spread", "ratio_spread", "threads", "processor",
     "torch", "date", "commit",
 )  # fmt: skip
+# The options of every script.
+Quick = Annotated[bool, typer.Option("--quick", help="A tiny setting, to see that it runs; not stored.")]
+Repeats = Annotated[int, typer.Option(help="Rounds, each side once a round.")]
+Threads = Annotated[int, typer.Option(help="Threads of PyTorch; 0 for its own choice.")]
+Out = Annotated[Path | None, typer.Option(help="Table to store in instead of results/benchmarks.csv.")]
 _KEY = ["benchmark", "side", "threads", "processor"]  # one row for each; a later run takes its place
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
 
 import torch
 import typer
@@ -119,10 +117,10 @@ def sides(task: Task) -> list[common.Side]:
 
 
 def main(
-    quick: Annotated[bool, typer.Option("--quick", help="A tiny setting, to see that it runs; not stored.")] = False,
-    repeats: Annotated[int, typer.Option(help="Rounds, each side once a round.")] = 5,
-    threads: Annotated[int, typer.Option(help="Threads of PyTorch; 0 for its own choice.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Table to store in instead of results/benchmarks.csv.")] = None,
+    quick: common.Quick = False,
+    repeats: common.Repeats = 5,
+    threads: common.Threads = 0,
+    out: common.Out = None,
 ) -> None:
     """Answer 10,000 5-way 1-shot episodes, 15 queries a class, over 1,000 embeddings of 256 dimensions."""
     common.use_threads(threads)

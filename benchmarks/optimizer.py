@@ -7,8 +7,6 @@ sides start from the same weights and see the same gradients; the script compare
 from __future__ import annotations
 
 import time
-from pathlib import Path
-from typing import Annotated
 
 import torch
 import typer
@@ -78,10 +76,10 @@ def sides(encoder_name: str, steps: int) -> list[common.Side]:
 
 
 def main(
-    quick: Annotated[bool, typer.Option("--quick", help="A tiny setting, to see that it runs; not stored.")] = False,
-    repeats: Annotated[int, typer.Option(help="Rounds, each side once a round.")] = 5,
-    threads: Annotated[int, typer.Option(help="Threads of PyTorch; 0 for its own choice.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Table to store in instead of results/benchmarks.csv.")] = None,
+    quick: common.Quick = False,
+    repeats: common.Repeats = 5,
+    threads: common.Threads = 0,
+    out: common.Out = None,
 ) -> None:
     """Update the kernels of the recipe's network on every side."""
     common.use_threads(threads)

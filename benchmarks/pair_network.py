@@ -11,8 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
-from typing import Annotated
 
 import torch
 import typer
@@ -121,10 +119,10 @@ def sides(config: KochConfig, steps: int) -> list[common.Side]:
 
 
 def main(
-    quick: Annotated[bool, typer.Option("--quick", help="A tiny setting, to see that it runs; not stored.")] = False,
-    repeats: Annotated[int, typer.Option(help="Rounds, each side once a round.")] = 3,
-    threads: Annotated[int, typer.Option(help="Threads of PyTorch; 0 for its own choice.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Table to store in instead of results/benchmarks.csv.")] = None,
+    quick: common.Quick = False,
+    repeats: common.Repeats = 3,
+    threads: common.Threads = 0,
+    out: common.Out = None,
 ) -> None:
     """Train the assignment's network of 39 million parameters for a few steps of 32 pairs on both sides."""
     common.use_threads(threads)

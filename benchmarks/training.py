@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
@@ -215,12 +214,12 @@ def _small_name() -> str:
 
 
 def main(
-    quick: Annotated[bool, typer.Option("--quick", help="A tiny setting, to see that it runs; not stored.")] = False,
-    repeats: Annotated[int, typer.Option(help="Rounds, each side once a round.")] = 5,
-    threads: Annotated[int, typer.Option(help="Threads of PyTorch; 0 for its own choice.")] = 0,
+    quick: common.Quick = False,
+    repeats: common.Repeats = 5,
+    threads: common.Threads = 0,
     options: Annotated[bool, typer.Option("--options", help="Time single options of the step instead.")] = False,
     compiled: Annotated[bool, typer.Option("--compiled", help="Among them torch.compile: minutes more.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Table to store in instead of results/benchmarks.csv.")] = None,
+    out: common.Out = None,
 ) -> None:
     """Train the same ResNet-56 by the seed's loop and by the engine, in turn."""
     common.use_threads(threads)

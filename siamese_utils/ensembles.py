@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import pandas as pd
@@ -114,20 +115,22 @@ def run_ensemble(
     new = [seed for seed in wanted if not _has_member(task, seed, recipe_name)]
     for seed in new:
         _train_member(task, seed, recipe_name, train_set, test_set, device, progress)
-    parts = _judged_on(task, train_set, test_set)
-    embedded: dict[int, list[torch.Tensor]] = {}
-    for seed in everyone:
-        if not _has_member(task, seed, recipe_name):
-            break
+    have = list(takewhile(lambda seed: _has_member(task, seed, recipe_name), everyone))
+    keys = {seed: {"task": task, "seed": seed, "recipe": recipe_name} for seed in have}
+    # Rows of members that are no more do not count as stored.
+    to_judge = [
+        seed for seed in have
+        if any(other <= seed for other in new) or not results.is_stored(keys[seed], table_path(), ENSEMBLE_COLUMNS)
+    ]  # fmt: skip
+    parts = _judged_on(task, train_set, test_set) if to_judge else []
+    embedded: list[list[torch.Tensor]] = []
+    for seed in range(max(to_judge, default=-1) + 1):
         encoder = load_encoder(member_path(task, seed))
-        embedded[seed] = [encoder.embed(part.images) for part in parts]
-        key = {"task": task, "seed": seed, "recipe": recipe_name}
-        changed = any(other <= seed for other in new)  # rows of members that are no more
-        if results.is_stored(key, table_path(), ENSEMBLE_COLUMNS) and not changed:
-            continue
-        checkpoint = member_path(task, seed).relative_to(results.project_root()).as_posix()
-        metrics = _judge(parts, [embedded[other] for other in range(seed + 1)])
-        results.store_run(key, metrics, checkpoint, table=table_path(), columns=ENSEMBLE_COLUMNS)
+        embedded.append([encoder.embed(part.images) for part in parts])
+        if seed in to_judge:
+            checkpoint = member_path(task, seed).relative_to(results.project_root()).as_posix()
+            metrics = _judge(parts, embedded)
+            results.store_run(keys[seed], metrics, checkpoint, table=table_path(), columns=ENSEMBLE_COLUMNS)
     if not table_path().exists():  # only members of larger seeds were asked for
         return pd.DataFrame(columns=list(ENSEMBLE_COLUMNS))
     return stored_ensembles(task)
