@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -94,27 +95,42 @@ def headline_table() -> str:
             of_draws = spread.loc[split]
             cells.append(f"{of_draws['mean']:.1f} ({of_draws.low:.1f} to {of_draws.high:.1f})")
         lines.append(f"| {split} | " + " | ".join(cells) + " |")
-    for label, of_system in _other_systems().items():
-        cells = [f"{of_system.value[metric]:.1f} ± {of_system.ci95[metric]:.1f}" for metric in HEADLINE_METRICS]
-        lines.append(f"| {label} | " + " | ".join([*cells, *(["–"] if spread is not None else [])]) + " |")
+    for other in _other_systems():
+        cells = [f"{other.rows.value[metric]:.1f} ± {other.rows.ci95[metric]:.1f}" for metric in HEADLINE_METRICS]
+        lines.append(f"| {other.label} | " + " | ".join([*cells, *(["–"] if spread is not None else [])]) + " |")
     return "\n".join(lines)
 
 
-def _other_systems() -> dict[str, pd.DataFrame]:
-    """Rows by metric of what was trained otherwise on 90-10, by label: by triplets alone, and several networks."""
-    found: dict[str, pd.DataFrame] = {}
+class OtherSystem(NamedTuple):
+    """What was trained otherwise than the sweep's networks: its row's label, what the note says of it, its metrics."""
+
+    label: str
+    note: str
+    rows: pd.DataFrame
+
+
+OTHER_RECIPES = {
+    "muon-triplet": ("by triplets alone", "the same training by the triplet loss without proxies"),
+    "muon-proxy-then-triplet": ("warm start", "by proxies first and then by triplets alone"),
+}
+
+
+def _other_systems() -> list[OtherSystem]:
+    """What was trained otherwise on 90-10 and is stored: by triplets alone, and several networks."""
+    found = []
     if triplet_systems.table_path().exists():
         table = results.read_table(triplet_systems.table_path())
-        for recipe_name, label in (("muon-triplet", "by triplets alone"), ("muon-proxy-then-triplet", "warm start")):
+        for recipe_name, (label, note) in OTHER_RECIPES.items():
             rows = table[table.recipe == recipe_name].set_index("metric")
             if not rows.empty:
-                found[f"{triplet_systems.SPLIT}, {label}"] = rows
+                found.append(OtherSystem(f"{triplet_systems.SPLIT}, {label}", note, rows))
     if ensembles.table_path().exists():
         table = ensembles.stored_ensembles("90-10")
         last = table[(table.seed == table.seed.max()) & table.metric.str.endswith(ensembles.TOGETHER)]
         if not last.empty and last.seed.iloc[0]:
+            label = f"90-10, {_in_words(last.seed.iloc[0] + 1)} networks together"
             rows = last.assign(metric=last.metric.str.removesuffix(ensembles.TOGETHER)).set_index("metric")
-            found[f"90-10, {_in_words(last.seed.iloc[0] + 1)} networks together"] = rows
+            found.append(OtherSystem(label, "networks of other seeds, their similarities averaged", rows))
     return found
 
 
@@ -143,14 +159,8 @@ def headline_text() -> str:
         )
         note += "The last column: mean of all class draws, with the lowest and the highest. "
     if others := _other_systems():
-        note += "Last rows: "
-        told = {
-            "alone": "the same training by the triplet loss without proxies",
-            "warm start": "by proxies first and then by triplets alone",
-            "together": "networks of other seeds, their similarities averaged",
-        }
-        note += "; ".join(text for ending, text in told.items() if any(name.endswith(ending) for name in others))
-        note += " ([notebook 03](notebooks/03_triplet_training.ipynb)). "
+        note += f"Last rows: {'; '.join(other.note for other in others)} "
+        note += "([notebook 03](notebooks/03_triplet_training.ipynb)). "
     note += f"Recipe `{run['recipe']}`, {computed['processor']}, {computed['precision']} (draw 0)."
     return f"{sentence}\n\n{headline_table()}\n\n{note}"
 

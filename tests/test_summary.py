@@ -38,7 +38,7 @@ def test_headline_numbers_are_rows_of_the_results() -> None:
 
 
 def test_other_systems_have_rows_of_their_own(project: Path) -> None:
-    assert summary._other_systems() == {}
+    assert summary._other_systems() == []
     metrics = {metric: Estimate(50.0 + place, 0.5, 9) for place, metric in enumerate(summary.HEADLINE_METRICS)}
     key = {"split": "90-10", "draw": 0, "seed": 0, "recipe": "muon-triplet"}
     results.store_run(key, metrics, "", table=triplet_systems.table_path())
@@ -48,10 +48,11 @@ def test_other_systems_have_rows_of_their_own(project: Path) -> None:
             {"task": "90-10", "seed": seed, "recipe": "any"}, {**metrics, **together}, "",
             table=ensembles.table_path(), columns=ensembles.ENSEMBLE_COLUMNS,
         )  # fmt: skip
-    found = summary._other_systems()
-    assert list(found) == ["90-10, by triplets alone", "90-10, three networks together"]
-    assert found["90-10, by triplets alone"].value["acc_5w5s"] == 51
-    assert found["90-10, three networks together"].value.to_dict() == dict.fromkeys(metrics, 62.0)
+    alone, together = summary._other_systems()
+    assert (alone.label, alone.note) == ("90-10, by triplets alone", summary.OTHER_RECIPES["muon-triplet"][1])
+    assert alone.rows.value["acc_5w5s"] == 51
+    assert together.label == "90-10, three networks together"
+    assert together.rows.value.to_dict() == dict.fromkeys(metrics, 62.0)
 
 
 @pytest.mark.usefixtures("in_project")
