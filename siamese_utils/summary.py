@@ -111,7 +111,7 @@ class OtherSystem(NamedTuple):
 
 OTHER_RECIPES = {
     "muon-triplet": ("by triplets alone", "the same training by the triplet loss without proxies"),
-    "muon-proxy-then-triplet": ("warm start", "by proxies first and then by triplets alone"),
+    "muon-proxy-then-triplet": ("by triplets after proxies", "by proxies first and then by triplets alone"),
 }
 
 
