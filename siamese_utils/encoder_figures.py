@@ -215,6 +215,7 @@ def size_figure() -> Illustrated:
         axis.axhline(row["mean"], color=plotting.ORANGE, lw=1.5)
         axis.annotate("no projection: the 128 features", (0.01, high), (0, 3), xycoords=("axes fraction", "data"),
                       textcoords="offset points", color=plotting.ORANGE, fontweight="bold")  # fmt: skip
+        axis.margins(y=0.14)  # room for the label
         told += f"; the features without a projection {row['mean']:.1f}"
     axis.set(xscale="log", xlabel="dimensions of the embedding", ylabel="5-way 1-shot accuracy (%)",
              title="How large must an embedding be? (resnet9-16)")  # fmt: skip
