@@ -204,7 +204,7 @@ def result_table(study: str) -> pd.DataFrame:
             {
                 "trial": row.trial,
                 "expected": expected[row.trial],
-                "images, thousands": row.images / 1000,
+                "images (k)": row.images / 1000,
                 "5-way 1-shot": f"{row.mean:.1f} ± {row.ci95:.1f}",
                 "lowest to highest seed": f"{row.low:.1f} to {row.high:.1f}" if row.seeds > 1 else "–",
                 "pair AUC": f"{area['mean']:.1f} ± {area.ci95:.1f}",

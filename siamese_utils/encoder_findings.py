@@ -79,9 +79,10 @@ def ranking_sentence(study: str) -> str:
     found = ranking(study)
     table = over_seeds(study).set_index("trial")
     best = table.loc[found.best]
+    ahead = f"{found.lead:.1f} points before {found.second}" if round(found.lead, 1) else f"level with {found.second}"
     told = (
         f"**{COMPARISONS[study].capitalize()}.** Of {found.encoders} encoders **{found.best}** comes first with "
-        f"{best['mean']:.1f} ± {best.ci95:.1f} percent, {found.lead:.1f} points before {found.second}. "
+        f"{best['mean']:.1f} ± {best.ci95:.1f} percent, {ahead}. "
     )
     if math.isnan(found.spread):
         told += "One seed is stored, so how far the seeds of an encoder lie apart is not known. "

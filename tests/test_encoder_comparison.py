@@ -234,6 +234,9 @@ def test_a_lead_beyond_the_seeds_is_called_so(project: Path, monkeypatch: pytest
     store(TIME)
     said = findings.ranking_sentence(TIME)
     assert "**resnet9-32** comes first" in said and "4.0 points before conv3" in said and "the lead is wider." in said
+    monkeypatch.setitem(globals(), "accuracy", lambda *key: original(*key) + (3 if key[1] == 3 else 0))
+    store(TIME)
+    assert "percent, level with " in findings.ranking_sentence(TIME)
 
 
 SENTENCES = {
