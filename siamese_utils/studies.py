@@ -90,7 +90,7 @@ def study_log(study: str) -> pd.DataFrame:
     """One row a stored run: what was changed, what was expected, and what came out.
 
     Columns: trial, change (against the study's first trial), expected, 5-way 1-shot and 5-way 5-shot (percent, with
-    95% intervals over episodes), images (thousands), minutes, images/s.
+    95% intervals over episodes), images (k, thousands), minutes, images/s.
 
     Raises:
         ResultsError: nothing is stored.
@@ -115,7 +115,7 @@ def study_log(study: str) -> pd.DataFrame:
                     **row,
                     "5-way 1-shot": f"{value.acc_5w1s:.1f} ± {half.acc_5w1s:.1f}",
                     "5-way 5-shot": f"{value.acc_5w5s:.1f} ± {half.acc_5w5s:.1f}",
-                    "images, thousands": round(value.images / 1000),
+                    "images (k)": round(value.images / 1000),
                     "minutes": round(value.seconds / 60, 1),
                     "images/s": round(value.images_per_second),
                 }

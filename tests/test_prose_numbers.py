@@ -59,7 +59,7 @@ def hours_of(runs: str) -> float:
 
 def about(words: str, hours: float) -> str:
     """A duration in words, if the time that was measured is not far from it."""
-    meant = {"half an hour": 0.5, "an hour": 1.0, "three hours": 3.0, "four minutes": 4 / 60}[words]
+    meant = {"half an hour": 0.5, "an hour": 1.0, "three hours": 3.0}[words]
     assert meant / 2.5 < hours < meant * 2.5, f"{words!r} for {hours:.2f} hours"
     return words
 
@@ -72,11 +72,6 @@ def lowest_python() -> str:
     found = re.search(r'requires-python = ">=([\d.]+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert found is not None
     return found[1]
-
-
-def trial_minutes() -> float:
-    table = studies.read_study("recipe_search")
-    return float(table[(table.metric == "seconds") & ~table.trial.str.startswith("long")].value.median()) / 60
 
 
 def trials_on_omniglot() -> str:
@@ -163,7 +158,6 @@ SOURCED: tuple[Sourced, ...] = (
     Sourced("03_*", "all embeddings into one point", "no measurement"),
     Sourced("03_*", "mapped them to one point", "no measurement"),
     computed("03_*", "judged on {} training images", lambda: str(studies._JUDGED_IMAGES)),
-    computed("03_*", "takes about {} on two cores", lambda: about("four minutes", trial_minutes() / 60)),
     computed("03_*", "a rate {} times as high", rate_ratio),
     # 04
     computed("04_*", "metric rises from {} to {} percent while the score of always answering different falls from {} "
