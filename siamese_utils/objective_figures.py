@@ -108,9 +108,8 @@ def sensitivity_figure() -> tuple[Figure, str]:
                 axis.annotate(f"{mining} triplets: collapsed", (lost.value.iloc[0], CHANCE), (6, 7),
                               textcoords="offset points", color=colour, fontsize=9)  # fmt: skip
             if len(ended):
-                top = ended["mean"].idxmax()
-                side = {rows.value.min(): "left", rows.value.max(): "right"}.get(ended.value[top], "center")
-                axis.annotate(f"{mining} triplets", (ended.value[top], ended["mean"][top]), (0, 12), ha=side,
+                middle = ended.iloc[len(ended) // 2]
+                axis.annotate(f"{mining} triplets", (middle["value"], middle.high + middle.ci95), (0, 5), ha="center",
                               textcoords="offset points", color=colour, fontweight="bold")  # fmt: skip
             told.append(
                 f"{mining} triplets by {parameter}: "
