@@ -18,8 +18,8 @@ from torchvision import transforms
 from torchvision.transforms import v2
 
 from benchmarks import common
-from siamese_utils.augment import AugmentConfig, augment_batch
-from siamese_utils.memory import freed_memory_kept
+from siamese_utils.system.memory import freed_memory_kept
+from siamese_utils.training.augment import AugmentConfig, augment_batch
 
 SIDE, SHIFT, BATCH = 32, 4, 256
 MEAN, STD = torch.tensor([129.3, 124.1, 112.4]), torch.tensor([68.2, 65.4, 70.4])  # of CIFAR-100, 0-255 scale

@@ -14,10 +14,10 @@ import pandas as pd
 import torch
 import typer
 
-from siamese_utils.devices import processor_and_precision
 from siamese_utils.errors import ConfigError, ResultsError
-from siamese_utils.files import locked, write_text_atomically
-from siamese_utils.provenance import git_commit
+from siamese_utils.system.devices import processor_and_precision
+from siamese_utils.system.files import locked, write_text_atomically
+from siamese_utils.system.provenance import git_commit
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "benchmarks.csv"

@@ -16,8 +16,8 @@ from easyfsl.methods import PrototypicalNetworks
 from torch.nn import functional as F
 
 from benchmarks import common
-from siamese_utils.evaluation import episode_accuracies, few_shot_accuracy
-from siamese_utils.sampling import Episodes, named_rng, sample_episodes
+from siamese_utils.data.sampling import Episodes, named_rng, sample_episodes
+from siamese_utils.evaluation.episodes import episode_accuracies, few_shot_accuracy
 
 WAYS, SHOTS, QUERIES = 5, 1, 15
 CLASSES, PER_CLASS, DIM = 10, 100, 256

@@ -12,8 +12,8 @@ import torch
 import typer
 
 from benchmarks import common
-from siamese_utils.encoders import Encoder
-from siamese_utils.optimizers import Muon
+from siamese_utils.encoders.encoder import Encoder
+from siamese_utils.training.optimizers import Muon
 
 TORCH, FLOAT32, BFLOAT16 = "torch.optim.Muon", "siamese_utils, float32", "siamese_utils, bfloat16"
 DTYPES = {FLOAT32: torch.float32, BFLOAT16: torch.bfloat16}

@@ -1,4 +1,4 @@
-"""Training steps of the assignment's network: as PyTorch would have it, and as ``siamese_utils.koch`` does it.
+"""Training steps of the assignment's network: as PyTorch would have it, and as ``studies.faces.koch`` does it.
 
 The plain side has direct convolutions, ReLU before the pooling, one twin after the other, the penalty in the loss that
 is differentiated, and Adam with PyTorch's defaults. Ours takes the large convolution through the Fourier transform,
@@ -18,10 +18,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks import common
-from siamese_utils.koch import KochConfig, KochNetwork, make_optimizer, penalty
-from siamese_utils.memory import freed_memory_kept
+from siamese_utils.studies.faces.koch import KochConfig, KochNetwork, make_optimizer, penalty
+from siamese_utils.system.memory import freed_memory_kept
 
-PLAIN, OURS = "plain PyTorch", "siamese_utils.koch"
+PLAIN, OURS = "plain PyTorch", "siamese_utils.studies.faces.koch"
 TOLERANCE = 5e-2  # of how far the weights move on average: Adam makes full steps of gradients that are rounding alone
 
 

@@ -25,12 +25,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
 from benchmarks import common
-from siamese_utils.data import ImageSet
-from siamese_utils.devices import autocast_dtype
-from siamese_utils.encoders import Encoder
-from siamese_utils.losses import Term
-from siamese_utils.synthetic import make_synthetic
-from siamese_utils.training import TrainConfig, train
+from siamese_utils.data.images import ImageSet
+from siamese_utils.data.synthetic import make_synthetic
+from siamese_utils.encoders.encoder import Encoder
+from siamese_utils.system.devices import autocast_dtype
+from siamese_utils.training.config import TrainConfig
+from siamese_utils.training.loop import train
+from siamese_utils.training.losses import Term
 
 SEED_BATCH, SEED_RATE, MARGIN = 128, 1e-3, 0.2
 IMAGES_PER_CLASS = 4

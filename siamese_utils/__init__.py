@@ -3,15 +3,22 @@
 The calls most people need are here; everything else is in the modules, whose names say what they hold.
 """
 
-from siamese_utils.checkpoints import load_encoder, save_encoder
-from siamese_utils.data import load_cifar100, load_images
-from siamese_utils.encoders import Encoder
+import sys
+
+from siamese_utils.data.cifar import load_cifar100
+from siamese_utils.data.load import load_images
+from siamese_utils.encoders import imprinting
+from siamese_utils.encoders.checkpoints import load_encoder, save_encoder
+from siamese_utils.encoders.classify import OneShotClassifier, classify_folder, load_image
+from siamese_utils.encoders.encoder import Encoder, Ensemble
+from siamese_utils.encoders.imprinting import CosineClassifier
 from siamese_utils.errors import SiameseError
-from siamese_utils.oneshot import OneShotClassifier, classify_folder, load_image
 
 __version__ = "0.1.0"
 __all__ = [
+    "CosineClassifier",
     "Encoder",
+    "Ensemble",
     "OneShotClassifier",
     "SiameseError",
     "classify_folder",
@@ -21,3 +28,6 @@ __all__ = [
     "load_images",
     "save_encoder",
 ]
+
+# Earlier versions had this module here, and told people to import CosineClassifier from it.
+sys.modules["siamese_utils.imprinting"] = imprinting

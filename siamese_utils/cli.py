@@ -8,18 +8,16 @@ from typing import Annotated
 
 import typer
 
-from siamese_utils import results
-from siamese_utils.checkpoints import load_encoder
-from siamese_utils.cifarfs import run_cifar_fs
-from siamese_utils.class_budget import over_seeds, run_class_budget
-from siamese_utils.data import load_cifar100
+from siamese_utils.data.cifar import load_cifar100
+from siamese_utils.data.splits import SPLIT_NAMES
+from siamese_utils.encoders.checkpoints import load_encoder
+from siamese_utils.encoders.classify import classify_folder
 from siamese_utils.errors import ConfigError, SiameseError, unknown
-from siamese_utils.evaluation import METRICS, SplitEvaluation
-from siamese_utils.oneshot import classify_folder
-from siamese_utils.recipes import DEFAULT_RECIPE
-from siamese_utils.splits import SPLIT_NAMES
-from siamese_utils.studies import run_study, trials_of
-from siamese_utils.sweep import (
+from siamese_utils.evaluation.protocol import METRICS, SplitEvaluation
+from siamese_utils.studies.budgets.classes_or_images import over_seeds, run_class_budget
+from siamese_utils.studies.ensembles.cifar_fs import run_cifar_fs
+from siamese_utils.studies.splits import stored
+from siamese_utils.studies.splits.study import (
     SplitRun,
     measured_rate,
     plan,
@@ -29,6 +27,9 @@ from siamese_utils.sweep import (
     run_sweep,
     stored_rate,
 )
+from siamese_utils.studies.validation import run_study, trials_of
+from siamese_utils.system import project
+from siamese_utils.training.recipes import DEFAULT_RECIPE
 
 app = typer.Typer(
     help="One-shot learning with Siamese networks.", no_args_is_help=True, add_completion=False,
@@ -53,9 +54,9 @@ def report(
     notebooks: Annotated[Path | None, typer.Option(help="Folder of the notebooks.")] = None,
 ) -> None:
     """Execute the notebooks and render the report as a web site that needs no network."""
-    from siamese_utils.report import build_report, execute_in_place  # slow to import, needed here alone
+    from siamese_utils.report.site import build_report, execute_in_place  # slow to import, needed here alone
 
-    folder = notebooks or results.project_root() / "notebooks"
+    folder = notebooks or project.project_root() / "notebooks"
     if in_place:
         execute_in_place(folder, profile)
     else:
@@ -67,7 +68,7 @@ def train(
     split: Annotated[str, typer.Option(help="Class split, for example 90-10.")] = "90-10",
     draw: Annotated[int, typer.Option(help="Class draw; 0 is the alphabetical one.")] = 0,
     seed: Annotated[int, typer.Option(help="Seeds weights, batches and augmentation.")] = 0,
-    recipe: Annotated[str, typer.Option(help="A name in siamese_utils.recipes.")] = DEFAULT_RECIPE,
+    recipe: Annotated[str, typer.Option(help="A name in siamese_utils.training.recipes.")] = DEFAULT_RECIPE,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Train one split, store its checkpoint and metrics; started again after a kill, it goes on."""
@@ -80,7 +81,7 @@ def sweep(
     draws: Annotated[str, typer.Option(help="Class draws, for example 0,1,2.")] = "0,1,2",
     splits: Annotated[str, typer.Option(help="Splits, for example 10-90,50-50; all ten if left out.")] = "",
     seed: Annotated[int, typer.Option(help="Seeds weights, batches and augmentation.")] = 0,
-    recipe: Annotated[str, typer.Option(help="A name in siamese_utils.recipes.")] = DEFAULT_RECIPE,
+    recipe: Annotated[str, typer.Option(help="A name in siamese_utils.training.recipes.")] = DEFAULT_RECIPE,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler, tcp://…")] = None,
     plan_only: Annotated[bool, typer.Option("--plan", help="Print what would be done, and stop.")] = False,
@@ -105,7 +106,7 @@ def sweep(
 
 @app.command()
 def study(
-    name: Annotated[str, typer.Argument(help="A name in siamese_utils.studies, for example recipe_search.")],
+    name: Annotated[str, typer.Argument(help="A name in siamese_utils.studies.validation, for example recipe_search.")],
     only: Annotated[list[str] | None, typer.Option(help="Run this trial alone; may be given several times.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Run this seed alone; may be given several times.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
@@ -127,8 +128,8 @@ def encoder_speed(
     rounds: Annotated[int, typer.Option(help="How often every encoder is timed; the median counts.")] = 3,
 ) -> None:
     """Measure how fast every encoder learns on one core, and what it could learn from in the minutes of the study."""
-    from siamese_utils import encoder_speed as module
-    from siamese_utils import studies
+    from siamese_utils.studies import validation as studies
+    from siamese_utils.studies.networks import speed as module
 
     config = studies.trials_of("encoders_equal_time")[0].config
     speeds = module.measure_speeds(list(studies.IMAGES_IN_TIME), config, rounds=rounds)
@@ -153,7 +154,7 @@ def training_time(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Train 90-10 for ever longer, from seconds to minutes, to see how soon it passes the seed project's weights."""
-    from siamese_utils import training_time as module
+    from siamese_utils.studies.budgets import training_time as module
 
     module.run_training_time(
         load_cifar100("train"), load_cifar100("test"), seeds=tuple(seed or module.SEEDS), device=device
@@ -164,7 +165,7 @@ def training_time(
 @app.command("cifar-fs")
 def cifar_fs(
     seed: Annotated[int, typer.Option(help="Seeds weights, batches and augmentation.")] = 0,
-    recipe: Annotated[str, typer.Option(help="A name in siamese_utils.recipes.")] = DEFAULT_RECIPE,
+    recipe: Annotated[str, typer.Option(help="A name in siamese_utils.training.recipes.")] = DEFAULT_RECIPE,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Train and judge on CIFAR-FS, the standard benchmark; started again after a kill, it goes on."""
@@ -180,7 +181,7 @@ def ensemble(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Train networks that differ in the seed alone, and judge them together; started again, it goes on."""
-    from siamese_utils import ensembles as module
+    from siamese_utils.studies.ensembles import study as module
 
     table = module.run_ensemble(task, load_cifar100("train"), load_cifar100("test"), seeds=seed or None, device=device)
     if table.empty:
@@ -194,7 +195,7 @@ def triplet_systems(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Train 90-10 by triplets alone, and by triplets after a warm start; started again, it goes on."""
-    from siamese_utils import triplet_systems as module
+    from siamese_utils.studies.objectives import systems as module
 
     module.run_triplet_systems(load_cifar100("train"), load_cifar100("test"), device=device)
     typer.echo(module.systems_table().to_string(index=False))
@@ -208,7 +209,7 @@ def drawing(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Train and judge the encoders of the drawing demo on MNIST and Omniglot; started again, it goes on."""
-    from siamese_utils import drawing_study as study  # brings scikit-learn and scikit-image, needed here alone
+    from siamese_utils.studies.drawing import study  # brings scikit-learn and scikit-image, needed here alone
 
     if trials:
         data = study.load_symbol_data()
@@ -230,8 +231,8 @@ def faces(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Train and judge the networks of the face study on LFW; started again after a kill, it goes on."""
-    from siamese_utils import face_study as study  # brings scikit-learn, needed here alone
-    from siamese_utils import face_trials
+    from siamese_utils.studies.faces import study  # brings scikit-learn, needed here alone
+    from siamese_utils.studies.faces import trials as face_trials
 
     if trials and grid:
         raise ConfigError("Choose --trials or --grid; each is a study of its own.")
@@ -254,7 +255,7 @@ def verify(
     Faces are expected aligned and centred as in LFW: the middle square of a photograph is used, with the face upright
     in its middle third. Not for decisions about people.
     """
-    from siamese_utils.verification import verify_photos  # brings scikit-learn, needed here alone
+    from siamese_utils.studies.faces.verification import verify_photos  # brings scikit-learn, needed here alone
 
     answer = verify_photos(first, second, checkpoint)
     typer.echo(
@@ -265,17 +266,19 @@ def verify(
 
 @app.command()
 def imprint(
-    config: Annotated[Path, typer.Option(help="The configuration, YAML.")] = Path("configs/imprinting.yaml"),
+    config: Annotated[Path, typer.Option(help="The configuration, YAML.")] = Path(
+        "siamese_utils/studies/imprinting/imprinting.yaml"),
     base_only: Annotated[bool, typer.Option("--base-only", help="Train the base network, measure nothing.")] = False,
     trials: Annotated[bool, typer.Option("--trials", help="Run the trials by which the settings were chosen.")] = False,
     moved: Annotated[bool, typer.Option("--moved", help="The part in which the encoder moves.")] = False,
-    moved_config: Annotated[Path, typer.Option(help="Its configuration.")] = Path("configs/imprinting_moved.yaml"),
+    moved_config: Annotated[Path, typer.Option(help="Its configuration.")] = Path(
+        "siamese_utils/studies/imprinting/imprinting_moved.yaml"),
     only_shots: Annotated[list[int] | None, typer.Option(help="With --moved: these shots alone; repeat.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Teach a trained network more classes from a few shots; started again after a kill, it goes on."""
-    from siamese_utils import imprinting_moved as moving
-    from siamese_utils import imprinting_study as study
+    from siamese_utils.studies.imprinting import moved as moving
+    from siamese_utils.studies.imprinting import study
 
     settings, train_set = study.read_config(config), load_cifar100("train")
     if moved and trials:
@@ -311,7 +314,7 @@ def audit(
     only: Annotated[list[str] | None, typer.Option(help="A table alone, such as growth; may be repeated.")] = None,
 ) -> None:
     """Compute every stored number that has a checkpoint anew, and fail where one does not hold."""
-    from siamese_utils import audit as module  # brings what every study needs
+    from siamese_utils.studies import audit as module  # brings what every study needs
 
     data = module.Data(load_cifar100("train"), load_cifar100("test"))
     found = module.audit(data, only or ())
@@ -332,7 +335,7 @@ def classify(
     csv: Annotated[bool, typer.Option(help="Print all similarities as CSV.")] = False,
 ) -> None:
     """Recognise your own classes from one example each."""
-    encoder = load_encoder(checkpoint or results.checkpoint_path("90-10", 0))
+    encoder = load_encoder(checkpoint or stored.checkpoint_path("90-10", 0))
     table = classify_folder(encoder, support, queries)
     if csv:
         typer.echo(table.to_csv(index=False, float_format="%.4f"), nl=False)
@@ -349,7 +352,7 @@ def draw(
     browser: Annotated[bool, typer.Option(help="Open a browser at the page.")] = True,
 ) -> None:
     """Draw symbols in the browser: are they the same, and which of your own is it?"""
-    from siamese_utils.drawing_app import run  # the web server is needed here alone
+    from siamese_utils.app.server import run  # the web server is needed here alone
 
     run(checkpoint, host, port, browser, say=typer.echo)
 
@@ -359,12 +362,15 @@ def readme(
     path: Annotated[Path | None, typer.Argument(help="The README to update.")] = None,
 ) -> None:
     """Write the headline figure, and the README's headline table, from the stored results."""
-    from siamese_utils import plotting, summary  # matplotlib and seaborn are slow to import, and needed here alone
+    from siamese_utils.experiments import plotting
+    from siamese_utils.report import (
+        readme as summary,  # matplotlib and seaborn are slow to import, and needed here alone
+    )
 
     plotting.set_style()
     figure, alt = summary.headline_figure()
-    plotting.save_figure(figure, "headline", alt, results.project_root() / "figures")
-    changed = summary.update_readme(path or results.project_root() / "README.md")
+    plotting.save_figure(figure, "headline", alt, project.project_root() / "figures")
+    changed = summary.update_readme(path or project.project_root() / "README.md")
     typer.echo("The headline figure is written; the README " + ("has changed." if changed else "was up to date."))
 
 

@@ -11,8 +11,10 @@ import pytest
 import torch
 from hypothesis import settings
 
-from siamese_utils.data import CIFAR100_CLASSES, ImageSet, cache_folder, find_cifar100, load_cifar100
-from siamese_utils.synthetic import make_synthetic
+from siamese_utils.data.cifar import CIFAR100_CLASSES, find_cifar100, load_cifar100
+from siamese_utils.data.images import ImageSet
+from siamese_utils.data.sources import cache_folder
+from siamese_utils.data.synthetic import make_synthetic
 
 # The same examples every time and no time limit: a slow or busy machine must not fail a test at random.
 settings.register_profile("siamese", deadline=None, derandomize=True, database=None, max_examples=50)

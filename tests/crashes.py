@@ -23,11 +23,13 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from siamese_utils import recipes, results
-from siamese_utils.losses import Term
-from siamese_utils.sweep import SplitRun, run_sweep
-from siamese_utils.synthetic import make_synthetic
-from siamese_utils.training import TrainConfig, train
+from siamese_utils.data.synthetic import make_synthetic
+from siamese_utils.studies.splits.study import SplitRun, run_sweep
+from siamese_utils.system import project
+from siamese_utils.training import recipes
+from siamese_utils.training.config import TrainConfig
+from siamese_utils.training.loop import train
+from siamese_utils.training.losses import Term
 
 TINY = TrainConfig(
     recipe="tiny", terms=(Term("proxy"), Term("triplet", weight=0.5, mining="random")), encoder="conv3",
@@ -106,7 +108,7 @@ def sweep_in(folder: Path, runs: Sequence[SplitRun] = tuple(RUNS)) -> None:
     data = make_synthetic("train", num_classes=12, per_class=16), make_synthetic("test", num_classes=12, per_class=20)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(recipes.RECIPES, "swept", SWEPT)
-        patch.setattr(results, "project_root", lambda: folder)
+        patch.setattr(project, "project_root", lambda: folder)
         run_sweep(runs, data=data, device="cpu", progress=False, patience=0.1)
 
 
@@ -116,7 +118,7 @@ Work = Callable[[Path, "Death | None"], None]
 def start(work: Work, folder: Path, death: Death | None = None) -> BaseProcess:
     """Start work in a process of its own."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["siamese_utils.sweep", "siamese_utils.synthetic"])
+    context.set_forkserver_preload(["siamese_utils.studies.splits.study", "siamese_utils.data.synthetic"])
     folder.mkdir(parents=True, exist_ok=True)
     process = context.Process(target=work, args=(folder, death))
     process.start()

@@ -27,16 +27,21 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from siamese_utils import OneShotClassifier, classify_folder, load_encoder, load_image, results
-from siamese_utils.checkpoints import checkpoint_info, save_encoder
-from siamese_utils.data import ImageSet, load_cifar100
-from siamese_utils.encoders import Encoder
+from siamese_utils import OneShotClassifier, classify_folder, load_encoder, load_image
+from siamese_utils.data.cifar import load_cifar100
+from siamese_utils.data.images import ImageSet
+from siamese_utils.data.sampling import named_rng
+from siamese_utils.data.splits import class_split, hold_out_classes, hold_out_images
+from siamese_utils.data.synthetic import make_synthetic
+from siamese_utils.encoders.checkpoints import checkpoint_info, save_encoder
+from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import SiameseError
-from siamese_utils.evaluation import few_shot_accuracy, pair_auc, triplet_accuracy
-from siamese_utils.sampling import named_rng
-from siamese_utils.splits import class_split, hold_out_classes, hold_out_images
-from siamese_utils.synthetic import make_synthetic
-from siamese_utils.training import TrainConfig, TrainResult, train
+from siamese_utils.evaluation.episodes import few_shot_accuracy
+from siamese_utils.evaluation.pairs import pair_auc, triplet_accuracy
+from siamese_utils.experiments import store
+from siamese_utils.experiments import store as results
+from siamese_utils.training.config import TrainConfig
+from siamese_utils.training.loop import TrainResult, train
 
 SECONDS = 60
 """What a bad input may take at most; a hang must not pass for patience."""
@@ -401,7 +406,7 @@ def damaged_table(data: st.DataObject, bench: Bench) -> None:
         numbers = all(found[name].dtype.kind in "if" for name in ("value", "n", "draw", "seed"))
         return not len(found) or (numbers and bool(found.value.notna().all()))
 
-    refused_or(whole, lambda: results.read_table(path, results.SPLIT_SWEEP_COLUMNS), path)
+    refused_or(whole, lambda: results.read_table(path, store.SPLIT_SWEEP_COLUMNS), path)
     record = bench.file("record.json", data.draw(damaged(b'{"config": {"epochs": 3}, "seconds": 1.5}')))
     refused_or(lambda found: isinstance(found, dict), lambda: results.read_record(record), record)
 

@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from alone import ROOT, bare_python, execute, is_working_copy, publish, texts
 
-from siamese_utils.report import numbered_notebooks
+from siamese_utils.report.site import numbered_notebooks
 
 
 def setup_cell(path: Path) -> str:
@@ -29,7 +29,7 @@ def test_a_notebook_alone_fetches_the_project_once(tmp_path: Path) -> None:
         "import importlib.util; print(importlib.util.find_spec('siamese_utils'))",
         setup_cell(ROOT / "notebooks" / "05_one_shot_evaluation.ipynb"),
         "import os; os.chdir('/')",
-        "from siamese_utils import results; print(results.project_root())",
+        "from siamese_utils.system import project; print(project.project_root())",
     ]
     path = alone / "alone.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells]), path)

@@ -11,12 +11,13 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from siamese_utils import audit as module
-from siamese_utils import cli, results
-from siamese_utils.audit import Data, audit
-from siamese_utils.data import ImageSet
+from siamese_utils import cli
+from siamese_utils.data.images import ImageSet
 from siamese_utils.errors import UnknownNameError
-from siamese_utils.sweep import SplitRun, run_split
+from siamese_utils.experiments import store as results
+from siamese_utils.studies import audit as module
+from siamese_utils.studies.audit import Data, audit
+from siamese_utils.studies.splits.study import SplitRun, run_split
 
 CHECKPOINT = "results/checkpoints/cifar100-12-8-draw0.safetensors"
 

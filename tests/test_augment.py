@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from siamese_utils.augment import AugmentConfig, augment_batch, check_images, to_float, turn
+from siamese_utils.data.pixels import check_images, to_float
 from siamese_utils.errors import ConfigError, ShapeError
+from siamese_utils.training.augment import AugmentConfig, augment_batch, turn
 
 MEAN, STD = torch.tensor([100.0, 120.0, 140.0]), torch.tensor([50.0, 60.0, 70.0])
 OFF = AugmentConfig(translate=0, flip=False)

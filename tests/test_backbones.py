@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from siamese_utils.backbones import ENCODERS, count_macs
-from siamese_utils.encoders import Encoder, count_parameters
+from siamese_utils.encoders.backbones import ENCODERS, count_macs
+from siamese_utils.encoders.encoder import Encoder, count_parameters
 from siamese_utils.errors import ConfigError, MissingPackageError, ShapeError, SiameseError
 
 needs_lite = pytest.mark.skipif(

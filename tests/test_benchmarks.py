@@ -20,13 +20,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts are 
 
 pytest.importorskip("easyfsl")
 from benchmarks import augmentation, common, evaluation, optimizer, pair_network, training
-from siamese_utils.augment import AugmentConfig
-from siamese_utils.data import ImageSet
-from siamese_utils.encoders import Encoder
+from siamese_utils.data.images import ImageSet
+from siamese_utils.data.synthetic import make_synthetic
+from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import ConfigError, ResultsError
-from siamese_utils.fourier import FourierConv2d
-from siamese_utils.koch import KochConfig
-from siamese_utils.synthetic import make_synthetic
+from siamese_utils.studies.faces.fourier import FourierConv2d
+from siamese_utils.studies.faces.koch import KochConfig
+from siamese_utils.training.augment import AugmentConfig
 
 
 def run(script: object, *arguments: str) -> str:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from siamese_utils.calibration import fit_verdict
 from siamese_utils.errors import SamplingError
+from siamese_utils.evaluation.calibration import fit_verdict
 
 
 def test_verdict_recovers_the_curve_that_made_the_pairs() -> None:

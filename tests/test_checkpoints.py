@@ -15,11 +15,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from siamese_utils import checkpoints, files
-from siamese_utils.backbones import ENCODERS
-from siamese_utils.checkpoints import checkpoint_info, load_encoder, save_encoder
-from siamese_utils.encoders import Encoder
+from siamese_utils.encoders import checkpoints
+from siamese_utils.encoders.backbones import ENCODERS
+from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder, save_encoder
+from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import CheckpointError, ConfigError
+from siamese_utils.system import files
 
 
 def make_encoder(name: str = "conv3", embedding_dim: int | None = 8, seed: int = 0) -> Encoder:

@@ -8,14 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from siamese_utils import cifarfs, recipes, results
-from siamese_utils.checkpoints import checkpoint_info
-from siamese_utils.cifarfs import all_images, reevaluate_cifar_fs, run_cifar_fs, stored_cifar_fs
-from siamese_utils.data import CIFAR100_CLASSES, ImageSet
+from siamese_utils.data.cifar import CIFAR100_CLASSES
+from siamese_utils.data.images import ImageSet
+from siamese_utils.data.splits import fewshot_split_cifar_fs
+from siamese_utils.encoders.checkpoints import checkpoint_info
 from siamese_utils.errors import CheckpointError, DataError
-from siamese_utils.losses import Term
-from siamese_utils.splits import fewshot_split_cifar_fs
-from siamese_utils.training import TrainConfig
+from siamese_utils.experiments import store as results
+from siamese_utils.studies.ensembles import cifar_fs as cifarfs
+from siamese_utils.studies.ensembles.cifar_fs import all_images, reevaluate_cifar_fs, run_cifar_fs, stored_cifar_fs
+from siamese_utils.training import recipes
+from siamese_utils.training.config import TrainConfig
+from siamese_utils.training.losses import Term
 
 TINY = TrainConfig(
     recipe="tiny", terms=(Term("proxy"),), encoder="conv3", embedding_dim=8, epochs=1, batch_size=64,

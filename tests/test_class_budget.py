@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from siamese_utils import class_budget, recipes
-from siamese_utils.class_budget import over_seeds, run_class_budget, stored_class_budget, thinned
-from siamese_utils.data import ImageSet
+from siamese_utils.data.images import ImageSet
+from siamese_utils.data.splits import class_split
+from siamese_utils.data.synthetic import make_synthetic
 from siamese_utils.errors import SplitError
-from siamese_utils.growth import common_classes
-from siamese_utils.losses import Term
-from siamese_utils.splits import class_split
-from siamese_utils.synthetic import make_synthetic
-from siamese_utils.training import TrainConfig
+from siamese_utils.studies.budgets import classes_or_images as class_budget
+from siamese_utils.studies.budgets.classes_or_images import over_seeds, run_class_budget, stored_class_budget, thinned
+from siamese_utils.studies.splits.growth import common_classes
+from siamese_utils.training import recipes
+from siamese_utils.training.config import TrainConfig
+from siamese_utils.training.losses import Term
 
 TINY = TrainConfig(
     recipe="tiny", terms=(Term("proxy"),), encoder="conv3", embedding_dim=8, epochs=9, batch_size=16,

@@ -15,15 +15,18 @@ import pytest
 import torch
 from PIL import Image
 
-from siamese_utils import cli, results, sweep
-from siamese_utils.checkpoints import checkpoint_info, load_encoder, save_encoder
-from siamese_utils.data import ImageSet
-from siamese_utils.encoders import Encoder
-from siamese_utils.evaluation import METRICS
-from siamese_utils.oneshot import classify_folder
-from siamese_utils.recipes import RECIPES
-from siamese_utils.results import split_sweep
-from siamese_utils.synthetic import make_synthetic
+from siamese_utils import cli
+from siamese_utils.data.images import ImageSet
+from siamese_utils.data.synthetic import make_synthetic
+from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder, save_encoder
+from siamese_utils.encoders.classify import classify_folder
+from siamese_utils.encoders.encoder import Encoder
+from siamese_utils.evaluation.protocol import METRICS
+from siamese_utils.experiments import store as results
+from siamese_utils.studies.splits import stored
+from siamese_utils.studies.splits import study as sweep
+from siamese_utils.studies.splits.stored import split_sweep
+from siamese_utils.training.recipes import RECIPES
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -117,8 +120,8 @@ def test_classify_as_csv(run: Run, folders: tuple[Path, Path], checkpoint: Path)
 
 def test_classify_uses_the_stored_checkpoint(run: Run, folders: tuple[Path, Path], checkpoint: Path) -> None:
     check_error(run("classify", *folders), "cifar100-90-10-draw0.safetensors")
-    results.checkpoint_path("90-10", 0).parent.mkdir()
-    checkpoint.rename(results.checkpoint_path("90-10", 0))
+    stored.checkpoint_path("90-10", 0).parent.mkdir()
+    checkpoint.rename(stored.checkpoint_path("90-10", 0))
     assert run("classify", *folders)[0] == 0
 
 
@@ -228,7 +231,7 @@ def test_evaluate_errors(run: Run, checkpoint: Path, no_cifar100: None, project:
 
 
 def test_without_data(run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("siamese_utils.data._bases", list)
+    monkeypatch.setattr("siamese_utils.data.sources._bases", list)
     monkeypatch.delenv("SIAMESE_DATA", raising=False)
     check_error(run("evaluate", checkpoint), "CIFAR-100")
 
@@ -242,7 +245,7 @@ def test_sweep_prints_its_plan_and_does_what_is_left(
     assert not err
     assert code == 0 and "4 of 4 runs to do" in out and not (project / "results" / "split_sweep.csv").exists()
     assert run("sweep", *options)[0] == 0
-    table = results.split_sweep()
+    table = stored.split_sweep()
     assert set(zip(table.split, table.draw, strict=True)) == {("7-5", 0), ("6-6", 0), ("7-5", 1), ("6-6", 1)}
     code, out, _ = run("sweep", *options)
     assert code == 0 and "0 of 4 runs to do" in out and out.count("True") == 4

@@ -26,11 +26,11 @@ from crashes import (
 )
 from filelock import Timeout
 
-from siamese_utils import results
-from siamese_utils.checkpoints import save_encoder
-from siamese_utils.encoders import Encoder
+from siamese_utils.encoders.checkpoints import save_encoder
+from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import CheckpointError, SiameseError, StorageError
-from siamese_utils.files import atomic_path, locked, write_text_atomically
+from siamese_utils.experiments import store as results
+from siamese_utils.system.files import atomic_path, locked, write_text_atomically
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 

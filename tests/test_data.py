@@ -1,4 +1,4 @@
-"""Tests of siamese_utils.data on a small fake CIFAR-100 in its three layouts, and on the real one."""
+"""Tests of siamese_utils.data.cifar on a small fake CIFAR-100 in its three layouts, and on the real one."""
 
 from __future__ import annotations
 
@@ -24,22 +24,21 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torchvision.datasets import CIFAR100
 
-from siamese_utils import data
-from siamese_utils.data import (
+from siamese_utils.data import cifar as data
+from siamese_utils.data import load as data_load
+from siamese_utils.data import sources
+from siamese_utils.data.cifar import (
     CIFAR100_CLASSES,
     CIFAR100_SUPERCLASS_OF,
     CIFAR100_SUPERCLASSES,
-    PARTS,
-    DataSource,
-    ImageSet,
-    SyntheticDataWarning,
-    canonical_order,
     find_cifar100,
     load_cifar100,
-    load_images,
 )
+from siamese_utils.data.images import PARTS, ImageSet, canonical_order
+from siamese_utils.data.load import SyntheticDataWarning, load_images
+from siamese_utils.data.sources import DataSource
+from siamese_utils.data.synthetic import make_synthetic
 from siamese_utils.errors import DataError, ShapeError, UnknownNameError
-from siamese_utils.synthetic import make_synthetic
 
 PER_CLASS = {"train": 3, "test": 2}
 LAYOUTS = ("torchvision", "parquet", "folders")
@@ -148,7 +147,7 @@ def small_expectations(
     if request.node.get_closest_marker("real_data"):
         return
     small = {part: make_synthetic(part, num_classes=2, per_class=1) for part in PARTS}
-    monkeypatch.setattr(data, "_load_synthetic", small.__getitem__)
+    monkeypatch.setattr(data_load, "_load_synthetic", small.__getitem__)
     expect_small(monkeypatch, pristine["torchvision"])
     monkeypatch.setattr(data, "_failed_downloads", {})
     (tmp_path / "work" / "here").mkdir(parents=True)
@@ -310,7 +309,7 @@ def test_a_sub_folder_of_the_checkout_finds_the_roots_data(
     copy("parquet", root / "data")
     monkeypatch.chdir(root / "notebooks")
     assert find_cifar100() is None
-    monkeypatch.setattr(data, "__file__", str(root / "siamese_utils" / "data.py"))
+    monkeypatch.setattr(sources, "__file__", str(root / "siamese_utils" / "data" / "sources.py"))
     assert str(find_cifar100()) == "Parquet files in ./data"
 
 
@@ -461,7 +460,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def _cache_files() -> list[Path]:
-    return sorted(data.cache_folder().iterdir())
+    return sorted(sources.cache_folder().iterdir())
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -484,7 +483,7 @@ def test_cached_images_may_be_written_to(pristine: dict[str, Path]) -> None:
 def test_without_cache(pristine: dict[str, Path], reads: list[str]) -> None:
     for _ in range(2):
         load_cifar100("test", root=pristine["folders"], cache=False)
-    assert reads == ["test", "test"] and not data.cache_folder().exists()
+    assert reads == ["test", "test"] and not sources.cache_folder().exists()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -545,13 +544,13 @@ def test_a_cache_that_cannot_be_written_does_no_harm(
 
 
 def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert data.cache_folder() == Path(os.environ["SIAMESE_CACHE"])
+    assert sources.cache_folder() == Path(os.environ["SIAMESE_CACHE"])
     monkeypatch.delenv("SIAMESE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert data.cache_folder() == tmp_path / "siamese_utils"
+    assert sources.cache_folder() == tmp_path / "siamese_utils"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert data.cache_folder() == tmp_path / ".cache" / "siamese_utils"
+    assert sources.cache_folder() == tmp_path / ".cache" / "siamese_utils"
 
 
 # --- damaged torchvision files -----------------------------------------------------------------------

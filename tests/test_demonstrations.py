@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from siamese_utils import demonstrations
 from siamese_utils.errors import UnknownNameError
-from siamese_utils.losses import TripletObjective
+from siamese_utils.studies.objectives import demonstrations
+from siamese_utils.training.losses import TripletObjective
 
 
 def test_toy_classes_part() -> None:

@@ -25,9 +25,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from siamese_utils import cli, drawing, drawing_app
-from siamese_utils.checkpoints import save_encoder
-from siamese_utils.drawing import (
+from siamese_utils import cli
+from siamese_utils.app import drawing
+from siamese_utils.app import server as drawing_app
+from siamese_utils.app.drawing import (
     Drawing,
     DrawingModel,
     Stroke,
@@ -37,15 +38,16 @@ from siamese_utils.drawing import (
     read_upload,
     render,
 )
-from siamese_utils.drawing_app import DrawingServer, answer, start_values
-from siamese_utils.drawing_examples import CANVAS, EXAMPLE_PAIRS, EXAMPLE_SETS, redrawn
-from siamese_utils.encoders import Encoder
+from siamese_utils.app.examples import CANVAS, EXAMPLE_PAIRS, EXAMPLE_SETS, redrawn
+from siamese_utils.app.server import DrawingServer, answer, start_values
+from siamese_utils.data.symbols import as_images, canonical_symbol
+from siamese_utils.encoders.checkpoints import save_encoder
+from siamese_utils.encoders.classify import OneShotClassifier
+from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import CheckpointError, ConfigError, DataError, MissingPackageError, SamplingError
-from siamese_utils.oneshot import OneShotClassifier
-from siamese_utils.symbols import as_images, canonical_symbol
 
 HOOK = ((100.0, 60.0), (100.0, 300.0), (220.0, 300.0), (260.0, 220.0))
-STORED = Path(drawing_app.__file__).resolve().parents[1] / "results" / "checkpoints" / "drawing.safetensors"
+STORED = Path(drawing_app.__file__).resolve().parents[2] / "results" / "checkpoints" / "drawing.safetensors"
 
 
 def sketch(*lines: tuple[tuple[float, float], ...], width: float = 16) -> Drawing:
@@ -647,7 +649,7 @@ def front_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., 
     import IPython
     import IPython.display
 
-    monkeypatch.setattr(drawing_app.results, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(drawing_app.project, "project_root", lambda: tmp_path)
     (tmp_path / "figures").mkdir()
     shown: list[Any] = []
     monkeypatch.setattr(IPython.display, "display", lambda *things: shown.extend(things))

@@ -21,11 +21,11 @@ import torch
 from browsers import DESKTOP, PHONE, launch, playwright_api
 from PIL import Image, ImageDraw
 
-from siamese_utils import drawing_app
-from siamese_utils.checkpoints import save_encoder
-from siamese_utils.drawing_examples import CANVAS, EXAMPLE_SETS, Strokes, redrawn
-from siamese_utils.encoders import Encoder
-from siamese_utils.files import atomic_path, write_text_atomically
+from siamese_utils.app import server as drawing_app
+from siamese_utils.app.examples import CANVAS, EXAMPLE_SETS, Strokes, redrawn
+from siamese_utils.encoders.checkpoints import save_encoder
+from siamese_utils.encoders.encoder import Encoder
+from siamese_utils.system.files import atomic_path, write_text_atomically
 
 expect = playwright_api.expect
 expect.set_options(timeout=20_000)
@@ -33,7 +33,7 @@ expect.set_options(timeout=20_000)
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
-ROOT = Path(drawing_app.__file__).resolve().parents[1]
+ROOT = Path(drawing_app.__file__).resolve().parents[2]
 STORED = ROOT / "results" / "checkpoints" / "drawing.safetensors"
 
 

@@ -12,11 +12,18 @@ import torch
 from torch.nn import functional as F
 
 import siamese_utils
-from siamese_utils import cli, notebook, results
-from siamese_utils import drawing_study as study
-from siamese_utils.checkpoints import checkpoint_info, load_encoder, save_encoder
-from siamese_utils.data import ImageSet, search_folders
-from siamese_utils.drawing_study import (
+from siamese_utils import cli
+from siamese_utils.data.images import ImageSet
+from siamese_utils.data.sources import search_folders
+from siamese_utils.data.symbols import OneShotRun, load_omniglot_background, synthetic_symbols
+from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder, save_encoder
+from siamese_utils.encoders.encoder import Encoder
+from siamese_utils.errors import CheckpointError, DataError, ResultsError, SamplingError, UnknownNameError
+from siamese_utils.evaluation.estimates import Estimate, wilson
+from siamese_utils.experiments import store as results
+from siamese_utils.report import page as notebook
+from siamese_utils.studies.drawing import study
+from siamese_utils.studies.drawing.study import (
     RUNS,
     DrawingRun,
     SymbolData,
@@ -31,11 +38,7 @@ from siamese_utils.drawing_study import (
     training_images,
     validation_alphabets,
 )
-from siamese_utils.encoders import Encoder
-from siamese_utils.errors import CheckpointError, DataError, ResultsError, SamplingError, UnknownNameError
-from siamese_utils.evaluation import Estimate, wilson
-from siamese_utils.symbols import OneShotRun, load_omniglot_background, synthetic_symbols
-from siamese_utils.training import TrainConfig
+from siamese_utils.training.config import TrainConfig
 
 ROOT = Path(siamese_utils.__file__).resolve().parents[1]
 HAS_OMNIGLOT = any((folder / "omniglot" / "all_runs.zip").is_file() for folder, _ in search_folders(None))
@@ -151,7 +154,7 @@ def test_symbols_are_not_mirrored() -> None:
 def test_the_official_runs_are_opened_in_one_place() -> None:
     """Only the evaluation of a finished encoder may read them."""
     places = []
-    for path in sorted(Path(siamese_utils.__file__).parent.glob("*.py")):
+    for path in sorted(Path(siamese_utils.__file__).parent.rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for function in ast.walk(tree):
             if isinstance(function, ast.FunctionDef):
@@ -345,7 +348,7 @@ def test_notebook_starts_without_data(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(notebook, "display", shown.append)
     monkeypatch.setenv("SIAMESE_PROFILE", profile)
     monkeypatch.setenv("SIAMESE_DATA", str(tmp_path / "nothing"))
-    monkeypatch.setattr("siamese_utils.symbols.search_folders", lambda root: [(tmp_path, "./data")])
+    monkeypatch.setattr("siamese_utils.data.symbols.search_folders", lambda root: [(tmp_path, "./data")])
     started = notebook.start_symbols()
     assert started.is_synthetic and started.train_set is small.characters and started.test_set is small.test_digits
     assert 'data-siamese-source="synthetic"' in shown[0].data  # type: ignore[attr-defined]

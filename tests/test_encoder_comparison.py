@@ -8,14 +8,15 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from siamese_utils import encoder_comparison as comparison
-from siamese_utils import encoder_figures as figures
-from siamese_utils import encoder_findings as findings
-from siamese_utils import plotting, studies
-from siamese_utils.backbones import ENCODERS
-from siamese_utils.encoder_speed import SPEED_COLUMNS, store_speeds
-from siamese_utils.encoders import Encoder, count_parameters
+from siamese_utils.encoders.backbones import ENCODERS
+from siamese_utils.encoders.encoder import Encoder, count_parameters
 from siamese_utils.errors import ResultsError
+from siamese_utils.experiments import plotting
+from siamese_utils.studies import validation as studies
+from siamese_utils.studies.networks import figures
+from siamese_utils.studies.networks import findings as comparison
+from siamese_utils.studies.networks import sentences as findings
+from siamese_utils.studies.networks.speed import SPEED_COLUMNS, store_speeds
 
 TIME, IMAGES = "encoders_equal_time", "encoders_equal_images"
 FIGURES = {

@@ -10,8 +10,11 @@ import pandas as pd
 import pytest
 import torch
 
-from siamese_utils import cli, encoder_speed, studies
-from siamese_utils.encoder_speed import (
+from siamese_utils import cli
+from siamese_utils.errors import ConfigError, ResultsError, UnknownNameError
+from siamese_utils.studies import validation as studies
+from siamese_utils.studies.networks import speed as encoder_speed
+from siamese_utils.studies.networks.speed import (
     SPEED_COLUMNS,
     images_in,
     measure_speeds,
@@ -19,8 +22,7 @@ from siamese_utils.encoder_speed import (
     stored_speeds,
     training_rate,
 )
-from siamese_utils.errors import ConfigError, ResultsError, UnknownNameError
-from siamese_utils.recipes import recipe
+from siamese_utils.training.recipes import recipe
 
 QUICK = dataclasses.replace(recipe("smoke"), batch_size=16)
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from siamese_utils.data import ImageSet
-from siamese_utils.encoder_tuning import Stage, TuningConfig, split_stages, stage_inputs, tune_encoder
-from siamese_utils.encoders import Encoder
+from siamese_utils.data.images import ImageSet
+from siamese_utils.encoders.encoder import Encoder
+from siamese_utils.encoders.imprinting import Whitening, class_means, imprinted
 from siamese_utils.errors import ConfigError, SamplingError, ShapeError
-from siamese_utils.imprinting import Whitening, class_means, imprinted
+from siamese_utils.studies.imprinting.tuning import Stage, TuningConfig, split_stages, stage_inputs, tune_encoder
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from siamese_utils.backbones import ENCODERS
-from siamese_utils.encoders import Encoder, count_parameters
+from siamese_utils.encoders.backbones import ENCODERS
+from siamese_utils.encoders.encoder import Encoder, count_parameters
 from siamese_utils.errors import ConfigError, ShapeError, UnknownNameError
 
 # One encoder comes from an optional package.

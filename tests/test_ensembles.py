@@ -14,18 +14,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from siamese_utils import cifarfs, ensemble_figures, ensembles, recipes, results, sweep
-from siamese_utils.audit import Data, audit
-from siamese_utils.checkpoints import checkpoint_info
-from siamese_utils.data import CIFAR100_CLASSES, ImageSet
-from siamese_utils.encoders import Encoder, Ensemble, joined
-from siamese_utils.ensembles import TOGETHER, by_members, member_path, run_ensemble
+from siamese_utils.data.cifar import CIFAR100_CLASSES
+from siamese_utils.data.images import ImageSet
+from siamese_utils.data.splits import class_split, fewshot_split_cifar_fs
+from siamese_utils.encoders.checkpoints import checkpoint_info
+from siamese_utils.encoders.classify import OneShotClassifier
+from siamese_utils.encoders.encoder import Encoder, Ensemble, joined
 from siamese_utils.errors import CheckpointError, ConfigError, ResultsError, ShapeError, UnknownNameError
-from siamese_utils.evaluation import Estimate
-from siamese_utils.losses import Term
-from siamese_utils.oneshot import OneShotClassifier
-from siamese_utils.splits import class_split, fewshot_split_cifar_fs
-from siamese_utils.training import TrainConfig
+from siamese_utils.evaluation.estimates import Estimate
+from siamese_utils.experiments import store as results
+from siamese_utils.studies.audit import Data, audit
+from siamese_utils.studies.ensembles import cifar_fs as cifarfs
+from siamese_utils.studies.ensembles import figures as ensemble_figures
+from siamese_utils.studies.ensembles import study as ensembles
+from siamese_utils.studies.ensembles.study import TOGETHER, by_members, member_path, run_ensemble
+from siamese_utils.studies.splits import stored
+from siamese_utils.studies.splits import study as sweep
+from siamese_utils.training import recipes
+from siamese_utils.training.config import TrainConfig
+from siamese_utils.training.losses import Term
 
 TINY = TrainConfig(
     recipe="tiny", terms=(Term("proxy"),), encoder="conv3", embedding_dim=8, epochs=1, batch_size=64,
@@ -93,7 +100,7 @@ def test_members_are_trained_once_and_judged_from_their_files(
     table = run("90-10", hundred)
     assert set(table.seed) == {0, 1, 2} and set(table.task) == {"90-10"}
     number = {(row.seed, row.metric): row.value for row in table.itertuples()}
-    swept = results.split_sweep().set_index("metric")["value"]
+    swept = stored.split_sweep().set_index("metric")["value"]
     for metric in ("acc_5w1s", "acc_5w5s", "acc_allway_1s", "pair_auc_unseen"):
         assert number[0, metric] == number[0, metric + TOGETHER] == swept[metric]
         assert number[1, metric] != number[0, metric]

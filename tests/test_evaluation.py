@@ -15,30 +15,30 @@ from scipy.stats import binomtest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.neighbors import NearestCentroid
 
-from siamese_utils import evaluation
+from siamese_utils.data.sampling import ClassIndex, named_rng, sample_episodes, sample_pairs, sample_triplets
+from siamese_utils.data.splits import class_split
 from siamese_utils.errors import SamplingError, ShapeError, SplitError, UnknownNameError
-from siamese_utils.evaluation import (
-    METRICS,
-    Estimate,
+from siamese_utils.evaluation import episodes as evaluation_episodes
+from siamese_utils.evaluation import pairs as evaluation_pairs
+from siamese_utils.evaluation.episodes import (
     all_way_accuracy,
     all_way_confusion,
     all_way_recalls,
     episode_accuracies,
-    evaluate_split,
     few_shot_accuracy,
     few_shot_predictions,
     legacy_always_different,
     legacy_few_shot,
-    mean_estimate,
+)
+from siamese_utils.evaluation.estimates import Estimate, mean_estimate, wilson
+from siamese_utils.evaluation.pairs import (
     pair_accuracy,
     pair_auc,
     sample_similarities,
     threshold_for_balanced_accuracy,
     triplet_accuracy,
-    wilson,
 )
-from siamese_utils.sampling import ClassIndex, named_rng, sample_episodes, sample_pairs, sample_triplets
-from siamese_utils.splits import class_split
+from siamese_utils.evaluation.protocol import METRICS, evaluate_split
 
 relaxed = settings(deadline=None)  # a busy machine is not a failure
 
@@ -150,7 +150,7 @@ def test_parts_do_not_change_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
         ]
 
     whole = numbers()
-    monkeypatch.setattr(evaluation, "_CELLS_AT_ONCE", 100)
+    monkeypatch.setattr(evaluation_episodes, "CELLS_AT_ONCE", 100)
     assert numbers() == pytest.approx(whole, abs=1e-9)
 
 
@@ -300,7 +300,7 @@ def slow_episode(z: torch.Tensor, support: torch.Tensor, query: torch.Tensor) ->
 def test_episodes_equal_the_slow_loop(
     ways: int, shots: int, queries: int, with_gram: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation, "_MAX_GRAM", 0)  # no table but the one that is given
+    monkeypatch.setattr(evaluation_pairs, "_MAX_GRAM", 0)  # no table but the one that is given
     z, labels = embeddings([8, 9, 10, 11, 12, 13, 14])
     episodes = sample_episodes(labels, ways, shots, queries, 40, rng())
     fast = episode_accuracies(z, episodes, z @ z.T if with_gram else None)
@@ -313,7 +313,7 @@ def test_looking_up_and_computing_agree(monkeypatch: pytest.MonkeyPatch) -> None
     z, labels = embeddings([30] * 8, dim=16, noise=2.0)
     by_lookup = few_shot_accuracy(z, labels, rng(), shots=5, episodes=500)
     all_way_by_lookup = all_way_accuracy(z, labels, rng(), supports=40)
-    monkeypatch.setattr(evaluation, "_MAX_GRAM", 0)
+    monkeypatch.setattr(evaluation_pairs, "_MAX_GRAM", 0)
     computed = few_shot_accuracy(z, labels, rng(), shots=5, episodes=500)
     assert computed.value == pytest.approx(by_lookup.value, abs=0.01)
     assert all_way_accuracy(z, labels, rng(), 40).value == pytest.approx(all_way_by_lookup.value, abs=0.02)
@@ -381,7 +381,7 @@ def test_collapsed_embeddings_score_chance_and_perfect_ones_everything() -> None
 
 
 def supports_of(labels: torch.Tensor, count: int, seed: int) -> list[list[int]]:
-    return evaluation._random_supports(ClassIndex(labels), rng(seed), count).tolist()
+    return evaluation_episodes._random_supports(ClassIndex(labels), rng(seed), count).tolist()
 
 
 @pytest.mark.parametrize("make", [embeddings, few_directions])

@@ -8,9 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from siamese_utils.data import ImageSet
+from siamese_utils.data.images import ImageSet
+from siamese_utils.data.splits import SPLIT_NAMES, class_split
 from siamese_utils.errors import ConfigError, ShapeError
-from siamese_utils.exploration import (
+from siamese_utils.studies.exploration.findings import (
     channel_statistics,
     classes_of,
     count_table,
@@ -23,7 +24,6 @@ from siamese_utils.exploration import (
     sibling_table,
     superclass_labels,
 )
-from siamese_utils.splits import SPLIT_NAMES, class_split
 
 
 def noise(count: int, seed: int = 0) -> torch.Tensor:

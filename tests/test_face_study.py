@@ -20,11 +20,11 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from torch.nn import functional as F
 
 import siamese_utils
-from siamese_utils import cli, face_figures, face_trials, notebook, plotting, results, studies, verification
-from siamese_utils import face_study as study
-from siamese_utils.audit import Data, audit
-from siamese_utils.checkpoints import checkpoint_info, load_encoder, save_encoder
-from siamese_utils.encoders import Encoder
+from siamese_utils import cli
+from siamese_utils.data.faces import PHOTO, FaceSet, shared_people, split_by_person, squares, synthetic_faces
+from siamese_utils.data.sampling import Pairs
+from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder, save_encoder
+from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import (
     CheckpointError,
     ConfigError,
@@ -35,17 +35,24 @@ from siamese_utils.errors import (
     SplitError,
     UnknownNameError,
 )
-from siamese_utils.evaluation import Estimate, pair_auc
-from siamese_utils.face_study import FaceConfig, FaceRun, answers_on_test, run_faces
-from siamese_utils.face_trials import GridRun
-from siamese_utils.faces import PHOTO, FaceSet, shared_people, split_by_person, squares, synthetic_faces
-from siamese_utils.sampling import Pairs
-from siamese_utils.verification import (
+from siamese_utils.evaluation import estimates
+from siamese_utils.evaluation.estimates import Estimate, bootstrap_estimate
+from siamese_utils.evaluation.pairs import pair_auc
+from siamese_utils.experiments import plotting
+from siamese_utils.experiments import store as results
+from siamese_utils.report import page as notebook
+from siamese_utils.studies import validation as studies
+from siamese_utils.studies.audit import Data, audit
+from siamese_utils.studies.faces import figures as face_figures
+from siamese_utils.studies.faces import study, verification
+from siamese_utils.studies.faces import trials as face_trials
+from siamese_utils.studies.faces.study import FaceConfig, FaceRun, answers_on_test, run_faces
+from siamese_utils.studies.faces.trials import GridRun
+from siamese_utils.studies.faces.verification import (
     TestAnswers,
     accuracy_at_own_threshold,
     accuracy_estimate,
     auc,
-    bootstrap_estimate,
     cosine_score,
     embed_faces,
     equal_error_rate,
@@ -78,7 +85,7 @@ def small(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(study, "KOCH", koch)
     monkeypatch.setattr(face_trials, "TRIAL_IMAGES", 64)
     monkeypatch.setattr(face_trials, "GRID_EPOCHS", 1)
-    monkeypatch.setattr(verification, "RESAMPLES", 20)
+    monkeypatch.setattr(estimates, "RESAMPLES", 20)
     return project
 
 
@@ -92,7 +99,7 @@ def quick(run: FaceRun, people: FaceSet, strangers: FaceSet) -> dict[str, Estima
 def test_the_test_pairs_are_read_in_one_place() -> None:
     """Only the evaluation of a finished network may read them."""
     places = []
-    for path in sorted(Path(siamese_utils.__file__).parent.glob("*.py")):
+    for path in sorted(Path(siamese_utils.__file__).parent.rglob("*.py")):
         for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(function, ast.FunctionDef):
                 used = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
@@ -251,7 +258,7 @@ def test_crops_are_averaged(people: FaceSet) -> None:
 
 
 def test_validation_is_judged_on_its_own_pairs(people: FaceSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verification, "RESAMPLES", 20)
+    monkeypatch.setattr(estimates, "RESAMPLES", 20)
     _, validation = split_by_person(people)
     metrics, verdict = judge_embeddings(Pixels(), (128,), validation)  # type: ignore[arg-type]
     z = Pixels().embed(squares(validation.images, 128, 16))
@@ -566,7 +573,7 @@ def test_faces_on_the_command_line(command: Run, monkeypatch: pytest.MonkeyPatch
 
 
 def test_demo_learns_made_up_people(people: FaceSet, strangers: FaceSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verification, "RESAMPLES", 20)
+    monkeypatch.setattr(estimates, "RESAMPLES", 20)
     _, answers, verdict = study.demo_answers(people, strangers)
     assert answers.metrics(verdict)["auc_test"].value > 65 and verdict.slope > 0
     with pytest.raises(ShapeError):
@@ -644,7 +651,7 @@ def test_notebook_starts_without_data(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("SIAMESE_PROFILE", profile)
     monkeypatch.setenv("SIAMESE_DATA", str(tmp_path / "nothing"))
     monkeypatch.setenv("SIAMESE_OFFLINE", "1")
-    monkeypatch.setattr("siamese_utils.faces.search_folders", lambda root: [(tmp_path, "./data")])
+    monkeypatch.setattr("siamese_utils.data.faces.search_folders", lambda root: [(tmp_path, "./data")])
     started, faces, lists = notebook.start_faces()
     assert started.is_synthetic and faces.is_synthetic and set(lists) == {"train", "test"}
     assert not shared_people(lists["train"], lists["test"])

@@ -13,10 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from siamese_utils import faces as lfw
-from siamese_utils.data import cache_folder, search_folders
-from siamese_utils.errors import ConfigError, DataError, SamplingError, ShapeError, SplitError, UnknownNameError
-from siamese_utils.faces import (
+from siamese_utils.data import faces as lfw
+from siamese_utils.data.faces import (
     COLUMNS,
     PHOTO,
     ROWS,
@@ -36,6 +34,8 @@ from siamese_utils.faces import (
     synthetic_faces,
     training_images,
 )
+from siamese_utils.data.sources import cache_folder, search_folders
+from siamese_utils.errors import ConfigError, DataError, SamplingError, ShapeError, SplitError, UnknownNameError
 
 HAS_LFW = any((folder / "lfw_home" / "pairsDevTrain.txt").is_file() for folder, _ in search_folders(None))
 USERS_CACHE = cache_folder()

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from siamese_utils import fourier
-from siamese_utils.fourier import FourierConv2d, convolve
+from siamese_utils.studies.faces import fourier
+from siamese_utils.studies.faces.fourier import FourierConv2d, convolve
 
 
 @settings(max_examples=25, deadline=None)

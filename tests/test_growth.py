@@ -10,11 +10,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from siamese_utils import growth, results
+from siamese_utils.data.sampling import named_rng
+from siamese_utils.data.splits import SPLIT_NAMES, class_split
 from siamese_utils.errors import ResultsError
-from siamese_utils.evaluation import METRICS, Estimate
-from siamese_utils.sampling import named_rng
-from siamese_utils.splits import SPLIT_NAMES, class_split
+from siamese_utils.evaluation.estimates import Estimate
+from siamese_utils.evaluation.protocol import METRICS
+from siamese_utils.experiments import store
+from siamese_utils.experiments import store as results
+from siamese_utils.studies.splits import growth, stored
+from siamese_utils.system import project as system_project
 
 CLASSES, EACH = 20, 24
 SUPERCLASS_OF = tuple(label % 5 for label in range(CLASSES))
@@ -217,8 +221,8 @@ def test_over_draws(project: Path) -> None:
     key = {"split": "10-90", "draw": 2, "seed": 0, "recipe": "r"}
     results.store_run(key, {"acc_5w1s": Estimate(90.0, 0.5, 100)}, "")
     assert growth.over_draws("acc_5w1s").equals(table)  # a draw with one split of two
-    both = results.results_dir() / "split_sweep.csv"
-    rows = results.split_sweep()
+    both = system_project.results_dir() / "split_sweep.csv"
+    rows = stored.split_sweep()
     rows[~((rows.draw == 1) & (rows.split == "90-10"))].query("draw > 0").to_csv(both, index=False)
     assert growth.over_draws("acc_5w1s")["mean"].tolist() == [67]  # no draw is whole: one split of draws 1 and 2
 
@@ -289,5 +293,5 @@ def test_a_rerun_leaves_no_row_of_the_old_checkpoint(project: Path) -> None:
     name = "results/checkpoints/cifar100-10-90-draw0.safetensors"
     growth.store_growth(key, {"threshold_seen": Estimate(0.2, 0.0, 1)}, {"class 5": Estimate(1.0, 1.0, 1)}, name)
     for path in (growth.growth_path(), growth.class_path()):
-        table = results.read_table(path, results.SPLIT_SWEEP_COLUMNS)
+        table = results.read_table(path, store.SPLIT_SWEEP_COLUMNS)
         assert table[table.checkpoint == name].recipe.tolist() == ["another"]

@@ -15,8 +15,7 @@ from sklearn.covariance import empirical_covariance
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch.nn import functional as F
 
-from siamese_utils.errors import CheckpointError, ConfigError, SamplingError, ShapeError
-from siamese_utils.imprinting import (
+from siamese_utils.encoders.imprinting import (
     FORMAT,
     CosineClassifier,
     FineTuneConfig,
@@ -32,6 +31,7 @@ from siamese_utils.imprinting import (
     overall,
     save_classifier,
 )
+from siamese_utils.errors import CheckpointError, ConfigError, SamplingError, ShapeError
 
 
 def clouds(classes: int, per_class: int, dim: int = 12, spread: float = 0.6, seed: int = 0):

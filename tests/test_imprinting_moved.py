@@ -11,15 +11,16 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from siamese_utils import cli, results
-from siamese_utils import imprinting_moved as moved
-from siamese_utils import imprinting_study as study
-from siamese_utils.data import ImageSet
-from siamese_utils.encoder_tuning import TuningConfig
+from siamese_utils import cli
+from siamese_utils.data.images import ImageSet
+from siamese_utils.encoders.imprinting import FineTuneConfig
 from siamese_utils.errors import ConfigError, ResultsError
-from siamese_utils.imprinting import FineTuneConfig
+from siamese_utils.experiments import store as results
+from siamese_utils.studies.imprinting import moved, study
+from siamese_utils.studies.imprinting.tuning import TuningConfig
+from siamese_utils.studies.splits import stored
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = Path(__file__).resolve().parents[1] / "siamese_utils" / "studies" / "imprinting"
 STUDY = study.ImprintingConfig(
     base=study.BaseConfig(split="12-8", recipe="smoke", changes={"epochs": 2, "batch_size": 48, "most_images": 400}),
     shots=(1, 3),
@@ -145,7 +146,7 @@ def test_settings_are_tried_on_stand_ins_alone(
     smaller = dataclasses.replace(STUDY.base, split="8-12")
     encoder = study.train_base(smaller, synthetic_train, device="cpu", progress=False)
     source = {"seed": 0, "config": smaller.training.to_json()}
-    study.save_encoder(encoder, results.checkpoint_path("8-12", 0), source)
+    study.save_encoder(encoder, stored.checkpoint_path("8-12", 0), source)
     read, real = [], moved.run
 
     def watched(method: str, label: int, shots: object, prepared: moved.Prepared, *rest: object) -> dict[str, float]:

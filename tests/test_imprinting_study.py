@@ -12,15 +12,17 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from siamese_utils import cli, results
-from siamese_utils import imprinting_study as study
-from siamese_utils.audit import Data, audit
-from siamese_utils.checkpoints import checkpoint_info, load_encoder
-from siamese_utils.data import ImageSet
+from siamese_utils import cli
+from siamese_utils.data.images import ImageSet
+from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder
+from siamese_utils.encoders.imprinting import CosineClassifier, FineTuneConfig, Whitening, load_classifier
 from siamese_utils.errors import ConfigError, SamplingError, SiameseError, SplitError
-from siamese_utils.imprinting import CosineClassifier, FineTuneConfig, Whitening, load_classifier
+from siamese_utils.experiments import store as results
+from siamese_utils.studies.audit import Data, audit
+from siamese_utils.studies.imprinting import study
+from siamese_utils.studies.splits import stored
 
-CONFIG = Path(__file__).resolve().parents[1] / "configs" / "imprinting.yaml"
+CONFIG = Path(__file__).resolve().parents[1] / "siamese_utils" / "studies" / "imprinting" / "imprinting.yaml"
 SMALL = study.ImprintingConfig(
     base=study.BaseConfig(split="12-8", recipe="smoke", changes={"epochs": 2, "batch_size": 48, "most_images": 400}),
     shots=(1, 3),
@@ -325,7 +327,7 @@ def test_settings_are_tried_without_a_novel_class_or_a_test_image(
     smaller = dataclasses.replace(SMALL.base, split="8-12")
     encoder = study.train_base(smaller, synthetic_train, device="cpu", progress=False)
     source = {"seed": 0, "config": smaller.training.to_json()}
-    study.save_encoder(encoder, results.checkpoint_path("8-12", 0), source)
+    study.save_encoder(encoder, stored.checkpoint_path("8-12", 0), source)
     read, real = [], study.measure
 
     def watched(method: str, spaces: object, added: list[tuple[int, ...]], *rest: object) -> study.Measured:

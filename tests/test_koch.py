@@ -11,9 +11,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from siamese_utils import koch, memory
+from siamese_utils.data.sampling import Pairs
 from siamese_utils.errors import CheckpointError, ConfigError, SamplingError, ShapeError, TrainingError
-from siamese_utils.koch import (
+from siamese_utils.studies.faces import koch
+from siamese_utils.studies.faces.koch import (
     PUBLISHED_PARAMETERS,
     KochConfig,
     KochNetwork,
@@ -24,7 +25,7 @@ from siamese_utils.koch import (
     penalty,
     train_koch,
 )
-from siamese_utils.sampling import Pairs
+from siamese_utils.system import memory
 
 SMALL = KochConfig(side=65, channels=(2, 3, 4, 5), features=6, batch_size=4, epochs=3, learning_rate=1e-3)
 

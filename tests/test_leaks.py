@@ -22,16 +22,23 @@ import test_training
 import torch
 from crashes import content
 
-from siamese_utils import face_study, faces, recipes, results, splits, studies, sweep, training
-from siamese_utils.data import ImageSet
-from siamese_utils.encoders import Encoder
+from siamese_utils.data import faces, splits
+from siamese_utils.data.faces import FaceSet, split_by_person
+from siamese_utils.data.images import ImageSet
+from siamese_utils.data.sampling import Pairs, named_rng
+from siamese_utils.data.splits import CifarFSSplit, ClassSplit, class_split
+from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import DataError, SplitError
-from siamese_utils.evaluation import few_shot_accuracy
-from siamese_utils.faces import FaceSet, split_by_person
-from siamese_utils.sampling import Pairs, named_rng
-from siamese_utils.splits import CifarFSSplit, ClassSplit, class_split
-from siamese_utils.sweep import judge_checkpoint, train_run
-from siamese_utils.training import TrainConfig, TrainResult
+from siamese_utils.evaluation.episodes import few_shot_accuracy
+from siamese_utils.experiments import store as results
+from siamese_utils.studies import validation as studies
+from siamese_utils.studies.faces import study as face_study
+from siamese_utils.studies.splits import study as sweep
+from siamese_utils.studies.splits.study import judge_checkpoint, train_run
+from siamese_utils.training import loop as training
+from siamese_utils.training import recipes
+from siamese_utils.training.config import TrainConfig
+from siamese_utils.training.loop import TrainResult
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 small_set, larger_set = test_training.small_set, test_training.larger_set

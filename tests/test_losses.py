@@ -18,7 +18,7 @@ from pytorch_metric_learning import miners as pml_miners
 from pytorch_metric_learning import reducers as pml_reducers
 
 from siamese_utils.errors import ConfigError, SamplingError, ShapeError, UnknownNameError
-from siamese_utils.losses import (
+from siamese_utils.training.losses import (
     DISTANCES,
     MINERS,
     OBJECTIVE_FIELDS,

@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from siamese_utils import memory
-from siamese_utils.memory import freed_memory_kept
+from siamese_utils.system import memory
+from siamese_utils.system.memory import freed_memory_kept
 
 # A fresh process, for what an allocator does with a block depends on what was freed before.
 COUNT_FAULTS = """

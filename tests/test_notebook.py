@@ -18,16 +18,19 @@ import torch
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from siamese_utils import notebook, results
-from siamese_utils.checkpoints import save_encoder
-from siamese_utils.data import ImageSet, SyntheticDataWarning
-from siamese_utils.encoders import Encoder
+from siamese_utils.data.images import ImageSet
+from siamese_utils.data.load import SyntheticDataWarning
+from siamese_utils.data.splits import class_split
+from siamese_utils.data.synthetic import make_synthetic
+from siamese_utils.encoders.checkpoints import save_encoder
+from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import CheckpointError, DataError, ResultsError, SplitError, UnknownNameError
-from siamese_utils.evaluation import METRICS
-from siamese_utils.recipes import recipe
-from siamese_utils.splits import class_split
-from siamese_utils.sweep import SplitRun
-from siamese_utils.synthetic import make_synthetic
+from siamese_utils.evaluation.protocol import METRICS
+from siamese_utils.experiments import store as results
+from siamese_utils.report import page as notebook
+from siamese_utils.studies.splits import stored
+from siamese_utils.studies.splits.study import SplitRun
+from siamese_utils.training.recipes import recipe
 
 ALT = "A line that rises from one to three, as a figure for a test."
 
@@ -106,7 +109,7 @@ def test_smoke_forces_the_synthetic_set(
     monkeypatch: pytest.MonkeyPatch, shown: list[Any], sets: dict[str, ImageSet]
 ) -> None:
     # Through the real loader and the real environment variable; only the drawing is cut short.
-    monkeypatch.setattr("siamese_utils.synthetic.make_synthetic", lambda part, **_: sets[part])
+    monkeypatch.setattr("siamese_utils.data.synthetic.make_synthetic", lambda part, **_: sets[part])
     monkeypatch.setenv("SIAMESE_PROFILE", "smoke")
     monkeypatch.setenv("SIAMESE_SYNTHETIC", "0")
     study = start()
@@ -234,7 +237,7 @@ def test_report_uses_what_is_stored(real: None, sets: dict[str, ImageSet], monke
     monkeypatch.setattr(notebook, "run_split", lambda *_, **__: pytest.fail("the report retrains nothing"))
     torch.manual_seed(0)
     stored, config = Encoder("conv3").eval(), recipe("smoke")
-    save_encoder(stored, results.checkpoint_path("18-2", 0), {"config": config.to_json()})
+    save_encoder(stored, stored.checkpoint_path("18-2", 0), {"config": config.to_json()})
     results.store_json("cifar100-18-2-draw0", {"history": [{"epoch": 1, "loss": 0.5}]})
     study = start()
     cosine = (study.encoder.embed(sets["test"].images[:4]) * stored.embed(sets["test"].images[:4])).sum(dim=1)
@@ -250,7 +253,7 @@ def test_report_without_a_checkpoint(real: None) -> None:
 
 
 def test_report_without_a_run_record(real: None) -> None:
-    save_encoder(Encoder("conv3"), results.checkpoint_path("18-2", 0), {"config": recipe("smoke").to_json()})
+    save_encoder(Encoder("conv3"), stored.checkpoint_path("18-2", 0), {"config": recipe("smoke").to_json()})
     with pytest.raises(ResultsError, match=r"cifar100-18-2-draw0\.json"):
         _ = start().history
 
@@ -260,7 +263,7 @@ def test_full_retrains_and_stores(real: None, monkeypatch: pytest.MonkeyPatch) -
 
     def retrain(run: SplitRun, *more: Any) -> None:
         calls.append((run.split, run.draw))
-        save_encoder(Encoder("conv3"), results.checkpoint_path(run.split, run.draw), {})
+        save_encoder(Encoder("conv3"), stored.checkpoint_path(run.split, run.draw), {})
 
     monkeypatch.setattr(notebook, "run_split", retrain)
     monkeypatch.setenv("SIAMESE_PROFILE", "full")

@@ -8,10 +8,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from siamese_utils import objective_comparison as comparison
-from siamese_utils import objective_figures as figures
-from siamese_utils import studies
 from siamese_utils.errors import ResultsError
+from siamese_utils.studies import validation as studies
+from siamese_utils.studies.objectives import figures
+from siamese_utils.studies.objectives import findings as comparison
 
 # 5-way 1-shot accuracy with seed 0; further seeds are half a point better each.
 MADE_UP = {

@@ -13,13 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
-from siamese_utils.data import ImageSet
-from siamese_utils.encoders import Encoder
+from siamese_utils.data.images import ImageSet
+from siamese_utils.data.synthetic import make_synthetic
+from siamese_utils.encoders.classify import OneShotClassifier, classify_folder, images_in, load_image
+from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import DataError, SamplingError, ShapeError, SiameseError
-from siamese_utils.oneshot import OneShotClassifier, classify_folder, images_in, load_image
-from siamese_utils.recipes import recipe
-from siamese_utils.synthetic import make_synthetic
-from siamese_utils.training import train
+from siamese_utils.training.loop import train
+from siamese_utils.training.recipes import recipe
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from siamese_utils.errors import ConfigError, UnknownNameError
-from siamese_utils.optimizers import OPTIMIZERS, Muon, OptimizerSet, WeightAverage, make_optimizer, orthogonalise
+from siamese_utils.training.optimizers import (
+    OPTIMIZERS,
+    Muon,
+    OptimizerSet,
+    WeightAverage,
+    make_optimizer,
+    orthogonalise,
+)
 
 
 @settings(max_examples=20, deadline=None)

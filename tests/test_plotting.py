@@ -18,7 +18,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from siamese_utils.errors import ConfigError
-from siamese_utils.plotting import (
+from siamese_utils.experiments.plotting import (
     PALETTE,
     SEED,
     SEEN,

@@ -15,13 +15,20 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from siamese_utils.backbones import ENCODERS
-from siamese_utils.encoders import Encoder
+from siamese_utils.data.synthetic import make_synthetic
+from siamese_utils.encoders.backbones import ENCODERS
+from siamese_utils.encoders.encoder import Encoder
+from siamese_utils.encoders.pretrained import (
+    PRETRAINED,
+    PretrainedSource,
+    find_weights,
+    load_pretrained,
+    read_weights,
+)
 from siamese_utils.errors import CheckpointError, ConfigError, MissingPackageError, UnknownNameError
-from siamese_utils.losses import Term
-from siamese_utils.pretrained import PRETRAINED, PretrainedSource, find_weights, load_pretrained, read_weights
-from siamese_utils.synthetic import make_synthetic
-from siamese_utils.training import TrainConfig, train
+from siamese_utils.training.config import TrainConfig
+from siamese_utils.training.loop import train
+from siamese_utils.training.losses import Term
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR = ["cifar10-resnet20", "cifar10-resnet56"]
@@ -78,7 +85,7 @@ def made_up_file(name: str, path: Path) -> dict[str, torch.Tensor]:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The only places that are searched: an empty data folder's ``pretrained`` and an empty cache of torch.hub."""
     monkeypatch.setenv("SIAMESE_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr("siamese_utils.pretrained.search_folders", lambda root: [(tmp_path / "data", "data")])
+    monkeypatch.setattr("siamese_utils.encoders.pretrained.search_folders", lambda root: [(tmp_path / "data", "data")])
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     (tmp_path / "data" / "pretrained").mkdir(parents=True)
     return tmp_path / "data" / "pretrained"

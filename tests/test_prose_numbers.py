@@ -23,10 +23,15 @@ import mistune
 import nbformat
 import pytest
 
-from siamese_utils import class_budget, drawing_study, koch, results, studies, symbols
-from siamese_utils import imprinting_moved as moved
-from siamese_utils.encoders import Encoder
-from siamese_utils.evaluation import evaluate_split
+from siamese_utils.data import symbols
+from siamese_utils.encoders.encoder import Encoder
+from siamese_utils.evaluation.protocol import evaluate_split
+from siamese_utils.experiments import store as results
+from siamese_utils.studies import validation as studies
+from siamese_utils.studies.budgets import classes_or_images as class_budget
+from siamese_utils.studies.drawing import study as drawing_study
+from siamese_utils.studies.faces import koch
+from siamese_utils.studies.imprinting import moved
 
 ROOT = Path(__file__).resolve().parents[1]
 SPAN = r"(?:percent|(?:percentage )?points?|hours?|minutes?|seconds?|days?|times)\b"

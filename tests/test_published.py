@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from siamese_utils import load_encoder
-from siamese_utils.audit import Data, audit
-from siamese_utils.checkpoints import checkpoint_info
-from siamese_utils.data import ImageSet
-from siamese_utils.evaluation import few_shot_accuracy
-from siamese_utils.sampling import named_rng
-from siamese_utils.splits import class_split
+from siamese_utils.data.images import ImageSet
+from siamese_utils.data.sampling import named_rng
+from siamese_utils.data.splits import class_split
+from siamese_utils.encoders.checkpoints import checkpoint_info
+from siamese_utils.evaluation.episodes import few_shot_accuracy
+from siamese_utils.studies.audit import Data, audit
 
 ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINT = ROOT / "results" / "checkpoints" / "cifar100-90-10-draw0.safetensors"

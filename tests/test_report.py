@@ -17,9 +17,9 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from siamese_utils import report
 from siamese_utils.errors import SiameseError, UnknownNameError
-from siamese_utils.report import ReportError
+from siamese_utils.report import site as report
+from siamese_utils.report.site import ReportError
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
@@ -362,7 +362,7 @@ def test_bad_requests_say_what_to_do(tmp_path: Path) -> None:
 
 def test_importing_the_package_does_not_import_the_report() -> None:
     """The report's libraries are for those who build it; users of an encoder should not wait for them."""
-    program = "import sys, siamese_utils; print('siamese_utils.report' in sys.modules)"
+    program = "import sys, siamese_utils; print('siamese_utils.report.site' in sys.modules)"
     command = [sys.executable, "-c", program]
     environment = {**os.environ, "PYTHONPATH": str(NOTEBOOKS.parent)}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)

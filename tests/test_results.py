@@ -14,23 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from siamese_utils import results
 from siamese_utils.errors import ResultsError
-from siamese_utils.evaluation import METRICS, Estimate
-from siamese_utils.files import atomic_path, write_text_atomically
-from siamese_utils.results import (
-    SPLIT_SWEEP_COLUMNS,
-    checkpoint_path,
-    load_json,
-    project_root,
-    provenance,
-    read_table,
-    result,
-    results_dir,
-    split_sweep,
-    store_json,
-    store_run,
-)
+from siamese_utils.evaluation.estimates import Estimate
+from siamese_utils.evaluation.protocol import METRICS
+from siamese_utils.experiments import store as results
+from siamese_utils.experiments.store import SPLIT_SWEEP_COLUMNS, load_json, read_table, result, store_json, store_run
+from siamese_utils.studies.splits.stored import checkpoint_path, split_sweep
+from siamese_utils.system.files import atomic_path, write_text_atomically
+from siamese_utils.system.project import project_root, results_dir
+from siamese_utils.system.provenance import provenance
 
 KEY = {"split": "90-10", "draw": 0, "seed": 0, "recipe": "proxy-triplet"}
 METRIC_VALUES = {"acc_5w1s": Estimate(70.123456, 0.21987, 10_000), "acc_5w5s": Estimate(85.0, 0.1, 10_000)}
@@ -64,7 +56,7 @@ def test_project_is_found_from_below(project: Path, monkeypatch: pytest.MonkeyPa
 
 def test_outside_a_project_the_packages_own_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert project_root() == Path(results.__file__).resolve().parents[1]
+    assert project_root() == Path(results.__file__).resolve().parents[2]
 
 
 # -------------------------------------------------------------------------------------------- tables
@@ -251,7 +243,7 @@ def test_failing_write_leaves_the_old_table(project: Path, monkeypatch: pytest.M
         raise OSError("No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("siamese_utils.files.os.replace", full_disk)
+        patch.setattr("siamese_utils.system.files.os.replace", full_disk)
         with pytest.raises(OSError, match="No space"):
             store_run({**KEY, "seed": 1}, METRIC_VALUES, "")
     assert path.read_bytes() == before

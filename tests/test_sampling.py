@@ -12,8 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from siamese_utils.errors import SamplingError
-from siamese_utils.sampling import (
+from siamese_utils.data.sampling import (
     PKBatches,
     _choose,
     _most_steps,
@@ -22,6 +21,7 @@ from siamese_utils.sampling import (
     sample_pairs,
     sample_triplets,
 )
+from siamese_utils.errors import SamplingError
 
 relaxed = settings(deadline=None)  # a busy machine is not a failure
 
@@ -162,7 +162,7 @@ def test_choosing_is_even_over_all_ordered_choices(count: int) -> None:
 
 
 def test_choosing_respects_unequal_sizes_across_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("siamese_utils.sampling._CELLS_AT_ONCE", 50)
+    monkeypatch.setattr("siamese_utils.data.sampling._CELLS_AT_ONCE", 50)
     sizes = rng().integers(3, 40, size=500)
     chosen = _choose(sizes, 3, rng(1))
     assert chosen.shape == (500, 3) and (chosen >= 0).all() and (chosen < sizes[:, None]).all()

@@ -12,7 +12,7 @@ from nbformat.v4 import new_output
 from sites import walk
 from test_report import code, display, png, write
 
-from siamese_utils import report
+from siamese_utils.report import site as report
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

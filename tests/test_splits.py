@@ -10,8 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from siamese_utils.errors import SplitError
-from siamese_utils.splits import (
+from siamese_utils.data.splits import (
     CIFAR_FS_TEST,
     CIFAR_FS_VALIDATION,
     SPLIT_NAMES,
@@ -20,6 +19,7 @@ from siamese_utils.splits import (
     hold_out_classes,
     hold_out_images,
 )
+from siamese_utils.errors import SplitError
 
 CIFAR100_NAMES = [
     "apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle", "bottle", "bowl",

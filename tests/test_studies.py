@@ -9,16 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from siamese_utils import encoder_speed, results, studies
-from siamese_utils.augment import AugmentConfig
-from siamese_utils.data import CIFAR100_CLASSES, ImageSet
+from siamese_utils.data.cifar import CIFAR100_CLASSES
+from siamese_utils.data.images import ImageSet
+from siamese_utils.data.splits import fewshot_split_cifar_fs
+from siamese_utils.data.synthetic import make_synthetic
+from siamese_utils.encoders.pretrained import PRETRAINED
 from siamese_utils.errors import CollapseError, ConfigError, ResultsError, SplitError, UnknownNameError
-from siamese_utils.losses import Term
-from siamese_utils.pretrained import PRETRAINED
-from siamese_utils.splits import fewshot_split_cifar_fs
-from siamese_utils.studies import STUDIES, Trial, read_record, read_study, run_study, trials_of
-from siamese_utils.synthetic import make_synthetic
-from siamese_utils.training import TrainConfig
+from siamese_utils.experiments import store as results
+from siamese_utils.studies import validation as studies
+from siamese_utils.studies.networks import speed as encoder_speed
+from siamese_utils.studies.validation import STUDIES, Trial, read_record, read_study, run_study, trials_of
+from siamese_utils.training.augment import AugmentConfig
+from siamese_utils.training.config import TrainConfig
+from siamese_utils.training.losses import Term
 
 TINY = TrainConfig(
     recipe="", terms=(Term("proxy"),), encoder="conv3", embedding_dim=8, epochs=1, batch_size=64, held_out_images=2,
@@ -299,7 +302,7 @@ def test_stored_studies_are_those_of_the_code() -> None:
 
 def test_judging_is_on_the_given_images_alone(train_set: ImageSet) -> None:
     torch.manual_seed(0)
-    from siamese_utils.encoders import Encoder
+    from siamese_utils.encoders.encoder import Encoder
 
     encoder = Encoder("conv3")
     positions = train_set.indices_of(range(6))

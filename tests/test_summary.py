@@ -9,9 +9,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from siamese_utils import ensembles, results, summary, triplet_systems
 from siamese_utils.errors import ResultsError
-from siamese_utils.evaluation import METRICS, Estimate
+from siamese_utils.evaluation.estimates import Estimate
+from siamese_utils.evaluation.protocol import METRICS
+from siamese_utils.experiments import store as results
+from siamese_utils.report import readme as summary
+from siamese_utils.studies import reference
+from siamese_utils.studies.ensembles import study as ensembles
+from siamese_utils.studies.objectives import systems as triplet_systems
+from siamese_utils.studies.splits import stored
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -112,7 +118,7 @@ def test_speeds_are_those_of_the_benchmarks() -> None:
 
 @pytest.mark.usefixtures("in_project")
 def test_every_stored_row_is_sound() -> None:
-    table = results.split_sweep()
+    table = stored.split_sweep()
     assert set(table.metric) <= set(METRICS)
     assert not table.duplicated(["split", "draw", "seed", "recipe", "metric"]).any()
     assert table.value.between(0, 100).all()
@@ -127,7 +133,7 @@ def test_every_stored_row_is_sound() -> None:
 
 @pytest.mark.usefixtures("in_project")
 def test_every_run_has_its_record() -> None:
-    table = results.split_sweep()
+    table = stored.split_sweep()
     for (split, draw, recipe), _ in table.groupby(["split", "draw", "recipe"]):
         record = json.loads((ROOT / "results" / "runs" / f"cifar100-{split}-draw{draw}.json").read_text())
         assert record["recipe"] == recipe
@@ -138,6 +144,6 @@ def test_every_run_has_its_record() -> None:
 
 
 def test_seed_reference_has_no_row_twice() -> None:
-    seed = results.seed_reference()
+    seed = reference.seed_reference()
     assert not seed.duplicated(["split", "metric", "source"]).any()
     assert (seed.source.isin(["published", "measured"])).all()

@@ -18,17 +18,30 @@ import pytest
 import torch
 from filelock import FileLock
 
-from siamese_utils import growth, recipes, results, sweep
-from siamese_utils.checkpoints import load_encoder
-from siamese_utils.data import ImageSet
+from siamese_utils.data.images import ImageSet
+from siamese_utils.data.splits import SPLIT_NAMES
+from siamese_utils.data.synthetic import make_synthetic
+from siamese_utils.encoders.checkpoints import load_encoder
 from siamese_utils.errors import CollapseError, ConfigError, SplitError, UnknownNameError
-from siamese_utils.evaluation import METRICS
-from siamese_utils.losses import Term
-from siamese_utils.recipes import FewClasses
-from siamese_utils.splits import SPLIT_NAMES
-from siamese_utils.sweep import SplitRun, is_stored, plan, plan_table, planned_images, reevaluate, run_sweep, train_run
-from siamese_utils.synthetic import make_synthetic
-from siamese_utils.training import TrainConfig
+from siamese_utils.evaluation.protocol import METRICS
+from siamese_utils.experiments import store
+from siamese_utils.experiments import store as results
+from siamese_utils.studies.splits import growth, stored
+from siamese_utils.studies.splits import study as sweep
+from siamese_utils.studies.splits.study import (
+    SplitRun,
+    is_stored,
+    plan,
+    plan_table,
+    planned_images,
+    reevaluate,
+    run_sweep,
+    train_run,
+)
+from siamese_utils.training import recipes
+from siamese_utils.training.config import TrainConfig
+from siamese_utils.training.losses import Term
+from siamese_utils.training.recipes import FewClasses
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,9 +81,9 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
 
 def check_complete(runs: list[SplitRun], parts: tuple[ImageSet, ImageSet]) -> None:
     """Every run once, every metric once, and every checkpoint gives its rows."""
-    table = results.split_sweep()
+    table = stored.split_sweep()
     for beside in (growth.growth_path(), growth.class_path()):
-        rows = results.read_table(beside, results.SPLIT_SWEEP_COLUMNS)
+        rows = results.read_table(beside, store.SPLIT_SWEEP_COLUMNS)
         assert not rows.duplicated(["split", "draw", "seed", "recipe", "metric"]).any()
         assert set(rows.checkpoint) == set(table.checkpoint)
     assert not table.duplicated(["split", "draw", "seed", "recipe", "metric"]).any()
@@ -161,7 +174,7 @@ def test_changed_recipe_is_trained_again(
 
 def test_missing_checkpoint_is_made_again(project: Path, parts: tuple[ImageSet, ImageSet]) -> None:
     local(RUNS[:1], parts)
-    path = results.checkpoint_path(RUNS[0].split, RUNS[0].draw)
+    path = stored.checkpoint_path(RUNS[0].split, RUNS[0].draw)
     content = tensors(path)
     path.unlink()
     assert not is_stored(RUNS[0])
@@ -330,4 +343,4 @@ def test_stored_weights_are_those_of_an_undisturbed_training(project: Path, part
     again = train_run(run, *parts, device="cpu", progress=False)
     path = project / "again.safetensors"
     path.write_bytes(again.checkpoint)
-    assert_same(tensors(path), tensors(results.checkpoint_path(run.split, run.draw)))
+    assert_same(tensors(path), tensors(stored.checkpoint_path(run.split, run.draw)))

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from siamese_utils import results, studies, sweep_costs
 from siamese_utils.errors import ResultsError
-from siamese_utils.evaluation import Estimate
+from siamese_utils.evaluation import estimates
+from siamese_utils.evaluation.estimates import Estimate
+from siamese_utils.experiments import store as results
+from siamese_utils.studies import validation as studies
+from siamese_utils.studies.splits import findings as sweep_costs
 
 
 def store(split: str, draw: int, minutes: float, precision: str = "float32", processor: str = "one") -> None:
@@ -37,7 +40,7 @@ def test_costs_are_those_of_the_records(project: Path) -> None:
 
 
 def study_run(trial: str, seed: int, accuracy: float) -> None:
-    metrics = {"acc_5w1s": Estimate(accuracy, 0.3, 9), "seconds": studies.exact(9)}
+    metrics = {"acc_5w1s": Estimate(accuracy, 0.3, 9), "seconds": estimates.exact(9)}
     results.store_run(
         {"trial": trial, "seed": seed}, metrics, "", table=studies.study_path("precision"),
         columns=studies.STUDY_COLUMNS,

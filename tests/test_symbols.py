@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from scipy.ndimage import distance_transform_edt, gaussian_filter, label
 
-from siamese_utils import symbols
-from siamese_utils.data import find_cifar100, search_folders
-from siamese_utils.errors import DataError, SamplingError, ShapeError, UnknownNameError
-from siamese_utils.symbols import (
+from siamese_utils.data import symbols
+from siamese_utils.data.cifar import find_cifar100
+from siamese_utils.data.sources import search_folders
+from siamese_utils.data.symbols import (
     SIDE,
     STROKE_WIDTH,
     as_images,
@@ -29,6 +29,7 @@ from siamese_utils.symbols import (
     load_omniglot_runs,
     synthetic_symbols,
 )
+from siamese_utils.errors import DataError, SamplingError, ShapeError, UnknownNameError
 
 SHAPES = {
     "zigzag": [(0.0, 0.0), (1.0, 0.1), (0.25, 0.75), (1.0, 1.0)],

@@ -1,4 +1,4 @@
-"""Tests of siamese_utils.synthetic: same bits everywhere, variation within a class, shared attributes."""
+"""Tests of siamese_utils.data.synthetic: same bits everywhere, variation within a class, shared attributes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from siamese_utils import synthetic
-from siamese_utils.data import ImageSet
+from siamese_utils.data import synthetic
+from siamese_utils.data.images import ImageSet
+from siamese_utils.data.synthetic import PALETTES, SHAPES, TEXTURES, class_attributes, make_synthetic
 from siamese_utils.errors import ConfigError, UnknownNameError
-from siamese_utils.synthetic import PALETTES, SHAPES, TEXTURES, class_attributes, make_synthetic
 
 
 def _digest(drawn: ImageSet) -> str:

@@ -21,11 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from siamese_utils import devices, training
-from siamese_utils.augment import AugmentConfig, augment_batch
-from siamese_utils.data import ImageSet
-from siamese_utils.devices import autocast_dtype, pick_device
-from siamese_utils.encoders import Encoder
+from siamese_utils.data.images import ImageSet
+from siamese_utils.data.splits import hold_out_images
+from siamese_utils.data.synthetic import make_synthetic
+from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import (
     CheckpointError,
     CollapseError,
@@ -35,13 +34,16 @@ from siamese_utils.errors import (
     TrainingError,
     UnknownNameError,
 )
-from siamese_utils.evaluation import few_shot_accuracy
-from siamese_utils.losses import ObjectiveOutput, Term
-from siamese_utils.optimizers import OPTIMIZERS
-from siamese_utils.recipes import DEFAULT_RECIPE, RECIPES, recipe
-from siamese_utils.splits import hold_out_images
-from siamese_utils.synthetic import make_synthetic
-from siamese_utils.training import TrainConfig, TrainResult, learning_rate_at, train
+from siamese_utils.evaluation.episodes import few_shot_accuracy
+from siamese_utils.system import devices
+from siamese_utils.system.devices import autocast_dtype, pick_device
+from siamese_utils.training import loop as training
+from siamese_utils.training.augment import AugmentConfig, augment_batch
+from siamese_utils.training.config import TrainConfig
+from siamese_utils.training.loop import TrainResult, learning_rate_at, train
+from siamese_utils.training.losses import ObjectiveOutput, Term
+from siamese_utils.training.optimizers import OPTIMIZERS
+from siamese_utils.training.recipes import DEFAULT_RECIPE, RECIPES, recipe
 
 # Six batches an epoch in well under a second.
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -490,7 +492,7 @@ def test_killed_run_resumes_bit_for_bit(small_set: ImageSet, reference: TrainRes
     program = textwrap.dedent(KILLED).format(classes=CLASSES)
     child = subprocess.run(
         [sys.executable, "-c", program, json.dumps(TINY.to_json()), str(tmp_path), "9"],
-        cwd=Path(training.__file__).parents[1], capture_output=True, text=True, timeout=300,
+        cwd=Path(training.__file__).parents[2], capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert child.returncode == -signal.SIGKILL, child.stderr
     saved = torch.load(tmp_path / "state.pt", weights_only=True)

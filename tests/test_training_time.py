@@ -6,14 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from siamese_utils import recipes, results, training_time
-from siamese_utils.data import ImageSet
+from siamese_utils.data.images import ImageSet
+from siamese_utils.data.splits import class_split
+from siamese_utils.data.synthetic import make_synthetic
 from siamese_utils.errors import ConfigError, ResultsError
-from siamese_utils.evaluation import Estimate
-from siamese_utils.losses import Term
-from siamese_utils.splits import class_split
-from siamese_utils.synthetic import make_synthetic
-from siamese_utils.training import TrainConfig
+from siamese_utils.evaluation.estimates import Estimate
+from siamese_utils.experiments import store as results
+from siamese_utils.studies.budgets import training_time
+from siamese_utils.training import recipes
+from siamese_utils.training.config import TrainConfig
+from siamese_utils.training.losses import Term
 
 TINY = TrainConfig(
     recipe="tiny", terms=(Term("proxy"),), encoder="conv3", embedding_dim=8, epochs=9, batch_size=14,

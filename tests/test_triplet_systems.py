@@ -7,14 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from siamese_utils import recipes, results, sweep, triplet_systems
-from siamese_utils.audit import Data, audit
-from siamese_utils.checkpoints import checkpoint_info
-from siamese_utils.data import ImageSet
+from siamese_utils.data.images import ImageSet
+from siamese_utils.data.splits import class_split
+from siamese_utils.encoders.checkpoints import checkpoint_info
 from siamese_utils.errors import ResultsError
-from siamese_utils.losses import Term
-from siamese_utils.splits import class_split
-from siamese_utils.training import TrainConfig
+from siamese_utils.experiments import store as results
+from siamese_utils.studies.audit import Data, audit
+from siamese_utils.studies.objectives import systems as triplet_systems
+from siamese_utils.studies.splits import stored
+from siamese_utils.studies.splits import study as sweep
+from siamese_utils.training import recipes
+from siamese_utils.training.config import TrainConfig
+from siamese_utils.training.losses import Term
 
 TINY = TrainConfig(
     recipe="", terms=(Term("proxy"),), encoder="conv3", embedding_dim=8, epochs=1, batch_size=64, held_out_images=3,
@@ -43,10 +47,10 @@ def test_systems_are_trained_once_and_hold_in_the_audit(
     with pytest.raises(ResultsError):
         triplet_systems.systems_table()
     sweep.run_split(sweep.SplitRun("90-10"), *hundred, device="cpu", progress=False)
-    swept = results.split_sweep()
+    swept = stored.split_sweep()
     table = triplet_systems.run_triplet_systems(*hundred, device="cpu", progress=False)
     assert set(table.recipe) == {"muon-triplet", "muon-proxy-then-triplet"}
-    assert results.split_sweep().equals(swept)  # the sweep's rows and checkpoint are its own
+    assert stored.split_sweep().equals(swept)  # the sweep's rows and checkpoint are its own
     for name in ("muon-triplet", "muon-proxy-then-triplet"):
         info = checkpoint_info(triplet_systems.checkpoint_path(name))
         assert info["recipe"] == name and not set(info["classes"]) & set(class_split("90-10", 0).unseen)

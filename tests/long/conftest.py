@@ -14,10 +14,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from siamese_utils.devices import processor_name
-from siamese_utils.files import locked, write_text_atomically
-from siamese_utils.provenance import git_commit, package_version
-from siamese_utils.results import read_table
+from siamese_utils.experiments.store import read_table
+from siamese_utils.system.devices import processor_name
+from siamese_utils.system.files import locked, write_text_atomically
+from siamese_utils.system.provenance import git_commit, package_version
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "results" / "reliability.csv"

@@ -9,7 +9,7 @@ import pytest
 from browsers import DESKTOP, PHONE, browsing
 from sites import walk
 
-from siamese_utils import report
+from siamese_utils.report import site as report
 
 pytestmark = pytest.mark.long
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,0 +1,459 @@
+"""Drawings in, answers out: are two symbols the same, and which of the user's own symbols is this one?
+
+A drawing comes as strokes, or as an image file, or as strokes on top of one. It is redrawn in the form the encoder
+learned (:func:`data.symbols.canonical_symbol`), embedded, and compared by cosine similarity; the checkpoint's
+calibration turns the similarity into a probability. Nothing is trained, and nothing of a drawing is kept beyond a small
+cache. This module knows no browser; the page and its server are :mod:`app.server`.
+
+Method: G. Koch, R. Zemel, R. Salakhutdinov, *Siamese Neural Networks for One-shot Image Recognition*, 2015 (pairs);
+J. Snell, K. Swersky, R. Zemel, *Prototypical Networks for Few-shot Learning*, NeurIPS 2017 (several examples of a
+symbol); J. Platt, *Probabilistic Outputs for Support Vector Machines*, 1999 (calibration).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter, ImageOps, UnidentifiedImageError
+
+from siamese_utils.app.examples import CANVAS
+from siamese_utils.data.symbols import SIDE, as_images, canonical_symbol
+from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder
+from siamese_utils.encoders.classify import OneShotClassifier
+from siamese_utils.encoders.encoder import Encoder
+from siamese_utils.errors import CheckpointError, DataError
+
+# What a request may hold; a drawing by hand stays far below.
+MAX_STROKES = 200
+MAX_POINTS = 20_000  # of all strokes of a drawing
+MIN_PEN, MAX_PEN = 1.0, 60.0
+MAX_CLASSES = 10
+MAX_EXAMPLES = 10  # of one symbol
+MAX_NAME = 30  # characters
+MAX_UPLOAD = 10_000_000  # bytes of an image file
+MAX_PIXELS = 50_000_000  # of an uploaded image
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+
+_RENDERED = 256  # pixels of a rendered drawing's longer side
+_UPLOADED = 360  # pixels of an uploaded symbol's longer side, on a canvas of 400
+_LONGEST_PICTURE = 600_000  # characters of base64
+_CACHED = 256  # drawings
+_CONTRAST = 40  # grey levels between ink and paper below which an upload counts as empty
+
+
+# --- drawings -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stroke:
+    """One line of a pen: its width and its points, in units of a canvas of 400 by 400, y downwards."""
+
+    width: float
+    points: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What is on one canvas; equal drawings are equal keys of a cache.
+
+    Attributes:
+        strokes: in the order drawn.
+        picture: an uploaded symbol under them, as the PNG that :func:`read_upload` makes; empty for none.
+    """
+
+    strokes: tuple[Stroke, ...] = ()
+    picture: bytes = b""
+
+
+def parse_drawing(value: object) -> Drawing:
+    """Check what a browser sent as a drawing.
+
+    Args:
+        value: ``{"strokes": [{"width": 16, "points": [[x, y], ...]}, ...], "picture": base64 of a PNG or None}``; both
+            keys may be missing, other keys are ignored. Points off the canvas are moved to its edge.
+
+    Raises:
+        DataError: of another form, or more than the limits of this module allow.
+    """
+    if not isinstance(value, Mapping):
+        raise DataError("A drawing must be an object with strokes; draw it again.")
+    strokes = value.get("strokes") or []
+    if not isinstance(strokes, Sequence) or isinstance(strokes, str):
+        raise DataError("The strokes of a drawing must be a list; draw it again.")
+    if len(strokes) > MAX_STROKES:
+        raise DataError(f"A drawing may have {MAX_STROKES} strokes at most, this one has {len(strokes)}; clear it.")
+    parsed = tuple(_parse_stroke(stroke) for stroke in strokes)
+    if (count := sum(len(stroke.points) for stroke in parsed)) > MAX_POINTS:
+        raise DataError(f"A drawing may have {MAX_POINTS} points at most, this one has {count}; clear it.")
+    picture = value.get("picture") or ""
+    if not isinstance(picture, str) or len(picture) > _LONGEST_PICTURE:
+        raise DataError("The uploaded picture of a drawing is not readable; upload it again.")
+    try:
+        return Drawing(parsed, base64.b64decode(picture, validate=True))
+    except (binascii.Error, ValueError) as error:
+        raise DataError("The uploaded picture of a drawing is not readable; upload it again.") from error
+
+
+def _parse_stroke(value: object) -> Stroke:
+    if not isinstance(value, Mapping):
+        raise DataError("A stroke must be an object with a width and points; draw it again.")
+    points = value.get("points")
+    if not isinstance(points, Sequence) or isinstance(points, str) or not points:
+        raise DataError("A stroke must have a list of points; draw it again.")
+    if len(points) > MAX_POINTS:
+        raise DataError(f"A drawing may have {MAX_POINTS} points at most; clear it.")
+    parsed = []
+    for point in points:
+        if not isinstance(point, Sequence) or isinstance(point, str) or len(point) != 2:
+            raise DataError("A point must be two numbers; draw the stroke again.")
+        x, y = (min(max(_number(part), 0.0), float(CANVAS)) for part in point)
+        parsed.append((x, y))
+    return Stroke(min(max(_number(value.get("width")), MIN_PEN), MAX_PEN), tuple(parsed))
+
+
+def _number(value: object) -> float:
+    """A finite number, or an error; Python's JSON also reads NaN, infinities and numbers of any length."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if math.isfinite(number):
+            return number
+    raise DataError("Points and pen widths must be finite numbers; draw the stroke again.")
+
+
+def parse_support(value: object) -> dict[str, tuple[Drawing, ...]]:
+    """Check what a browser sent as a support set.
+
+    Args:
+        value: ``[{"name": "sun", "examples": [drawing, ...]}, ...]``, up to ten symbols.
+
+    Returns:
+        the drawings of each symbol by its name, in the order given.
+
+    Raises:
+        DataError: of another form, too large, without drawings, or a name is missing, too long or there twice.
+    """
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise DataError("The support set must be a list of symbols; reload the page.")
+    if len(value) > MAX_CLASSES:
+        raise DataError(f"The support set may have {MAX_CLASSES} symbols at most; remove one.")
+    support: dict[str, tuple[Drawing, ...]] = {}
+    for symbol in value:
+        if not isinstance(symbol, Mapping):
+            raise DataError("A symbol must be an object with a name and examples; reload the page.")
+        name = parse_name(symbol.get("name"))
+        if name.casefold() in {known.casefold() for known in support}:
+            raise DataError(f"Two symbols are called {name!r}; rename one.")
+        examples = symbol.get("examples")
+        if not isinstance(examples, Sequence) or isinstance(examples, str) or not examples:
+            raise DataError(f"The symbol {name!r} has no example; draw one or remove it.")
+        if len(examples) > MAX_EXAMPLES:
+            raise DataError(f"A symbol may have {MAX_EXAMPLES} examples at most; {name!r} has {len(examples)}.")
+        support[name] = tuple(parse_drawing(example) for example in examples)
+    return support
+
+
+def parse_name(value: object) -> str:
+    """A symbol's name with its spaces tidied; any script, but printable and short.
+
+    Raises:
+        DataError: it is no text, empty, too long, or holds characters that cannot be shown.
+    """
+    name = " ".join(value.split()) if isinstance(value, str) else ""
+    if not name:
+        raise DataError("Every symbol needs a name; type one.")
+    if len(name) > MAX_NAME:
+        raise DataError(f"A name may have {MAX_NAME} characters at most; shorten {name[:MAX_NAME] + '…'!r}.")
+    if not name.isprintable():
+        raise DataError("A name may hold printable characters only; type it again.")
+    return name
+
+
+def render(drawing: Drawing) -> NDArray[np.uint8]:
+    """Draw a drawing as ink, bright on dark.
+
+    Strokes alone fill the result, whatever their size on the canvas; with a picture the whole canvas is rendered.
+
+    Returns:
+        uint8 (H, W), 400 at most each.
+
+    Raises:
+        DataError: there is nothing on the canvas, or its picture is damaged.
+    """
+    if drawing.picture:
+        paper, scale, left, top = _read_picture(drawing.picture), 1.0, 0.0, 0.0
+    elif drawing.strokes:
+        ends = np.array(
+            [(x + side, y + side) for stroke in drawing.strokes for x, y in stroke.points
+             for side in (-stroke.width / 2, stroke.width / 2)]
+        )  # fmt: skip
+        (left, top), extent = ends.min(axis=0), ends.max(axis=0) - ends.min(axis=0)
+        scale = _RENDERED / float(extent.max())
+        width, height = (max(1, math.ceil(side * scale)) for side in extent)
+        paper = Image.new("L", (width, height))
+    else:
+        raise DataError("Nothing is drawn here yet; draw a symbol or upload one.")
+    pen = ImageDraw.Draw(paper)
+    for stroke in drawing.strokes:
+        points = [((x - left) * scale, (y - top) * scale) for x, y in stroke.points]
+        radius = max(stroke.width * scale / 2, 0.75)
+        if len(points) > 1:
+            pen.line(points, fill=255, width=max(1, round(2 * radius)))
+        for x, y in points:  # round ends and joints
+            pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
+    return np.asarray(paper)
+
+
+# --- image files ----------------------------------------------------------------------------------
+
+
+def read_upload(data: bytes) -> bytes:
+    """Find the symbol in an image file: dark on light or light on dark, a scan or a photo of paper.
+
+    The ground is levelled (the paper of a photo is never evenly lit), what stands out from it is taken as ink and put
+    in the middle of a canvas.
+
+    Args:
+        data: the file, PNG, JPEG, WebP, GIF or BMP.
+
+    Returns:
+        a PNG of 400 by 400 pixels, black, whose alpha channel is the ink: it can be shown on paper of any colour.
+
+    Raises:
+        DataError: the file is no such image, damaged, too large, or shows nothing but ground.
+    """
+    if len(data) > MAX_UPLOAD:
+        raise DataError(
+            f"The file has {len(data) / 1e6:.0f} MB, {MAX_UPLOAD / 1e6:.0f} MB are allowed; upload a smaller image."
+        )
+    grey = _grey(data)
+    level = np.asarray(grey, dtype=np.float32)
+    edge = np.concatenate([level[0], level[-1], level[:, 0], level[:, -1]])
+    if np.median(edge) < 128:  # light on dark
+        grey, level = ImageOps.invert(grey), 255 - level
+    # The brightest of a wide neighbourhood is paper, unless a blot is wider than that.
+    wide = max(3, max(grey.size) // 6) | 1
+    ground = grey.resize((max(1, grey.width // 4), max(1, grey.height // 4)), Image.Resampling.BOX)
+    ground = ground.filter(ImageFilter.MaxFilter(max(3, wide // 4) | 1)).filter(ImageFilter.GaussianBlur(wide / 16))
+    depth = np.asarray(ground.resize(grey.size, Image.Resampling.BILINEAR), dtype=np.float32) - level
+    darkest = float(depth.max())
+    if darkest < _CONTRAST:
+        raise DataError("No symbol stands out in this image; upload one with dark lines on a light ground.")
+    ink = np.clip((depth / darkest - 0.3) / 0.3, 0, 1)  # shadows and the grain of the paper stay below
+    rows, columns = np.flatnonzero((ink > 0.5).any(axis=1)), np.flatnonzero((ink > 0.5).any(axis=0))
+    found = Image.fromarray(np.rint(255 * ink).astype(np.uint8)).crop(
+        (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+    )
+    found = ImageOps.contain(found, (_UPLOADED, _UPLOADED), Image.Resampling.LANCZOS)
+    alpha = Image.new("L", (CANVAS, CANVAS))
+    alpha.paste(found, ((CANVAS - found.width) // 2, (CANVAS - found.height) // 2))
+    return _png(Image.merge("LA", (Image.new("L", alpha.size), alpha)))
+
+
+def _grey(data: bytes) -> Image.Image:
+    """The file as a grey image of at most 800 pixels, upright, transparent parts white."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+            width, height = opened.size
+            if width * height > MAX_PIXELS:
+                raise DataError(
+                    f"The image has {width} × {height} pixels, more than {MAX_PIXELS // 1_000_000} million; "
+                    "make it smaller and upload it again."
+                )
+            opened.draft("L", (1600, 1600))  # a JPEG is decoded at a fraction of its size
+            upright = ImageOps.exif_transpose(opened)
+            if upright.mode.startswith("I;16"):  # Pillow would clip 16-bit grey at 255
+                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            image = upright.convert("RGBA")
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            f"The image has more than {MAX_PIXELS // 1_000_000} million pixels; make it smaller and upload it again."
+        ) from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, OverflowError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError("This file is not an image that can be read; upload a PNG, JPEG, WebP, GIF or BMP.") from error
+    image.thumbnail((800, 800), Image.Resampling.BOX)
+    paper = Image.new("RGBA", image.size, "white")
+    paper.alpha_composite(image)
+    return paper.convert("L")
+
+
+def _read_picture(data: bytes) -> Image.Image:
+    """The ink of what ``read_upload`` made, after its way through the browser."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+            if image.size == (CANVAS, CANVAS) and image.mode == "LA":
+                return image.getchannel("A")
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise DataError("The uploaded picture of a drawing is not readable; upload it again.") from error
+    raise DataError("The uploaded picture of a drawing is not one that this page made; upload it again.")
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+# --- answers --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Answer about two drawings.
+
+    Attributes:
+        similarity: cosine of their embeddings, -1 to 1.
+        probability: that both show the same symbol.
+        same: whether that is at least a half.
+    """
+
+    similarity: float
+    probability: float
+    same: bool
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One line of a ranking: a symbol, its similarity to the query, and the probability that they are the same."""
+
+    name: str
+    similarity: float
+    probability: float
+
+
+class DrawingModel:
+    """An encoder with the calibration that goes with it; answers about drawings.
+
+    Calls may come from any thread; they are worked off one by one. What was drawn last is cached: a new stroke costs
+    one pass of the network, however large the support set is.
+
+    Args:
+        encoder: takes canonical symbols, 28 by 28 pixels.
+        slope: of the logistic function from cosine similarity to the probability of being the same.
+        intercept: likewise: ``P = 1 / (1 + exp(-(slope * cosine + intercept)))``.
+
+    Raises:
+        CheckpointError: the encoder takes images of another size.
+    """
+
+    def __init__(self, encoder: Encoder, slope: float, intercept: float) -> None:
+        if encoder.image_size != SIDE:
+            raise CheckpointError(
+                f"This encoder takes images of {encoder.image_size} pixels, drawings have {SIDE}; use a checkpoint "
+                "that was trained on symbols, such as results/checkpoints/drawing.safetensors."
+            )
+        self.encoder = encoder
+        self.slope = slope
+        self.intercept = intercept
+        self._lock = threading.RLock()
+        self._symbol = lru_cache(_CACHED)(lambda drawing: canonical_symbol(render(drawing)))
+        self._embeddings: OrderedDict[Drawing, torch.Tensor] = OrderedDict()  # the one used last comes last
+
+    @classmethod
+    def load(cls, path: str | Path) -> DrawingModel:
+        """Load a checkpoint whose metadata hold a calibration, and warm the network up.
+
+        Raises:
+            CheckpointError: it is missing, damaged, has no calibration, or takes images of another size.
+        """
+        calibration = checkpoint_info(path).get("calibration")
+        try:
+            slope, intercept = (float(calibration[key]) for key in ("slope", "intercept"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{path} holds no calibration of similarities; use a checkpoint that was trained on symbols, such as "
+                "results/checkpoints/drawing.safetensors."
+            ) from error
+        model = cls(load_encoder(path), slope, intercept)
+        model.embed([Drawing((Stroke(16, ((100, 100), (300, 300))),))])  # the first pass is slow
+        return model
+
+    @property
+    def embedding_dim(self) -> int:
+        """Size of an embedding."""
+        return self.encoder.embedding_dim
+
+    def embed(self, drawings: Sequence[Drawing]) -> torch.Tensor:
+        """Embed drawings, those that are new in one batch: float32 (N, D), rows of unit length.
+
+        Raises:
+            DataError: one of them is empty or damaged.
+        """
+        with self._lock:
+            new = [drawing for drawing in dict.fromkeys(drawings) if drawing not in self._embeddings]
+            if new:
+                symbols = np.stack([self._symbol(drawing) for drawing in new])
+                self._embeddings.update(zip(new, self.encoder.embed(as_images(symbols))))
+            for drawing in drawings:
+                self._embeddings.move_to_end(drawing)
+            rows = torch.stack([self._embeddings[drawing] for drawing in drawings])
+            while len(self._embeddings) > _CACHED:
+                self._embeddings.popitem(last=False)
+        return rows
+
+    def symbol(self, drawing: Drawing) -> NDArray[np.uint8]:
+        """What the network sees of a drawing: uint8 (28, 28), bright ink on dark ground.
+
+        Raises:
+            DataError: there is nothing on the canvas, or its picture is damaged.
+        """
+        with self._lock:
+            return self._symbol(drawing)
+
+    def compare(self, left: Drawing, right: Drawing) -> Comparison:
+        """Say whether two drawings show the same symbol.
+
+        Raises:
+            DataError: one of them is empty or damaged.
+        """
+        rows = self.embed([left, right])
+        similarity = float(rows[0] @ rows[1])
+        probability = self.probability(similarity)
+        return Comparison(similarity, probability, probability >= 0.5)
+
+    def rank(self, support: Mapping[str, Sequence[Drawing]], query: Drawing) -> list[Answer]:
+        """Rank the symbols of a support set by their similarity to a query.
+
+        Args:
+            support: drawings of each symbol by its name, two symbols at least.
+            query: the drawing to recognise.
+
+        Returns:
+            an answer for every symbol, the most similar first; equals stay in the order given.
+
+        Raises:
+            DataError: a drawing is empty or damaged.
+            SamplingError: fewer than two symbols, or one without a drawing.
+        """
+        self.embed([query, *(drawing for examples in support.values() for drawing in examples)])
+        model: Any = self  # what the classifier needs of an encoder; here it embeds drawings instead of images
+        classifier = OneShotClassifier(model).fit(cast("Mapping[str, Any]", support))
+        similarities = classifier.similarities(cast("Any", [query]))[0].tolist()
+        answers = [Answer(n, s, self.probability(s)) for n, s in zip(classifier.class_names, similarities)]
+        return sorted(answers, key=lambda answer: -answer.similarity)
+
+    def probability(self, similarity: float) -> float:
+        """Probability that two drawings of this cosine similarity show the same symbol."""
+        return 0.5 * (1 + math.tanh((self.slope * similarity + self.intercept) / 2))  # the logistic, without overflow
+
+
+def symbol_png(symbol: NDArray[np.uint8]) -> bytes:
+    """A canonical symbol, uint8 (28, 28), as a PNG file."""
+    return _png(Image.fromarray(symbol))

@@ -1,0 +1,156 @@
+"""Encoders on disk: weights as safetensors, and in the file's metadata all that is needed to rebuild them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from siamese_utils.encoders.backbones import ENCODERS
+from siamese_utils.encoders.encoder import Encoder
+from siamese_utils.errors import CheckpointError
+from siamese_utils.system.devices import pick_device
+from siamese_utils.system.files import atomic_path, reason
+
+FORMAT = "siamese_utils.encoder/1"
+_KEYS = {"format", "encoder", "info", "checksum"}
+
+
+def save_encoder(encoder: Encoder, path: str | Path, info: Mapping[str, Any] | None = None) -> None:
+    """Write an encoder as one safetensors file.
+
+    Matrices and kernels are stored in half precision, which halves the file and moves no published metric
+    beyond its interval; statistics, biases and scales stay float32.
+
+    Args:
+        encoder: what to save.
+        path: ends in ``.safetensors``; missing folders are made.
+        info: anything that JSON can hold, for example the training configuration; see ``checkpoint_info``.
+
+    Raises:
+        CheckpointError: the weights are not finite, or the file cannot be written.
+    """
+    path = Path(path)
+    tensors = {}
+    for key, tensor in encoder.state_dict().items():
+        compact = tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor
+        if compact.is_floating_point() and not compact.isfinite().all():
+            raise CheckpointError(
+                f"The encoder's {key} holds numbers that are not finite or beyond half precision, so it is not saved; "
+                "train it again."
+            )
+        tensors[key] = compact.detach().cpu().contiguous()
+    design = {
+        "name": encoder.name,
+        "embedding_dim": encoder.embedding_dim if encoder.projected else None,
+        "image_size": encoder.image_size,
+        "mirror": encoder.mirror,
+    }
+    metadata = {"format": FORMAT, "encoder": json.dumps(design), "info": json.dumps(dict(info or {}))}
+    metadata["checksum"] = _checksum(metadata, tensors)
+    try:
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, metadata=metadata)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"Cannot write {path} ({reason(error)}); choose a folder with room and write access."
+        ) from error
+
+
+def load_encoder(path: str | Path, device: str = "cpu") -> Encoder:
+    """Load an encoder written by ``save_encoder``.
+
+    Args:
+        path: a ``.safetensors`` file.
+        device: where to put it: ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``.
+
+    Returns:
+        the encoder in evaluation mode; ``encoder.embed(images)`` gives embeddings.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, not safetensors, or of another program or architecture.
+        ConfigError: no such device.
+    """
+    path = Path(path)
+    metadata, tensors = _read(path)
+    try:
+        design = json.loads(metadata["encoder"])
+        if design["name"] not in ENCODERS:
+            raise CheckpointError(
+                f"{path} holds an encoder named {design['name']!r}, which this version does not know; "
+                "update siamese_utils."
+            )
+        dim, projection = design["embedding_dim"], tensors.get("projection.weight")
+        if dim is not None and (projection is None or dim != len(projection)):  # before so much memory is asked for
+            raise _misfit(path, design["name"])
+        mirror = bool(design.get("mirror", True))  # checkpoints from before there was a choice average over both
+        encoder = Encoder(design["name"], design["embedding_dim"], design["image_size"], mirror)
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(
+            f"{path} has unreadable encoder metadata; fetch or train the checkpoint again."
+        ) from error
+    try:
+        encoder.load_state_dict({key: tensor.float() if tensor.is_floating_point() else tensor
+                                 for key, tensor in tensors.items()})  # fmt: skip
+    except RuntimeError as error:
+        raise _misfit(path, design["name"]) from error
+    if not all(tensor.isfinite().all() for tensor in encoder.state_dict().values() if tensor.is_floating_point()):
+        raise CheckpointError(f"{path} holds weights that are not finite numbers; fetch or train it again.")
+    # A disk error would otherwise become a wrong answer. Older checkpoints carry no checksum, but a key that is not
+    # known may be the damaged name of one.
+    if set(metadata) - _KEYS or metadata.get("checksum") not in (None, _checksum(metadata, tensors)):
+        raise CheckpointError(f"{path} is damaged (its checksum is another); fetch or train the checkpoint again.")
+    return encoder.to(pick_device(device), memory_format=torch.channels_last).eval()
+
+
+def checkpoint_info(path: str | Path) -> dict[str, Any]:
+    """What ``save_encoder`` was given as ``info``.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or foreign.
+    """
+    metadata, _ = _read(Path(path), with_tensors=False)
+    try:
+        info = json.loads(metadata.get("info", "{}"))
+    except ValueError:
+        info = None
+    if not isinstance(info, dict):
+        raise CheckpointError(f"{path} has unreadable metadata; fetch or train the checkpoint again.")
+    return info
+
+
+def _misfit(path: Path, name: str) -> CheckpointError:
+    return CheckpointError(f"The weights in {path} do not fit the encoder {name!r} it names; fetch or train it again.")
+
+
+def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) -> str:
+    digest = hashlib.blake2b(f"{metadata.get('encoder')}\n{metadata.get('info')}\n".encode(), digest_size=16)
+    for key, tensor in sorted(tensors.items()):
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _read(path: Path, with_tensors: bool = True) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    if not path.is_file():
+        raise CheckpointError(f"There is no checkpoint {path}; train one or check the path.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()} if with_tensors else {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or not a safetensors file (pickled checkpoints are refused, since opening one can "
+            "run code); fetch it again."
+        ) from error
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"{path} was not written by siamese_utils.save_encoder; use one of its checkpoints.")
+    return metadata, tensors

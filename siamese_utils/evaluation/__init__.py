@@ -1,0 +1,1 @@
+"""Every number of the protocol, from embeddings, with its interval."""

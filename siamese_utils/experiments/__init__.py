@@ -1,0 +1,1 @@
+"""How any study is run, stored, checked and drawn."""

@@ -1,0 +1,1 @@
+"""From notebooks to web pages and the README."""

@@ -1,0 +1,272 @@
+"""What every notebook starts with: the profile, the data, the encoder, and figures that save themselves.
+
+The profile comes from the environment variable ``SIAMESE_PROFILE``:
+
+========  ==========================================================================================
+smoke     the synthetic set and a small encoder trained on it: checks that every cell runs
+report    the default: CIFAR-100 and the stored checkpoints and results; nothing is retrained
+full      CIFAR-100, and everything that takes hours is computed again and stored
+========  ==========================================================================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from dataclasses import dataclass, field
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from IPython.display import HTML, Image, display
+from matplotlib.figure import Figure
+
+from siamese_utils.data.images import ImageSet
+from siamese_utils.data.load import SyntheticDataWarning, load_images
+from siamese_utils.data.sources import cache_folder
+from siamese_utils.data.splits import ClassSplit, class_split
+from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder, save_encoder
+from siamese_utils.encoders.encoder import Encoder
+from siamese_utils.errors import CheckpointError, unknown
+from siamese_utils.evaluation.protocol import SplitEvaluation
+from siamese_utils.experiments import plotting
+from siamese_utils.experiments import store as results
+from siamese_utils.studies.splits import stored
+from siamese_utils.studies.splits.study import SplitRun, evaluate_encoder, run_split
+from siamese_utils.system import project
+from siamese_utils.training.config import TrainConfig
+from siamese_utils.training.loop import train
+from siamese_utils.training.recipes import recipe
+
+if TYPE_CHECKING:
+    from siamese_utils.data.faces import FaceSet, PairList
+
+PROFILES = ("smoke", "report", "full")
+
+
+@dataclass(eq=False)
+class Study:
+    """The data and the encoder of one notebook.
+
+    Attributes:
+        profile: ``smoke``, ``report`` or ``full``.
+        train_set: training images.
+        test_set: test images.
+        split: seen and unseen classes.
+    """
+
+    profile: str
+    train_set: ImageSet
+    test_set: ImageSet
+    split: ClassSplit
+    _history: pd.DataFrame | None = field(default=None, repr=False)
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether the images are the synthetic stand-in rather than CIFAR-100."""
+        return self.test_set.is_synthetic
+
+    @property
+    def run_name(self) -> str:
+        """Name under which the split's run is stored."""
+        return f"cifar100-{self.split.name}-draw{self.split.draw}"
+
+    @property
+    def figures(self) -> Path:
+        """Where figures go; those of synthetic data never take the place of real ones."""
+        return project.project_root() / ("build/synthetic-figures" if self.is_synthetic else "figures")
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The encoder of the split: stored, retrained (profile ``full``), or a small one for synthetic data."""
+        if self.is_synthetic:
+            return load_encoder(self._synthetic_checkpoint())
+        path = stored.checkpoint_path(self.split.name, self.split.draw)
+        if self.profile == "full":
+            run_split(SplitRun(self.split.name, self.split.draw), self.train_set, self.test_set)
+        return load_encoder(path)
+
+    @cached_property
+    def config(self) -> TrainConfig:
+        """The configuration that ``encoder`` was trained with."""
+        if self.is_synthetic:
+            return recipe("smoke")
+        _ = self.encoder
+        return TrainConfig.from_json(
+            checkpoint_info(stored.checkpoint_path(self.split.name, self.split.draw))["config"]
+        )
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        """One row an epoch of the training of ``encoder``."""
+        _ = self.encoder
+        if self.is_synthetic:
+            return pd.DataFrame(checkpoint_info(self._synthetic_checkpoint())["history"])
+        return pd.DataFrame(results.load_json(self.run_name)["history"])
+
+    @cached_property
+    def evaluation(self) -> SplitEvaluation:
+        """Every metric of the protocol, computed here and now for ``encoder``."""
+        return evaluate_encoder(
+            self.encoder, self.config, self.train_set, self.test_set, self.split.name, self.split.draw
+        )
+
+    def _synthetic_checkpoint(self) -> Path:
+        """A small encoder for the synthetic set, trained once (under a minute) and then kept in the cache."""
+        config = recipe("smoke")
+        digest = hashlib.blake2b(json.dumps(config.to_json(), sort_keys=True).encode(), digest_size=6)
+        digest.update(np.asarray(self.split.seen).tobytes())
+        digest.update(self.train_set.images.numpy())  # another version may draw other images
+        name = f"synthetic-{self.split.name}-{digest.hexdigest()}.safetensors"
+        path = cache_folder() / name
+        try:
+            load_encoder(path)
+        except CheckpointError:  # missing, or damaged by a full disk
+            trained = train(config, self.train_set, self.split.seen, device="cpu", progress=False)
+            save_encoder(trained.encoder, path, {"history": trained.history.to_dict(orient="records")})
+        return path
+
+    def show_figure(self, figure: Figure, name: str, alt: str) -> None:
+        """Save a figure under ``name`` (SVG, PNG, alternative text) and display it."""
+        png = plotting.save_figure(figure, name, alt, self.figures)
+        display(Image(data=png, format="png", alt=" ".join(alt.split())))
+
+    def show_table(self, table: pd.DataFrame, caption: str, decimals: int = 2) -> None:
+        """Display a table with a caption; the stored output is the same from run to run."""
+        html = table.to_html(index=False, border=0, na_rep="–", float_format=f"{{:.{decimals}f}}".format)
+        head, rest = html.split(">", 1)
+        display(HTML(f"{head}><caption>{escape(caption)}</caption>{rest}"))
+
+
+def _profile() -> str:
+    profile = os.environ.get("SIAMESE_PROFILE") or "report"
+    if profile not in PROFILES:
+        raise unknown("SIAMESE_PROFILE", profile, PROFILES)
+    return profile
+
+
+def start(split: str = "90-10", draw: int = 0) -> Study:
+    """Begin a notebook: choose the profile, load the data, set the look, and say what is used.
+
+    Args:
+        split: the class split whose encoder the notebook looks at.
+        draw: class draw.
+
+    Raises:
+        UnknownNameError: ``SIAMESE_PROFILE`` names no profile.
+        DataError: a data set was found and is damaged.
+    """
+    profile = _profile()
+    if profile == "smoke":
+        os.environ["SIAMESE_SYNTHETIC"] = "1"
+    plotting.set_style()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntheticDataWarning)  # the banner says it better
+        train_set, test_set = load_images("train"), load_images("test")
+    study = Study(profile, train_set, test_set, class_split(split, draw, train_set.num_classes))
+    text = (
+        "CIFAR-100 is not in use here, so the live cells below show drawn shapes and a small encoder trained on them "
+        "within a minute. Their numbers say nothing about CIFAR-100. Tables that are read from <code>results/</code> "
+        "are about CIFAR-100 and say so."
+    )
+    if not study.is_synthetic:
+        text = (
+            f"Profile <code>{escape(profile)}</code>: {len(train_set):,} training and {len(test_set):,} test images of "
+            "CIFAR-100."
+        )
+    _announce(text, test_set.name, study.is_synthetic)
+    return study
+
+
+def start_symbols() -> Study:
+    """Begin the notebook on drawings: the training set is Omniglot's background set, the test set MNIST's.
+
+    Where the data cannot be reached, and in the profile ``smoke``, made-up symbols stand in for both.
+
+    Raises:
+        UnknownNameError: ``SIAMESE_PROFILE`` names no profile.
+        DataError: a data set was found and is damaged.
+    """
+    # The other notebooks do without what these need.
+    from siamese_utils.data.symbols import MissingSymbolsError, load_mnist, load_omniglot_background
+    from siamese_utils.studies.drawing.study import synthetic_symbol_data
+
+    profile = _profile()
+    plotting.set_style()
+    try:
+        if profile == "smoke":
+            raise MissingSymbolsError("The profile smoke asks for no data.")
+        characters, digits = load_omniglot_background(), load_mnist("test")
+        text = (
+            f"Profile <code>{escape(profile)}</code>: {len(characters):,} characters of Omniglot's background set and "
+            f"{len(digits):,} test images of MNIST."
+        )
+    except MissingSymbolsError:
+        made_up = synthetic_symbol_data()
+        characters, digits = made_up.characters, made_up.test_digits
+        text = (
+            "MNIST and Omniglot are not in use here, so the live cells below show made-up symbols and a small encoder "
+            "trained on them within seconds. Tables that are read from <code>results/</code> are about MNIST and "
+            "Omniglot."
+        )
+    _announce(text, "MNIST and Omniglot", digits.is_synthetic)
+    return Study(profile, characters, digits, class_split("5-5", 0, digits.num_classes))
+
+
+def start_faces() -> tuple[Study, FaceSet, dict[str, PairList]]:
+    """Begin the notebook on faces: LFW's development training set, and its two lists of pairs.
+
+    Where the data cannot be reached, and in the profile ``smoke``, made-up faces stand in for them. No test photograph
+    is read.
+
+    Raises:
+        UnknownNameError: ``SIAMESE_PROFILE`` names no profile.
+        DataError: a data set was found and is damaged.
+    """
+    # The other notebooks do without what these need.
+    from siamese_utils.data.faces import (
+        ALIGNMENTS,
+        MissingFacesError,
+        load_pair_lists,
+        load_training_faces,
+        synthetic_faces,
+    )
+    from siamese_utils.studies.faces.study import people_as_classes
+
+    profile = _profile()
+    plotting.set_style()
+    try:
+        if profile == "smoke":
+            raise MissingFacesError("The profile smoke asks for no data.")
+        faces, lists = load_training_faces(), load_pair_lists()
+        text = (
+            f"Profile <code>{escape(profile)}</code>: {len(faces):,} photographs of Labeled Faces in the Wild "
+            f"({escape(ALIGNMENTS[faces.alignment])})."
+        )
+    except MissingFacesError:
+        faces = synthetic_faces()
+        lists = {"train": faces, "test": synthetic_faces(part="test")}
+        text = (
+            "LFW is not in use here, so the live cells below show made-up faces and a small encoder trained on them "
+            "within seconds. Tables that are read from <code>results/</code> are about LFW."
+        )
+    _announce(text, "LFW", faces.is_synthetic)
+    images = people_as_classes(faces)
+    split = ClassSplit(f"{images.num_classes}-0", 0, tuple(range(images.num_classes)), ())
+    return Study(profile, images, images, split), faces, lists
+
+
+def _announce(text: str, source: str, is_synthetic: bool) -> None:
+    """Display what the notebook's data are; made-up data are marked in another colour and in words."""
+    style = "background:#FFF3CD;color:#533F03;border-left:6px solid #D55E00;padding:.7em 1em"
+    if is_synthetic:
+        text = f"<strong>Synthetic data.</strong> {text}"
+    else:
+        style = "background:#EAF4FB;color:#123;border-left:6px solid #0072B2;padding:.7em 1em"
+    source = "synthetic" if is_synthetic else escape(source)
+    display(HTML(f'<div class="siamese-banner" data-siamese-source="{source}" style="{style}">{text}</div>'))

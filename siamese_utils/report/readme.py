@@ -1,0 +1,289 @@
+"""The README's numbers: headline figure and table, and the table of speeds, made from ``results/`` by code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from siamese_utils.data.splits import SPLIT_NAMES
+from siamese_utils.errors import ResultsError
+from siamese_utils.experiments import plotting
+from siamese_utils.experiments import store as results
+from siamese_utils.studies import reference as studies_reference
+from siamese_utils.studies.ensembles import study as ensembles
+from siamese_utils.studies.objectives import systems as triplet_systems
+from siamese_utils.studies.splits import growth, stored
+from siamese_utils.system import project
+from siamese_utils.system.files import write_text_atomically
+
+HEADLINE_METRICS = {
+    "acc_5w1s": "5-way 1-shot",
+    "acc_5w5s": "5-way 5-shot",
+    "acc_allway_1s": "all-way 1-shot",
+    "pair_auc_unseen": "pair AUC",
+}
+_BLOCKS = ("headline", "speed")
+_NUMBER_WORDS = {2: "two", 3: "three", 4: "four", 5: "five"}
+# benchmark, first side (the alternative), our side, and what is compared, in words
+_SPEEDS = (
+    ("training_throughput", "seed loop", "engine, batch 256", "training the same ResNet-56",
+     "the seed project's loop (float32, NCHW, three passes of 128)"),
+    ("training_throughput_24px", "seed loop", "engine, 24 x 24 pixels", "the same with images of 24 × 24 pixels",
+     "the seed project's loop at 32 × 32"),
+    ("augmentation", "torchvision on PIL images, 2 workers", "siamese_utils.augment_batch",
+     "shift, mirror and normalise images", "torchvision, image by image, in a DataLoader of two workers"),
+    ("augmentation", "torchvision v2 on tensors, 2 workers", "siamese_utils.augment_batch",
+     "the same", "torchvision v2 on tensors, in a DataLoader of two workers"),
+    ("evaluation_5w1s", "easyfsl, episodes given", "siamese_utils, episodes given",
+     "judging 10,000 5-way 1-shot episodes", "easyfsl, the same accuracies for the same episodes"),
+    ("evaluation_5w1s", "easyfsl, episodes given", "siamese_utils, with drawing the episodes",
+     "drawing and judging them", "easyfsl, which is given the episodes"),
+)  # fmt: skip
+
+
+def _in_words(number: int) -> str:
+    return _NUMBER_WORDS.get(int(number), str(number))
+
+
+def headline_rows() -> pd.DataFrame:
+    """One row a split of class draw 0 that has results: ours and the seed's, by metric; percent.
+
+    Columns: ``split``, ``classes`` (learned), ``metric``, ``value``, ``ci95``, ``reference``, ``reference_ci95``.
+    """
+    ours = stored.split_sweep()
+    ours = ours[(ours.draw == 0) & (ours.seed == 0) & ours.metric.isin(HEADLINE_METRICS)]
+    reference = studies_reference.seed_reference()
+    reference = reference[reference.source == "measured"].rename(
+        columns={"value": "reference", "ci95": "reference_ci95"}
+    )
+    rows = ours.merge(reference[["split", "metric", "reference", "reference_ci95"]], on=["split", "metric"], how="left")
+    rows = rows.assign(classes=rows.split.str.split("-").str[0].astype(int))
+    return rows.sort_values("classes")[["split", "classes", "metric", "value", "ci95", "reference", "reference_ci95"]]
+
+
+def several_draws() -> pd.DataFrame | None:
+    """5-way 1-shot accuracy over the class draws that are whole, by split; ``None`` where there is only one.
+
+    See ``growth.over_draws`` for the columns.
+    """
+    table = growth.over_draws("acc_5w1s").set_index("split")
+    return table if table.draws.min() > 1 else None
+
+
+def headline_table() -> str:
+    """The README's table, in Markdown: unseen classes, ours with 95% intervals, the seed's weights in brackets.
+
+    The last column is the mean over class draws, with the smallest and the largest, where there are several.
+    """
+    rows, spread = headline_rows(), several_draws()
+    headings = [*HEADLINE_METRICS.values()]
+    if spread is not None:
+        headings.append(f"5-way 1-shot, {_in_words(spread.draws.max())} draws")
+    lines = [
+        "| classes learned – unseen | " + " | ".join(headings) + " |",
+        "|---" * (1 + len(headings)) + "|",
+    ]
+    for split in SPLIT_NAMES:
+        of_split = rows[rows.split == split].set_index("metric")
+        if of_split.empty:
+            continue
+        cells = []
+        for metric in HEADLINE_METRICS:
+            row = of_split.loc[metric]
+            seed = "" if pd.isna(row.reference) else f" ({row.reference:.1f})"
+            cells.append(f"**{row.value:.1f}** ± {row.ci95:.1f}{seed}")
+        if spread is not None:
+            of_draws = spread.loc[split]
+            cells.append(f"{of_draws['mean']:.1f} ({of_draws.low:.1f} to {of_draws.high:.1f})")
+        lines.append(f"| {split} | " + " | ".join(cells) + " |")
+    for other in _other_systems():
+        cells = [f"{other.rows.value[metric]:.1f} ± {other.rows.ci95[metric]:.1f}" for metric in HEADLINE_METRICS]
+        lines.append(f"| {other.label} | " + " | ".join([*cells, *(["–"] if spread is not None else [])]) + " |")
+    return "\n".join(lines)
+
+
+class OtherSystem(NamedTuple):
+    """What was trained otherwise than the sweep's networks: its row's label, what the note says of it, its metrics."""
+
+    label: str
+    note: str
+    rows: pd.DataFrame
+
+
+OTHER_RECIPES = {
+    "muon-triplet": ("by triplets alone", "the same training by the triplet loss without proxies"),
+    "muon-proxy-then-triplet": ("by triplets after proxies", "by proxies first and then by triplets alone"),
+}
+
+
+def _other_systems() -> list[OtherSystem]:
+    """What was trained otherwise on 90-10 and is stored: by triplets alone, and several networks."""
+    found = []
+    if triplet_systems.table_path().exists():
+        table = results.read_table(triplet_systems.table_path())
+        for recipe_name, (label, note) in OTHER_RECIPES.items():
+            rows = table[table.recipe == recipe_name].set_index("metric")
+            if not rows.empty:
+                found.append(OtherSystem(f"{triplet_systems.SPLIT}, {label}", note, rows))
+    if ensembles.table_path().exists():
+        table = ensembles.stored_ensembles("90-10")
+        last = table[(table.seed == table.seed.max()) & table.metric.str.endswith(ensembles.TOGETHER)]
+        if not last.empty and last.seed.iloc[0]:
+            label = f"90-10, {_in_words(last.seed.iloc[0] + 1)} networks together"
+            rows = last.assign(metric=last.metric.str.removesuffix(ensembles.TOGETHER)).set_index("metric")
+            found.append(OtherSystem(label, "networks of other seeds, their similarities averaged", rows))
+    return found
+
+
+def headline_text() -> str:
+    """The README's headline block: a sentence with the main numbers, the table, and what it was computed with."""
+    rows = headline_rows()
+    best = rows[rows.metric == "acc_5w1s"].iloc[-1]
+    run = results.load_json(f"cifar100-{best.split}-draw0")
+    computed = run["provenance"]
+    hours = results.result(studies_reference.seed_reference(), split=best.split, metric="training_hours").value
+    sentence = (
+        f"After learning {best.classes} classes for {run['seconds'] / 60:.0f} minutes on {computed['threads']} "
+        "processor cores, the network names an image of one of five *unseen* classes right "
+        f"**{best.value:.1f} ± {best.ci95:.1f}%** of the time from a single example of each "
+        f"({best.reference:.1f}% with the seed project's weights, which took {hours:.0f} hours; chance is 20%)."
+    )
+    note = (
+        "Percent on unseen classes of the CIFAR-100 test set, class draw 0, with 95% intervals over episodes, supports "
+        "or images; in brackets the seed project's published weights under the same protocol. "
+    )
+    if (spread := several_draws()) is not None:
+        of_draws = spread.loc[best.split]
+        sentence += (
+            f" Which classes are left unseen matters too: over {_in_words(of_draws.draws)} draws of the classes it "
+            f"is {of_draws['mean']:.1f}% on average, between {of_draws.low:.1f} and {of_draws.high:.1f}."
+        )
+        note += "The last column: mean of all class draws, with the lowest and the highest. "
+    if others := _other_systems():
+        note += f"Last rows: {'; '.join(other.note for other in others)} "
+        note += "([notebook 03](notebooks/03_triplet_training.ipynb)). "
+    note += f"Recipe `{run['recipe']}`, {computed['processor']}, {computed['precision']} (draw 0)."
+    return f"{sentence}\n\n{headline_table()}\n\n{note}"
+
+
+def _latest_benchmarks() -> tuple[pd.DataFrame, pd.Series]:
+    """Rows of the processor and number of threads that were measured last, and the newest of them."""
+    table = results.read_table(project.results_dir() / "benchmarks.csv")
+    latest = table.sort_values("date", kind="stable").iloc[-1]
+    return table[(table.processor == latest.processor) & (table.threads == latest.threads)], latest
+
+
+def benchmark_table(benchmark: str) -> pd.DataFrame:
+    """One row a side of a benchmark: what it is, its rate, and its ratio to the first; both with half the range.
+
+    Raises:
+        ResultsError: the benchmark has not been run on the processor that was measured last.
+    """
+    table, _ = _latest_benchmarks()
+    rows = table[table.benchmark == benchmark]
+    if rows.empty:
+        raise ResultsError(f"The benchmark {benchmark} is not stored; run it with `make bench`.")
+    rates = [f"{row.value:,.0f} ± {row.spread:,.0f} {row.unit}" for row in rows.itertuples()]
+    ratios = [f"{row.ratio:.2f} ± {row.ratio_spread:.2f}" for row in rows.itertuples()]
+    return pd.DataFrame({"side": rows.side.tolist(), "rate": rates, "ratio": ratios})
+
+
+def speed_text() -> str:
+    """The README's table of speeds, in Markdown: ours and the alternative, timed in turn in one run.
+
+    Raises:
+        ResultsError: a benchmark has not been run.
+    """
+    table, latest = _latest_benchmarks()
+    lines = ["| what | against | ratio |", "|---|---|---|"]
+    for benchmark, other, ours, what, against in _SPEEDS:
+        sides = table[table.benchmark == benchmark].set_index("side")
+        if other not in sides.index or ours not in sides.index:
+            raise ResultsError(f"The benchmark {benchmark} is not complete; run it with `make bench`.")
+        ratio = sides.loc[ours, "ratio"] / sides.loc[other, "ratio"]  # both are medians against the first side
+        rates = f"{sides.loc[ours, 'value']:,.0f} : {sides.loc[other, 'value']:,.0f} {sides.loc[ours, 'unit']}"
+        lines.append(f"| {what} | {against} | **{ratio:.{0 if ratio >= 10 else 1}f}** ({rates}) |")
+    note = (
+        f"{latest.processor}, {latest.threads} threads, torch {latest.torch}; medians over rounds run in turn, "
+        "the ratio taken round by round. Make your own with `make bench`."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def _marks(block: str) -> tuple[str, str]:
+    return f"<!-- {block}: made by `python -m siamese_utils readme` -->", f"<!-- end of {block} -->"
+
+
+def update_readme(readme: Path) -> bool:
+    """Put the blocks made from the results between their markers in the README; True if that changed the file.
+
+    Raises:
+        ResultsError: the README lacks markers.
+    """
+    old = new = readme.read_text(encoding="utf-8")
+    texts = {"headline": headline_text, "speed": speed_text}
+    for block in _BLOCKS:
+        begin, end = _marks(block)
+        pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+        if not pattern.search(new):
+            raise ResultsError(f"{readme} has no {block} markers; put {begin} and {end} where the block belongs.")
+        text = f"{begin}\n{texts[block]()}\n{end}"
+        new = pattern.sub(lambda _, text=text: text, new)
+    if new != old:
+        write_text_atomically(readme, new)
+    return new != old
+
+
+def headline_figure() -> tuple[Figure, str]:
+    """Few-shot accuracy against the number of classes learned: the figure and its alternative text."""
+    reference = studies_reference.seed_reference().query("metric == 'acc_5w1s' and source == 'measured'")
+    seed_classes = reference.split.str.split("-").str[0].astype(int)
+    ours = headline_rows().query("metric == 'acc_5w1s'")
+    figure, axis = plt.subplots(figsize=(9, 4.6))
+    axis.errorbar(seed_classes, reference.value, reference.ci95, fmt="s-", ms=5, color=plotting.SEED, capsize=2)
+    complete = set(seed_classes) <= set(ours.classes)  # a line over missing splits would invent them
+    fmt = "o-" if complete else "o"
+    axis.errorbar(ours.classes, ours.value, ours.ci95, fmt=fmt, ms=9, color=plotting.UNSEEN, capsize=3)
+    if (spread := several_draws()) is not None:
+        axis.fill_between(spread.learned, spread.low, spread.high, color=plotting.UNSEEN, alpha=0.18, lw=0)
+        axis.text(0.02, 0.86, f"shaded: range of {_in_words(spread.draws.max())} class draws; line: draw 0",
+                  transform=axis.transAxes, color=plotting.UNSEEN)  # fmt: skip
+    axis.axhline(20, color=plotting.SEED, ls="--", lw=1)
+    for row in ours.itertuples():
+        axis.annotate(f"{row.value:.1f}", (row.classes, row.value), (0, 9), textcoords="offset points", ha="center",
+                      color=plotting.UNSEEN, fontweight="bold", fontsize=12)  # fmt: skip
+    axis.text(0.02, 0.92, "this project", transform=axis.transAxes, color=plotting.UNSEEN, fontweight="bold",
+              fontsize=12)  # fmt: skip
+    axis.annotate("seed project's weights,\nsame protocol", (seed_classes.iloc[5], reference.value.iloc[5]), (4, -34),
+                  textcoords="offset points", color=plotting.SEED, fontweight="bold")  # fmt: skip
+    axis.annotate("chance", (10, 20), (0, 5), textcoords="offset points", color=plotting.SEED)
+    axis.set(
+        xlabel="classes of CIFAR-100 learned",
+        ylabel="accuracy on unseen classes (%)",
+        xlim=(5, 97),
+        ylim=(0, 100),
+        xticks=range(10, 100, 10),
+        title="Naming one of five unseen classes from one example of each",
+    )
+    figure.tight_layout()
+    gains = ", ".join(
+        f"{row.value:.1f} against {row.reference:.1f} percent at {row.split}" for row in ours.itertuples()
+    )
+    first, final = reference.value.iloc[0], reference.value.iloc[-1]
+    alt = (
+        "Five-way one-shot accuracy on unseen CIFAR-100 classes against the number of classes learned. The seed "
+        f"project's weights rise from {first:.1f} percent at 10 classes to {final:.1f} at 90; this project reaches "
+        f"{gains}; chance is 20 percent."
+    )
+    if spread is not None:
+        apart = spread.high - spread.low
+        alt += (
+            f" A band shows the range of {_in_words(spread.draws.max())} class draws, {apart.min():.1f} to "
+            f"{apart.max():.1f} points wide."
+        )
+    return figure, alt

@@ -1,0 +1,1 @@
+"""What time and images buy: training time, and classes against images."""

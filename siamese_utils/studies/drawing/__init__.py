@@ -1,0 +1,1 @@
+"""Encoders of drawn symbols (notebook 08)."""

@@ -1,0 +1,1 @@
+"""Several networks as one, and the standard benchmark CIFAR-FS."""

@@ -1,0 +1,1 @@
+"""What is in CIFAR-100 (notebook 01)."""

@@ -1,0 +1,1 @@
+"""Do two photographs show the same person? (notebook 07)"""

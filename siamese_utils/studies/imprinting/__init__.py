@@ -1,0 +1,1 @@
+"""Classes added to a trained network from a few shots (notebook 06)."""

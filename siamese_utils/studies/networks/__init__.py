@@ -1,0 +1,1 @@
+"""Encoders side by side (notebook 02)."""

@@ -1,0 +1,1 @@
+"""Losses, mining and collapse (notebook 03)."""

@@ -1,0 +1,131 @@
+"""Small computations behind the explanatory figures: what a triplet loss does, and what mining picks."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.manifold import TSNE
+
+from siamese_utils.data.sampling import PKBatches
+from siamese_utils.encoders.encoder import Encoder
+from siamese_utils.errors import unknown
+from siamese_utils.training.augment import AugmentConfig, augment_batch
+from siamese_utils.training.losses import MINERS, TripletObjective, cosine_distance, embedding_spread
+
+
+def toy_triplet_descent(
+    steps: int = 150, points_per_class: int = 12, margin: float = 1.0, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, list[float]]:
+    """Let a triplet loss move free points in the plane; no network, the points are the embeddings.
+
+    Args:
+        steps: gradient steps.
+        points_per_class: of three classes.
+        margin: hinge margin, in the plane's units.
+        seed: seeds the starting positions.
+
+    Returns:
+        positions float32 (steps+1, N, 2), labels int64 (N,), and the loss before each step.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(3).repeat_interleave(points_per_class)
+    points = torch.randn(len(labels), 2, generator=generator).requires_grad_()
+    objective = TripletObjective("euclidean", "batch_all", margin=margin)
+    path, losses = [points.detach().clone()], []
+    for _ in range(steps):
+        loss = objective(points, labels).loss
+        (gradient,) = torch.autograd.grad(loss, points)
+        with torch.no_grad():
+            points -= 0.8 * gradient
+        losses.append(float(loss.detach()))
+        path.append(points.detach().clone())
+    return torch.stack(path).numpy(), labels.numpy(), losses
+
+
+def mined_gaps(z: torch.Tensor, labels: torch.Tensor, mining: str, batches: int = 8, seed: int = 0) -> np.ndarray:
+    """How much farther than the positive the negative is, in the triplets that a miner picks.
+
+    Args:
+        z: float32 (M, D), embeddings.
+        labels: int64 (M,).
+        mining: a name in ``losses.MINERS``.
+        batches: number of P x K batches to mine, P = up to 64 classes, K = 4.
+        seed: seeds the batches and random mining.
+
+    Returns:
+        d(a, n) - d(a, p) of every chosen triplet, float32; negative where the triplet is violated.
+
+    Raises:
+        UnknownNameError: no such miner.
+    """
+    if mining not in MINERS:
+        raise unknown("mining", mining, MINERS)
+    classes = min(64, len(labels.unique()))
+    sampler = PKBatches(labels, classes, 4, seed)
+    gaps = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for positions in sampler.epoch(0)[:batches]:
+            mined = MINERS[mining](cosine_distance(z[positions]), labels[positions])
+            gap = (mined.to_negative - mined.to_positive).expand(mined.chosen.shape)
+            gaps.append(gap[mined.chosen])
+    return torch.cat(gaps).numpy()
+
+
+def collapse_traces(
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    objectives: Mapping[str, TripletObjective],
+    steps: int = 60,
+    side: int = 16,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Train a network of three convolutions from the same start by several triplet losses and watch it closely.
+
+    Args:
+        images: uint8 (N, H, W, 3).
+        labels: int64 (N,).
+        objectives: by name.
+        steps: of Adam at a rate of 0.001, on batches of up to 32 classes x 4 images.
+        side: to which images are scaled.
+        seed: seeds start, batches and augmentation, the same for each objective.
+
+    Returns:
+        one row a step and objective: ``objective, step, loss, margin, spread`` (``losses.embedding_spread`` of the
+        batch, before the step).
+    """
+    sampler = PKBatches(labels, min(32, len(labels.unique())), 4, seed)
+    rows = []
+    for name, objective in objectives.items():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            encoder = Encoder("conv3", image_size=images.shape[1])
+            encoder.set_pixel_statistics(images)
+            encoder.to(memory_format=torch.channels_last).train()
+            optimizer = torch.optim.Adam(encoder.parameters(), lr=1e-3)
+            generator = torch.Generator().manual_seed(seed)
+            batches = itertools.chain.from_iterable(sampler.epoch(number) for number in itertools.count())
+            for step, positions in enumerate(itertools.islice(batches, steps)):
+                pixels = augment_batch(
+                    images[positions], AugmentConfig(), encoder.pixel_mean, encoder.pixel_std, generator, side
+                )
+                z = encoder(pixels)
+                loss = objective(z, labels[positions]).loss
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                rows.append((name, step, float(loss.detach()), objective.margin, float(embedding_spread(z.detach()))))
+    return pd.DataFrame(rows, columns=["objective", "step", "loss", "margin", "spread"])
+
+
+def flat_map(z: torch.Tensor, seed: int = 0) -> np.ndarray:
+    """Lay unit-length embeddings (M, D) out in the plane by t-SNE on cosine distance; float32 (M, 2).
+
+    Neighbours stay neighbours; distances between far groups mean nothing (van der Maaten & Hinton, 2008).
+    """
+    perplexity = min(30, (len(z) - 1) / 3)
+    return TSNE(metric="cosine", init="pca", perplexity=perplexity, random_state=seed).fit_transform(z.numpy())

@@ -1,0 +1,1 @@
+"""How recognition of unseen classes grows with the classes learned (notebooks 04 and 05)."""

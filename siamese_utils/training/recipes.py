@@ -1,0 +1,92 @@
+"""Named, frozen training configurations. A number in ``results/`` always names the recipe it came from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from siamese_utils.errors import unknown
+from siamese_utils.training.config import TrainConfig
+from siamese_utils.training.losses import Term
+
+# Chosen by the trials of the study ``recipe_search``.
+_CHOSEN = TrainConfig(
+    recipe="muon-proxy-triplet",
+    terms=(
+        Term("proxy"),
+        Term("triplet", weight=0.5, mining="batch_all", temperature=0.1),
+    ),
+    optimizer="muon",
+    muon_rate=0.05,
+    epochs=13,
+    least_images=130_000,
+    resolutions=((0.0, 16), (0.3, 24), (0.75, 32)),
+)
+_TRIPLETS = Term("triplet", mining="batch_all", temperature=0.1)
+RECIPES: dict[str, TrainConfig] = {
+    config.recipe: config
+    for config in (
+        _CHOSEN,
+        # The same without proxies, and with proxies for a warm start only: what triplets do by themselves. The terms
+        # are those of the study ``objectives``; nothing else is changed.
+        dataclasses.replace(_CHOSEN, recipe="muon-triplet", terms=(_TRIPLETS,)),
+        dataclasses.replace(
+            _CHOSEN,
+            recipe="muon-proxy-then-triplet",
+            terms=(Term("proxy", end=0.6), dataclasses.replace(_TRIPLETS, begin=0.6)),
+        ),
+        # For machines without data and for quick checks: seconds on the synthetic set.
+        TrainConfig(
+            recipe="smoke",
+            encoder="resnet9-16",
+            terms=_CHOSEN.terms,
+            epochs=3,
+            batch_size=128,
+            learning_rate=4e-3,
+            resolutions=((0.0, 24),),
+            held_out_images=10,
+        ),
+    )
+}
+DEFAULT_RECIPE = "muon-proxy-triplet"
+
+
+@dataclass(frozen=True)
+class FewClasses:
+    """What a recipe does otherwise where few classes are learned.
+
+    Attributes:
+        most: the largest number of classes that counts as few.
+        changes: fields of ``TrainConfig`` and their values.
+    """
+
+    most: int
+    changes: Mapping[str, Any]
+
+
+FEW_CLASSES: dict[str, FewClasses] = {
+    # A few thousand images are soon known by heart; the study ``few_classes`` shows what helps against it, that with
+    # thirty classes it gains next to nothing for more of the time, and that it hurts with many. An epoch of turned
+    # classes shows each image four times.
+    "muon-proxy-triplet": FewClasses(20, {"turned_classes": True, "epochs": 4}),
+}
+
+
+def recipe(name: str, classes: int | None = None) -> TrainConfig:
+    """Look up a recipe.
+
+    Args:
+        name: a name in ``RECIPES``.
+        classes: how many classes are to be learned; ``None`` for many.
+
+    Raises:
+        UnknownNameError: no such recipe.
+    """
+    if name not in RECIPES:
+        raise unknown("recipe", name, RECIPES)
+    few = FEW_CLASSES.get(name)
+    if classes is None or few is None or classes > few.most:
+        return RECIPES[name]
+    return dataclasses.replace(RECIPES[name], **few.changes)
