@@ -161,8 +161,8 @@ def test_the_official_runs_are_opened_in_one_place() -> None:
                 used = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
                 used |= {node.attr for node in ast.walk(function) if isinstance(node, ast.Attribute)}
                 if "load_omniglot_runs" in used:
-                    places.append((path.stem, function.name))
-    assert places == [("drawing_study", "accuracy_on_runs")]
+                    places.append((f"{path.parent.name}/{path.stem}", function.name))
+    assert places == [("drawing/study", "accuracy_on_runs")]
 
 
 # --- judging --------------------------------------------------------------------------------------

@@ -105,8 +105,8 @@ def test_the_test_pairs_are_read_in_one_place() -> None:
                 used = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
                 used |= {node.attr for node in ast.walk(function) if isinstance(node, ast.Attribute)}
                 if "load_test_faces" in used:
-                    places.append((path.stem, function.name))
-    assert places == [("face_study", "answers_on_test")]
+                    places.append((f"{path.parent.name}/{path.stem}", function.name))
+    assert places == [("faces/study", "answers_on_test")]
 
 
 def test_people_who_were_learned_are_not_tested_on(people: FaceSet) -> None:

@@ -15,7 +15,7 @@ from siamese_utils.system.memory import freed_memory_kept
 COUNT_FAULTS = """
 import resource
 import torch
-from siamese_utils.memory import freed_memory_kept
+from siamese_utils.system.memory import freed_memory_kept
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -236,11 +236,11 @@ def test_report_uses_what_is_stored(real: None, sets: dict[str, ImageSet], monke
     monkeypatch.setattr(notebook, "train", lambda *_, **__: pytest.fail("the report retrains nothing"))
     monkeypatch.setattr(notebook, "run_split", lambda *_, **__: pytest.fail("the report retrains nothing"))
     torch.manual_seed(0)
-    stored, config = Encoder("conv3").eval(), recipe("smoke")
-    save_encoder(stored, stored.checkpoint_path("18-2", 0), {"config": config.to_json()})
+    encoder, config = Encoder("conv3").eval(), recipe("smoke")
+    save_encoder(encoder, stored.checkpoint_path("18-2", 0), {"config": config.to_json()})
     results.store_json("cifar100-18-2-draw0", {"history": [{"epoch": 1, "loss": 0.5}]})
     study = start()
-    cosine = (study.encoder.embed(sets["test"].images[:4]) * stored.embed(sets["test"].images[:4])).sum(dim=1)
+    cosine = (study.encoder.embed(sets["test"].images[:4]) * encoder.embed(sets["test"].images[:4])).sum(dim=1)
     assert cosine.min() > 0.999
     assert study.config == config
     assert study.history.to_dict(orient="records") == [{"epoch": 1, "loss": 0.5}]

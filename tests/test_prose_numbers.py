@@ -191,10 +191,10 @@ SOURCED: tuple[Sourced, ...] = (
     computed("README.md", "on LFW. | a minute | {}", lambda: about("three hours", 5 * hours_of("faces-*-seed0"))),
     computed("07_*", "{} million parameters that learn from {} pairs",
              lambda: f"{koch.PUBLISHED_PARAMETERS['total'] / 1e6:.0f}", lambda: f"{face_count('training pairs'):,}"),
-    *(Sourced("07_*", text, "sizes of LFW's photographs and of their window, see siamese_utils/faces.py") for text in (
+    *(Sourced("07_*", text, "sizes of a photograph and of its window, see siamese_utils/data/faces.py") for text in (
         "window of 150 × 130 of their 250 × 250 pixels", "105 × 105, pixels 0 to 255")),
     computed("07_*", "branches end in {} features", lambda: f"{koch.KochConfig().features:,}"),
-    *(Sourced("07_*", text, "the assignment's setting, see siamese_utils/koch.py") for text in (
+    *(Sourced("07_*", text, "the assignment's setting, see siamese_utils/studies/faces/koch.py") for text in (
         "10 × 10, 7 × 7, 4 × 4, 4 × 4 with 64, 128, 128, 256 channels", "0.4 of the distances",
         "mean 0 and deviation 0.01; biases around 0.5", "loss lower by 0.1")),
     *(Sourced("07_*", text, "pairs of LFW's development test list") for text in (
@@ -205,7 +205,7 @@ SOURCED: tuple[Sourced, ...] = (
     Sourced("07_*", "NISTIR 8280, 2019", "number of a report"),
     # 08
     *(Sourced("08_*", text, "size of the images") for text in ("105 × 105",)),
-    Sourced("08_*", "a pen of 2.4 pixels in a box of 20", "median stroke of MNIST, see siamese_utils/symbols.py"),
+    Sourced("08_*", "a pen of 2.4 pixels in a box of 20", "median stroke of MNIST, see siamese_utils/data/symbols.py"),
     computed("08_*", "finer pen ({} pixels)", lambda: str(symbols.STROKE_WIDTH)),
     computed("08_*", "chosen on {} training images", lambda: f"{10 * drawing_study.DIGITS.held_out_images:,}"),
     Sourced("08_*", "the aim was 99%", "what was asked for"),

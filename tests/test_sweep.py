@@ -260,7 +260,7 @@ import torch
 torch.set_num_threads(1)
 sys.path.insert(0, {tests!r})
 import test_sweep
-from siamese_utils import recipes
+from siamese_utils.training import recipes
 recipes.RECIPES["tiny"] = test_sweep.TINY
 from distributed.cli.dask_worker import main
 main([sys.argv[1], "--nthreads", "1", "--no-dashboard", "--no-nanny", "--host", "127.0.0.1"])

@@ -467,8 +467,8 @@ def test_compiled_training_learns_the_same(small_set: ImageSet, reference: Train
 KILLED = """
     import json, os, signal, sys
     import torch
-    from siamese_utils import training
-    from siamese_utils.synthetic import make_synthetic
+    from siamese_utils.data.synthetic import make_synthetic
+    from siamese_utils.training import loop as training
     torch.set_num_threads(1)
     augment_batch, calls = training.augment_batch, 0
 
