@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,9 +15,11 @@ from siamese_utils.data.cifar import load_cifar100
 from siamese_utils.data.splits import SPLIT_NAMES
 from siamese_utils.encoders.checkpoints import load_encoder
 from siamese_utils.encoders.classify import classify_folder
-from siamese_utils.errors import ConfigError, SiameseError, unknown
+from siamese_utils.errors import ConfigError, SiameseError
 from siamese_utils.evaluation.protocol import METRICS, SplitEvaluation
-from siamese_utils.studies.budgets.classes_or_images import over_seeds, run_class_budget
+from siamese_utils.experiments import plan as planning
+from siamese_utils.experiments.study import Bench, Rows, Run, Study, run_study, select
+from siamese_utils.studies import STUDIES, study
 from siamese_utils.studies.ensembles.cifar_fs import run_cifar_fs
 from siamese_utils.studies.splits import stored
 from siamese_utils.studies.splits.study import (
@@ -27,7 +32,6 @@ from siamese_utils.studies.splits.study import (
     run_sweep,
     stored_rate,
 )
-from siamese_utils.studies.validation import run_study, trials_of
 from siamese_utils.system import project
 from siamese_utils.training.recipes import DEFAULT_RECIPE
 
@@ -40,6 +44,7 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line; an error the user can act on is one sentence and exit code 1."""
     try:
+        _add_commands(next((word for word in sys.argv[1:] if not word.startswith("-")), ""))
         app()
     except SiameseError as error:
         typer.echo(f"Error: {error}", err=True)
@@ -104,25 +109,6 @@ def sweep(
         run_sweep(runs, scheduler=scheduler, device=device, data=data)
 
 
-@app.command()
-def study(
-    name: Annotated[str, typer.Argument(help="A name in siamese_utils.studies.validation, for example recipe_search.")],
-    only: Annotated[list[str] | None, typer.Option(help="Run this trial alone; may be given several times.")] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="Run this seed alone; may be given several times.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-) -> None:
-    """Run the trials of a study that are not stored yet; started again after a kill, it goes on."""
-    trials = trials_of(name)
-    if only:
-        for trial in only:
-            if trial not in (names := [one.name for one in trials]):
-                raise unknown("trial", trial, names)
-        trials = tuple(trial for trial in trials if trial.name in only)
-    table = run_study(name, trials, load_cifar100("train"), device=device, seeds=seed or None)
-    for row in table[table.metric == "acc_5w1s"].itertuples():
-        typer.echo(f"{row.trial:<24} seed {row.seed}   5-way 1-shot {row.value:.2f} ± {row.ci95:.2f}")
-
-
 @app.command("encoder-speed")
 def encoder_speed(
     rounds: Annotated[int, typer.Option(help="How often every encoder is timed; the median counts.")] = 3,
@@ -137,29 +123,6 @@ def encoder_speed(
     typer.echo(speeds[["encoder", "side", "images_per_second", "spread"]].to_string(index=False))
     images = module.images_in(speeds, studies.EQUAL_MINUTES, config, list(studies.IMAGES_IN_TIME))
     typer.echo(f"Images in {studies.EQUAL_MINUTES:g} minutes:\n{module.written_down(images)}")
-
-
-@app.command("classes-or-images")
-def classes_or_images(
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-) -> None:
-    """Train on equally many images of 10, 20, 50 and 90 classes; started again after a kill, it goes on."""
-    run_class_budget(load_cifar100("train"), load_cifar100("test"), device=device)
-    typer.echo(over_seeds().round(2).to_string(index=False))
-
-
-@app.command("training-time")
-def training_time(
-    seed: Annotated[list[int] | None, typer.Option(help="Run this seed alone; may be given several times.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-) -> None:
-    """Train 90-10 for ever longer, from seconds to minutes, to see how soon it passes the seed project's weights."""
-    from siamese_utils.studies.budgets import training_time as module
-
-    module.run_training_time(
-        load_cifar100("train"), load_cifar100("test"), seeds=tuple(seed or module.SEEDS), device=device
-    )
-    typer.echo(module.over_seeds().round(2).to_string(index=False))
 
 
 @app.command("cifar-fs")
@@ -378,3 +341,134 @@ def _print(evaluation: SplitEvaluation) -> None:
     for name, estimate in evaluation.metrics.items():
         typer.echo(f"{name:<24} {estimate!s:>15}   {METRICS[name]}")
     typer.echo(f"threshold on the cosine similarity: {evaluation.threshold:.3f}")
+
+
+# ------------------------------------------------------------------------------------- commands of studies
+
+Only = Annotated[list[str] | None, typer.Option(help="A run alone, by a value of its key; may be repeated.")]
+Seed = Annotated[list[int] | None, typer.Option(help="A seed alone; may be repeated.")]
+Plan = Annotated[bool, typer.Option("--plan", help="Print what would be done, with minutes, and stop.")]
+Again = Annotated[bool, typer.Option("--again", help="Replace what other settings have made.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Scheduler = Annotated[str | None, typer.Option(help="Address of a Dask scheduler, tcp://…")]
+
+
+@app.command("study")
+def run_by_name(
+    name: Annotated[str, typer.Argument(help="A name that `studies` lists, for example recipe_search.")],
+    only: Only = None,
+    seed: Seed = None,
+    plan: Plan = False,
+    again: Again = False,
+    device: Device = "auto",
+    scheduler: Scheduler = None,
+) -> None:
+    """Carry out the runs of a study that are not stored yet; started again after a kill, it goes on."""
+    _run(study(name), only, seed, plan, again, device, scheduler)
+
+
+@app.command()
+def studies() -> None:
+    """List the studies, and the question that each answers."""
+    for name in STUDIES:
+        typer.echo(f"{name:<24} {study(name).question}")
+
+
+def _run(
+    asked: Study,
+    only: list[str] | None,
+    seed: list[int] | None,
+    plan: bool,
+    again: bool,
+    device: str,
+    scheduler: str | None,
+    **options: Any,
+) -> None:
+    runs = select(asked, only or (), seed or (), **options)
+    if plan:
+        table = planning.plan(asked, runs)
+        left = table[table.stored != "yes"]
+        typer.echo(table.to_string(index=False, formatters={"minutes": "{:.0f}".format}))
+        typer.echo(f"{len(left)} of {len(runs)} runs to do, about {left.minutes.sum() / 60:.1f} hours.")
+        return
+    done: dict[str, Rows] = {}
+    for run, rows in run_study(asked, runs, Bench(device), again=again, scheduler=scheduler):
+        done[run.label] = rows
+        _tell(asked, run, rows)
+    for run in runs:
+        if run.label not in done:
+            typer.echo(f"{run.label}: stored")
+
+
+def _tell(asked: Study, run: Run, rows: Rows) -> None:
+    if not isinstance(rows, Mapping):
+        typer.echo(rows.to_string(index=False))
+        return
+    for name, estimate in rows.items():
+        typer.echo(f"{run.label:<24} {name:<28} {estimate!s:>15}   {asked.metrics.get(name, '')}")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A study's own command.
+
+    Attributes:
+        study: its name.
+        parts: flags that choose another study instead, such as ``{"trials": "drawing_trials"}``.
+        argument: name of a positional argument that chooses runs as ``--only`` does; empty for none.
+    """
+
+    study: str
+    parts: Mapping[str, str] = field(default_factory=dict)
+    argument: str = ""
+
+
+COMMANDS: dict[str, Command] = {
+    "training-time": Command("training_time"),
+    "classes-or-images": Command("classes_or_images"),
+}
+
+
+def _add(name: str, command: Command) -> None:
+    """Make a command whose options are those of every study, its parts, and the parameters of its ``runs``."""
+    own = [study(command.study), *map(study, command.parts.values())]
+    signatures = [inspect.signature(one.runs, eval_str=True) for one in own]
+    options = {key: value for signature in signatures for key, value in signature.parameters.items()}
+
+    def call(**given: Any) -> None:
+        chosen = [part for part in command.parts if given.pop(part)]
+        if len(chosen) > 1:
+            raise ConfigError(f"Choose --{chosen[0]} or --{chosen[1]}; each is a study of its own.")
+        asked = study(command.parts[chosen[0]]) if chosen else study(command.study)
+        if command.argument:
+            given["only"] = [given.pop(command.argument)]
+        taken = inspect.signature(asked.runs).parameters
+        changed = {key: given.pop(key) for key in options if given[key] != options[key].default or key in taken}
+        if strange := sorted(set(changed) - set(taken)):
+            raise ConfigError(f"--{strange[0].replace('_', '-')} does not go with {asked.name}; leave it out.")
+        _run(asked, seed=given.pop("seed", None), **given, **changed)
+
+    common = inspect.signature(run_by_name, eval_str=True).parameters
+    parameters = [value for key, value in common.items() if key != "name" and key not in options]
+    parameters += [
+        inspect.Parameter(part, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[
+            bool, typer.Option(f"--{part}", help=study(other).question)])
+        for part, other in command.parts.items()
+    ]  # fmt: skip
+    if command.argument:
+        kind = Annotated[str, typer.Argument(help="Which of them.")]
+        parameters = [value for value in parameters if value.name != "only"]
+        parameters.append(inspect.Parameter(command.argument, inspect.Parameter.KEYWORD_ONLY, annotation=kind))
+    call.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [value.replace(kind=inspect.Parameter.KEYWORD_ONLY) for value in (*parameters, *options.values())]
+    )
+    call.__doc__ = f"{own[0].question}\n\nStarted again after a kill, it goes on."
+    app.command(name)(call)
+
+
+def _add_commands(asked: str) -> None:
+    """Make the command that is asked for, or all of them for the help: making one imports its study."""
+    known = {one.name or one.callback.__name__ for one in app.registered_commands if one.callback}
+    for name in COMMANDS if asked not in {*COMMANDS, *known} else {asked} & set(COMMANDS):
+        if name not in known:
+            _add(name, COMMANDS[name])

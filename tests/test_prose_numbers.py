@@ -28,7 +28,7 @@ from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.evaluation.protocol import evaluate_split
 from siamese_utils.experiments import store as results
 from siamese_utils.studies import validation as studies
-from siamese_utils.studies.budgets import classes_or_images as class_budget
+from siamese_utils.studies.budgets import study as budgets
 from siamese_utils.studies.drawing import study as drawing_study
 from siamese_utils.studies.faces import koch
 from siamese_utils.studies.imprinting import moved
@@ -170,10 +170,10 @@ SOURCED: tuple[Sourced, ...] = (
              lambda: seed_share("10-90"), lambda: seed_share("90-10"), lambda: always_different(90),
              lambda: always_different(10)),
     computed("04_*", "90 classes bring {} times the images of 10", lambda: {9: "nine"}[90 // 10]),
-    *(computed("04_*", text, lambda: f"{class_budget.TOTAL_IMAGES:,}") for text in (
+    *(computed("04_*", text, lambda: f"{budgets.TOTAL_IMAGES:,}") for text in (
         "Here {} training images", "when {} training images are spread")),
     computed("04_*", "10, 20, 50 and 90 classes: {} images of each class, or {}",
-             lambda: str(class_budget.TOTAL_IMAGES // 10), lambda: str(class_budget.TOTAL_IMAGES // 90)),
+             lambda: str(budgets.TOTAL_IMAGES // 10), lambda: str(budgets.TOTAL_IMAGES // 90)),
     # 05
     Sourced("05_*", "Chance is 100/N percent", "chance among N classes"),
     Sourced("05_*", "chance at 20 percent", "chance among five classes"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import reprlib
 from collections.abc import Mapping, Sequence
@@ -77,23 +76,86 @@ def result(table: pd.DataFrame, **key: Any) -> pd.Series:
     return rows.iloc[0]
 
 
-def is_stored(key: Mapping[str, Any], path: Path, columns: Sequence[str]) -> bool:
+def has_rows(path: Path, key: Mapping[str, Any], columns: Sequence[str] | None = None) -> bool:
     """Whether a table holds rows of this key; no if there is no table yet.
 
     Args:
-        key: values of the identifying columns.
         path: CSV file.
-        columns: what it must hold.
+        key: values of the identifying columns; those that the table lacks do not count.
+        columns: what it must hold, or ``None`` for any.
 
     Raises:
         ResultsError: the table is damaged.
     """
-    if not path.exists():
-        return False
-    table = read_table(path, columns)
-    for column, value in key.items():
-        table = table[table[column] == value]
-    return not table.empty
+    return path.exists() and bool(_of_key(read_table(path, columns), key).any())
+
+
+def _of_key(table: pd.DataFrame, key: Mapping[str, Any]) -> pd.Series:
+    """Which rows of a table have the values of a key."""
+    same = pd.Series(True, index=table.index)
+    for column in set(key) & set(table.columns):
+        same &= table[column] == key[column]
+    return same
+
+
+def metric_rows(metrics: Mapping[str, Estimate]) -> pd.DataFrame:
+    """One row a metric with its value, half the interval, and the number behind it, rounded as tables hold them."""
+    rows = [(name, round(e.value, 4), round(e.ci95, 4), e.n) for name, e in metrics.items()]
+    return pd.DataFrame(rows, columns=["metric", "value", "ci95", "n"])
+
+
+def store_rows(
+    path: Path,
+    key: Mapping[str, Any],
+    rows: Mapping[str, Estimate] | pd.DataFrame,
+    checkpoint: str = "",
+    columns: Sequence[str] = (),
+) -> None:
+    """Put a run's rows into a table, in place of those of the same key or of the same checkpoint.
+
+    A checkpoint is a file that a new run overwrites, so numbers of what it held before must not stay. Safe against a
+    kill (the file is replaced in one step) and against a second process (a lock file).
+
+    Args:
+        path: CSV file.
+        key: the run's identifying columns; those that the table lacks are passed over.
+        rows: estimates by metric name, or rows of any columns.
+        checkpoint: path, relative to the project's root, of the file that the numbers come from, or ``""``.
+        columns: of the table; if empty those it has, or else the key's and the rows' own.
+
+    Raises:
+        ResultsError: nothing to store, rows and columns do not fit, or the table is damaged.
+        StorageError: the table cannot be written; its old rows stay.
+    """
+    if not len(rows):
+        raise ResultsError(f"There is nothing to store in {path} for {dict(key)}; evaluate the run first.")
+    new = rows.copy() if isinstance(rows, pd.DataFrame) else metric_rows(rows)
+    with locked(path.with_name(f".{path.name}.lock")):
+        old = read_table(path, columns or None) if path.exists() else None
+        if not columns:
+            # Without a table to go by, rows of metrics come with the checkpoint that they are of.
+            own = [*key, *(name for name in new.columns if name not in key)]
+            columns = list(old.columns) if old is not None else [*own, *(["checkpoint"] if checkpoint else [])]
+        named = {**key, "checkpoint": checkpoint}
+        for column in columns:
+            if column in named and column not in new.columns:
+                new[column] = named[column]
+        if set(new.columns) != set(columns):
+            raise ResultsError(
+                f"Rows of {list(new.columns)} do not fit the columns {list(columns)} of {path}; name each once."
+            )
+        new = new[list(columns)]
+        if old is not None:
+            same = _of_key(old, key)
+            if checkpoint and "checkpoint" in old.columns:
+                same |= old["checkpoint"] == checkpoint
+            new = pd.concat([old[~same], new], ignore_index=True)
+        write_text_atomically(path, new.to_csv(index=False, lineterminator="\n"))
+
+
+def is_stored(key: Mapping[str, Any], path: Path, columns: Sequence[str]) -> bool:
+    """Whether a table holds rows of this key; goes when every study stands on ``experiments.study``."""
+    return has_rows(path, key, columns)
 
 
 def store_run(
@@ -104,49 +166,10 @@ def store_run(
     table: Path | None = None,
     columns: Sequence[str] = SPLIT_SWEEP_COLUMNS,
 ) -> pd.DataFrame:
-    """Put one run's metrics into a tidy table, replacing rows of the same key or of the same checkpoint.
-
-    A checkpoint is a file that a new run overwrites, so numbers of what it held before must not stay.
-
-    Safe against a kill (the file is replaced in one step) and against a second process (a lock file).
-
-    Args:
-        key: the identifying columns, for example split, draw, seed and recipe.
-        metrics: estimates by metric name.
-        checkpoint: path relative to the project root of the file that the numbers come from, or ``""``.
-        table: CSV file; ``None`` for ``results/split_sweep.csv``.
-        columns: its columns.
-
-    Returns:
-        the whole table as stored.
-
-    Raises:
-        ResultsError: nothing to store, or the table is damaged.
-        StorageError: the table cannot be written; its old rows stay.
-    """
+    """Put a run's metrics into a table; goes when every study stands on ``experiments.study``."""
     path = table if table is not None else results_dir() / "split_sweep.csv"
-    if {*key, "metric", "value", "ci95", "n"} != set(columns) - {"checkpoint"}:
-        raise ResultsError(f"The key {list(key)} does not fit the table's columns {list(columns)}; name each once.")
-    if not metrics:
-        raise ResultsError(f"There is no metric to store for {dict(key)}; evaluate the run first.")
-    rows = []
-    for name, estimate in metrics.items():
-        numbers = {"value": round(estimate.value, 4), "ci95": round(estimate.ci95, 4), "n": estimate.n}
-        rows.append({**key, "metric": name, **numbers, "checkpoint": checkpoint})
-    new = pd.DataFrame(rows)[list(columns)]
-    with locked(path.with_name(f".{path.name}.lock")):
-        if path.exists():
-            old = read_table(path, columns)
-            same = pd.Series(True, index=old.index)
-            for column, value in key.items():
-                same &= old[column] == value
-            if checkpoint:
-                same |= old["checkpoint"] == checkpoint
-            new = pd.concat([old[~same], new], ignore_index=True)
-        buffer = io.StringIO()
-        new.to_csv(buffer, index=False, lineterminator="\n")
-        write_text_atomically(path, buffer.getvalue())
-    return new
+    store_rows(path, key, metrics, checkpoint, columns)
+    return read_table(path, columns)
 
 
 def store_json(name: str, content: Mapping[str, Any]) -> Path:

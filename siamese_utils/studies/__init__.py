@@ -1,1 +1,31 @@
-"""What was asked, one folder a study."""
+"""What was asked, one folder a study; by name here, and none is imported before it is asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from siamese_utils.errors import unknown
+from siamese_utils.experiments.study import Study
+
+STUDIES: dict[str, str] = {
+    "training_time": "budgets.study:TRAINING_TIME",
+    "classes_or_images": "budgets.study:CLASSES_OR_IMAGES",
+}
+"""Where each study is defined: module below this package, and name. The study's name is that of its table."""
+
+
+def study(name: str) -> Study:
+    """Look up a study.
+
+    Raises:
+        UnknownNameError: no such study.
+    """
+    if name not in STUDIES:
+        raise unknown("study", name, STUDIES)
+    module, _, attribute = STUDIES[name].partition(":")
+    return getattr(import_module(f"{__name__}.{module}"), attribute)
+
+
+def all_studies() -> list[Study]:
+    """Every study."""
+    return [study(name) for name in STUDIES]

@@ -1,0 +1,123 @@
+"""The stored numbers against the stored checkpoints: every row that names a checkpoint is computed anew from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from siamese_utils.errors import SiameseError, unknown
+from siamese_utils.experiments.store import metric_rows, read_table
+from siamese_utils.experiments.study import Bench, Rows, Study
+from siamese_utils.system.project import project_root, results_dir
+
+SLACK = 0.02
+"""Percentage points by which a number may differ whatever its interval: another processor rounds otherwise."""
+THRESHOLD_SLACK = 0.002
+"""The same for thresholds, which are cosines."""
+AUDIT_COLUMNS = ("table", "checkpoint", "metric", "stored", "again", "allowed", "verdict")
+_NUMBERS = ("value", "ci95", "n", "checkpoint")
+
+
+def audit(
+    studies: Sequence[Study], bench: Bench, only: Sequence[str] = (), *, checkpoints: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Compute every stored row that names a checkpoint anew.
+
+    A row holds when the new value lies within its 95% interval, or within ``SLACK`` where that is smaller, and rests on
+    as many episodes, pairs or images.
+
+    Args:
+        studies: those that are asked; each says by ``again`` what its checkpoints give.
+        bench: where the data are.
+        only: names of tables; all if empty. Tables that are not stored are passed over.
+        checkpoints: as the tables name them; all if empty.
+
+    Returns:
+        One row a stored row, with the columns ``AUDIT_COLUMNS``; ``verdict`` is ``"holds"``, or says what is wrong.
+
+    Raises:
+        UnknownNameError: ``only`` names no table.
+        ResultsError: a table is damaged.
+    """
+    studies = [study for study in studies if study.again is not None]
+    tables = [name for study in studies for name in (study.name, *study.tables)]
+    if strange := set(only) - set(tables):
+        raise unknown("table", min(strange), tables)
+    jobs = [
+        (checkpoint, study, rows)
+        for study in studies
+        for checkpoint, rows in _rows_by_checkpoint(study, only).items()
+        if not checkpoints or checkpoint in checkpoints
+    ]
+    jobs.sort(key=lambda job: job[0])  # in the order in which people look for them
+    found: list[tuple[object, ...]] = []
+    for checkpoint, study, rows in tqdm(jobs, unit="checkpoint", desc="audit", disable=not bench.progress):
+        found += _judged(study, checkpoint, rows, bench)
+    return pd.DataFrame(found, columns=list(AUDIT_COLUMNS))
+
+
+def _rows_by_checkpoint(study: Study, only: Sequence[str]) -> dict[str, dict[str, pd.DataFrame]]:
+    """The stored rows of each checkpoint, by table."""
+    found: dict[str, dict[str, pd.DataFrame]] = {}
+    for name in (study.name, *study.tables):
+        path = results_dir() / f"{name}.csv"
+        if (only and name not in only) or not path.is_file():
+            continue
+        table = read_table(path)
+        if "checkpoint" not in table.columns:
+            continue
+        for checkpoint, rows in table.groupby("checkpoint"):
+            if checkpoint:
+                found.setdefault(str(checkpoint), {})[name] = rows[~rows.metric.isin(study.once)]
+    return found
+
+
+def _judged(
+    study: Study, checkpoint: str, tables: Mapping[str, pd.DataFrame], bench: Bench
+) -> Iterator[tuple[object, ...]]:
+    """Rows of ``AUDIT_COLUMNS`` for one checkpoint."""
+    assert study.again is not None
+    try:
+        again: Mapping[str, Rows] | None = study.again(project_root() / Path(checkpoint), bench)
+        reason = ""
+    except SiameseError as error:
+        again, reason = None, f"cannot be computed: {error}"
+    for name, rows in tables.items():
+        if again is None:
+            missing = float("nan")
+            for row in rows.to_dict("records"):
+                yield name, checkpoint, row["metric"], row["value"], missing, missing, reason
+            continue
+        fresh = again[name] if isinstance(again[name], pd.DataFrame) else metric_rows(again[name])
+        yield from ((name, checkpoint, *verdict) for verdict in _compared(rows, fresh, study))
+
+
+def _compared(rows: pd.DataFrame, fresh: pd.DataFrame, study: Study) -> Iterator[tuple[object, ...]]:
+    """Metric, stored and new value, allowed difference and verdict of each row."""
+    # What tells the rows of one checkpoint apart: all columns that both have, but for the numbers themselves.
+    shared = [column for column in fresh.columns if column in rows.columns and column not in _NUMBERS]
+    missing = float("nan")
+    new = {_name(row, shared): row for row in fresh[~fresh.metric.isin(study.once)].to_dict("records")}
+    stored = {_name(row, shared): row for row in rows.to_dict("records")}
+    for name, row in stored.items():
+        if name not in new:
+            yield name, row["value"], missing, missing, "the checkpoint does not give this metric"
+            continue
+        now = new[name]
+        allowed = THRESHOLD_SLACK if name.startswith("threshold") else max(row["ci95"], SLACK)
+        if not abs(now["value"] - row["value"]) <= allowed:
+            verdict = "the checkpoint gives another value"
+        elif now["n"] != row["n"]:
+            verdict = f"rests on {now['n']}, not on {row['n']}"
+        else:
+            verdict = "holds"
+        yield name, row["value"], now["value"], allowed, verdict
+    for name in sorted(set(new) - set(stored)):
+        yield name, missing, new[name]["value"], missing, "is not in the table"
+
+
+def _name(row: Mapping[str, object], columns: Sequence[str]) -> str:
+    return ", ".join(str(row[column]) for column in columns)

@@ -1,0 +1,68 @@
+"""What a study would take: images, minutes on a machine such as this, and what is stored already."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+
+from siamese_utils.data.images import ImageSet
+from siamese_utils.experiments.store import read_record
+from siamese_utils.experiments.study import Run, Study, stored
+from siamese_utils.system.provenance import provenance
+from siamese_utils.training.config import TrainConfig
+from siamese_utils.training.loop import train
+
+_ALIKE = ("processor", "precision", "device", "threads")
+
+
+def plan(study: Study, runs: Sequence[Run], rate: float | None = None) -> pd.DataFrame:
+    """One row a run: the key, ``images`` to show, ``minutes``, and ``stored`` (yes, no, or other: by other settings).
+
+    Minutes are those at ``rate`` images a second; without one, or where nothing is trained, those of the study's stored
+    runs on a machine such as this, on average, and missing where there are none.
+    """
+    records = list(_stored_here(study, runs))
+    spent = [record["seconds"] for record in records if "seconds" in record]
+    usual = sum(spent) / len(spent) / 60 if spent else float("nan")
+    rate = rate or stored_rate(study, runs)
+    rows = []
+    for run in runs:
+        minutes = run.images / rate / 60 if rate and run.images else usual
+        rows.append({**run.key, "images": run.images, "minutes": minutes, "stored": stored(study, run)})
+    return pd.DataFrame(rows)
+
+
+def stored_rate(study: Study, runs: Iterable[Run]) -> float | None:
+    """Images a second of a study's stored trainings on a machine such as this, or ``None`` if there are none.
+
+    Processors of one name may differ in what they compute with, and by far in speed, so the precision must be the same.
+    """
+    rows = [row for record in _stored_here(study, runs) for row in record.get("history", ())]
+    timed = [row for row in rows if "images_per_second" in row]
+    seconds = sum(row["seconds"] for row in timed)
+    return sum(row["images_per_second"] * row["seconds"] for row in timed) / seconds if seconds else None
+
+
+def _stored_here(study: Study, runs: Iterable[Run]) -> Iterable[dict]:
+    here = provenance()
+    for run in runs:
+        if study.record_path(run).is_file():
+            record = read_record(study.record_path(run))
+            if all(record["provenance"][key] == here[key] for key in _ALIKE):
+                yield record
+
+
+def measured_rate(config: TrainConfig, train_set: ImageSet) -> float:
+    """Images a second of a few steps at each resolution of a recipe, weighed by how long each lasts."""
+    sides = config.resolutions or ((0.0, train_set.images.shape[1]),)
+    ends = [begin for begin, _ in sides[1:]] + [1.0]
+    seconds_per_image = 0.0
+    for (begin, side), end in zip(sides, ends, strict=True):
+        brief = dataclasses.replace(
+            config, resolutions=((0.0, side),), most_images=4 * config.batch_size, least_images=0, compile=False
+        )
+        result = train(brief, train_set, train_set.labels.unique().tolist(), progress=False)
+        seconds_per_image += (end - begin) / float(result.history["images_per_second"].iloc[0])
+    return 1 / seconds_per_image

@@ -1,0 +1,60 @@
+"""Several seeds as one number: means and ranges over stored runs, and what a trial changes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import pandas as pd
+
+from siamese_utils.training.config import TrainConfig
+from siamese_utils.training.losses import Term
+
+
+def over_seeds(table: pd.DataFrame, metric: str, by: Sequence[str]) -> pd.DataFrame:
+    """One row a group of runs that differ in their seed alone.
+
+    Args:
+        table: stored rows with the columns ``metric``, ``value``, ``ci95``.
+        metric: which one.
+        by: columns that tell the groups apart, in the table's order.
+
+    Returns:
+        the columns ``by``, then ``mean``, ``sd`` (over seeds, missing for one), ``low``, ``high``, ``seeds``, and
+        ``ci95`` (a run's, over what it was judged on; the mean over seeds).
+    """
+    rows = table[table.metric == metric].groupby(list(by), sort=False)
+    found = rows["value"].agg(mean="mean", sd="std", low="min", high="max", seeds="count")
+    return found.assign(ci95=rows["ci95"].mean()).reset_index()
+
+
+def cell(value: float, half: float, decimals: int = 1) -> str:
+    """A number with its interval as tables show it, ``76.8 ± 0.2``; without one, the number alone."""
+    shown = f"{value:.{decimals}f}"
+    return shown if pd.isna(half) else f"{shown} ± {half:.{decimals}f}"
+
+
+def describe_change(config: TrainConfig, base: TrainConfig) -> str:
+    """The fields in which a configuration differs from another, as ``field = value``, or a dash."""
+    changes = []
+    for field in dataclasses.fields(TrainConfig):
+        new, old = getattr(config, field.name), getattr(base, field.name)
+        if new == old or field.name == "recipe":
+            continue
+        if field.name == "terms":
+            changes.append(" + ".join(_describe_term(term) for term in new))
+        elif field.name == "augment":
+            parts = dataclasses.asdict(new).items()
+            changes += [f"{key} = {value}" for key, value in parts if value != getattr(old, key)]
+        elif field.name == "resolutions":
+            changes.append("sides " + ", ".join(f"{side} from {begin:.0%}" for begin, side in new))
+        else:
+            changes.append(f"{field.name} = {new}")
+    return "; ".join(changes).replace("_", " ") or "–"
+
+
+def _describe_term(term: Term) -> str:
+    default = Term(term.objective)
+    parts = dataclasses.asdict(term).items()
+    settings = [f"{key} {value}" for key, value in parts if value != getattr(default, key)]
+    return f"{term.objective} ({', '.join(settings)})" if settings else term.objective

@@ -1,0 +1,59 @@
+"""What the studies of time and of images found."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from siamese_utils.experiments import store
+from siamese_utils.experiments.seeds import over_seeds
+from siamese_utils.studies.budgets.study import CLASSES_OR_IMAGES, SPLIT, TRAINING_TIME
+from siamese_utils.studies.reference import seed_reference
+
+
+def accuracy_by_time() -> pd.DataFrame:
+    """One row a budget: ``images``, ``seconds`` (mean), and the columns of ``over_seeds`` for the accuracy.
+
+    Raises:
+        ResultsError: nothing is stored.
+    """
+    table = TRAINING_TIME.table()
+    found = over_seeds(table, "acc_5w1s", ["images"])
+    return found.assign(seconds=over_seeds(table, "seconds", ["images"])["mean"]).sort_values("images")
+
+
+def accuracy_by_classes(metric: str = "acc_5w1s") -> pd.DataFrame:
+    """One row a number of classes: ``classes``, ``images_per_class``, and the columns of ``over_seeds``.
+
+    Raises:
+        ResultsError: nothing is stored.
+    """
+    return over_seeds(CLASSES_OR_IMAGES.table(), metric, ["classes", "images_per_class"]).sort_values("classes")
+
+
+def time_sentence() -> str:
+    """After which time every seed is better than the seed project's weights, and how many times faster that is.
+
+    Raises:
+        ResultsError: nothing is stored.
+    """
+    table = accuracy_by_time()
+    reference = seed_reference()
+    aim = store.result(reference, split=SPLIT, metric="acc_5w1s", source="measured")
+    hours = store.result(reference, split=SPLIT, metric="training_hours").value
+    record = TRAINING_TIME.read_record(TRAINING_TIME.runs()[0])["provenance"]
+    where = f"{record['processor']}, {record['threads']} threads, {record['precision']}"
+    past = table[table.low - table.ci95 > aim.value]
+    if past.empty:
+        best = table.loc[table["mean"].idxmax()]
+        return (
+            f"None of these trainings passes the {aim.value:.1f} percent of the seed project's weights yet; the best "
+            f"reaches {best['mean']:.1f} after {best.seconds:.0f} seconds ({where})."
+        )
+    row = past.iloc[0]
+    runs = "its one seed" if row.seeds == 1 else f"each of its {row.seeds:.0f} seeds"
+    return (
+        f"With {row.images:,.0f} images, that is after **{row.seconds:.0f} seconds** ({where}), {runs} is past the "
+        f"{aim.value:.1f} percent of the seed project's weights: {row['mean']:.1f} ± {row.ci95:.1f}. Those took "
+        f"{hours:.0f} hours on two cores of another processor, so this is some **{hours * 3600 / row.seconds:,.0f}** "
+        "times less."
+    )
