@@ -243,12 +243,12 @@ def imprint(
     from siamese_utils.studies.imprinting import moved as moving
     from siamese_utils.studies.imprinting import study
 
-    settings, train_set = study.read_config(config), load_cifar100("train")
+    settings, train_set = study.ImprintingConfig.from_yaml(config), load_cifar100("train")
     if moved and trials:
         typer.echo(moving.run_moved_trials(settings, train_set).to_string(index=False))
         return
     if moved:
-        part, test_set = moving.read_moved_config(moved_config), load_cifar100("test")
+        part, test_set = moving.MovedConfig.from_yaml(moved_config), load_cifar100("test")
         table = moving.run_moved(part, settings, train_set, test_set, only_shots=only_shots or (), device=device)
         typer.echo(moving.moved_summary(table).to_string(index=False))
         return

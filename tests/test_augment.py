@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from siamese_utils.data.pixels import check_images, to_float
-from siamese_utils.errors import ConfigError, ShapeError
+from siamese_utils.errors import ShapeError
 from siamese_utils.training.augment import AugmentConfig, augment_batch, turn
 
 MEAN, STD = torch.tensor([100.0, 120.0, 140.0]), torch.tensor([50.0, 60.0, 70.0])
@@ -205,16 +205,6 @@ def test_shift_beyond_the_image_is_an_error(size: tuple[int, int]) -> None:
     run(random_images(1, *size), AugmentConfig(translate=3))
 
 
-@pytest.mark.parametrize(
-    "values",
-    [{"translate": -1}, {"cutout": -1}]
-    + [{name: value} for name in ("brightness", "contrast", "saturation") for value in (-0.1, 1.0, float("nan"))],
-)
-def test_senseless_configuration_is_an_error(values: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match=next(iter(values))):
-        AugmentConfig(**values)
-
-
 # ------------------------------------------------------------------------------------------- crops
 
 
@@ -269,12 +259,6 @@ def test_crops_lie_inside_the_image(smallest: float, seed: int) -> None:
     steps = result[:, 0, 0].diff(dim=1)
     assert (steps >= -1e-3).all()
     assert (steps[:, 2:-2].amax(1) >= 10 * smallest**0.5 - 0.05).all() and (steps <= 10.05).all()
-
-
-@pytest.mark.parametrize("smallest", [0.0, -0.5, 1.5])
-def test_senseless_crop_is_an_error(smallest: float) -> None:
-    with pytest.raises(ConfigError, match="smallest_crop"):
-        AugmentConfig(smallest_crop=smallest)
 
 
 def test_turn_agrees_with_numpy() -> None:
@@ -345,13 +329,3 @@ def test_a_plain_image_stays_plain_when_warped(values: dict[str, float]) -> None
 
 def test_warps_are_off_unless_asked_for() -> None:
     assert not AugmentConfig().warps and AugmentConfig(shear=0.1).warps
-
-
-@pytest.mark.parametrize(
-    "values",
-    [{"rotate": -1}, {"rotate": 181}, {"zoom": 1.0}, {"zoom": -0.1}, {"shear": 2.0}, {"elastic": -1.0},
-     {"elastic": float("inf")}, {"rotate": float("nan")}, {"elastic": float("nan")}],
-)  # fmt: skip
-def test_senseless_warp_is_an_error(values: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match=next(iter(values))):
-        AugmentConfig(**values)

@@ -27,7 +27,6 @@ from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder, sa
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import (
     CheckpointError,
-    ConfigError,
     DataError,
     ResultsError,
     SamplingError,
@@ -287,16 +286,6 @@ def test_only_clear_differences_are_called_so() -> None:
     assert "gives 66.0 ± 4.4%" in epochs and "None is clearly different" in epochs
     wide = face_trials.sensitivity_sentences(table.assign(ci95=20.0))
     assert "Clearly" not in wide
-
-
-def test_configurations_survive_json() -> None:
-    for trial in face_trials.TRIALS:
-        assert FaceConfig.from_json(trial.config.to_json()) == trial.config
-    for bad in ({}, {**study.EMBEDDING.to_json(), "extra": 1}):
-        with pytest.raises(ConfigError):
-            FaceConfig.from_json(bad)
-    with pytest.raises(ConfigError):
-        dataclasses.replace(study.EMBEDDING, judged_crops=())
 
 
 def test_trials_change_one_thing_at_a_time() -> None:

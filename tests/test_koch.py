@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from siamese_utils.data.sampling import Pairs
-from siamese_utils.errors import CheckpointError, ConfigError, SamplingError, ShapeError, TrainingError
+from siamese_utils.errors import CheckpointError, SamplingError, ShapeError, TrainingError
 from siamese_utils.studies.faces import koch
 from siamese_utils.studies.faces.koch import (
     PUBLISHED_PARAMETERS,
@@ -267,26 +267,6 @@ def test_early_stop_ends_the_run(some: tuple[torch.Tensor, Pairs]) -> None:
 
 
 # --- bad input ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"side": 64}, {"channels": (1, 2, 3)}, {"channels": (0, 2, 3, 4)}, {"features": 0}, {"epochs": 0},
-        {"batch_size": 1}, {"patience": -1}, {"learning_rate": 0.0}, {"dropout": 1.0}, {"pixel_scale": 0.0},
-        {"conv_penalty": -1.0},
-    ],
-)  # fmt: skip
-def test_bad_configuration(changes: dict[str, object]) -> None:
-    with pytest.raises(ConfigError):
-        dataclasses.replace(SMALL, **changes)  # type: ignore[arg-type]
-
-
-def test_configuration_survives_json() -> None:
-    assert KochConfig.from_json(SMALL.to_json()) == SMALL
-    for bad in ({}, {**SMALL.to_json(), "extra": 1}):
-        with pytest.raises(ConfigError):
-            KochConfig.from_json(bad)
 
 
 def test_bad_images_and_pairs(some: tuple[torch.Tensor, Pairs]) -> None:

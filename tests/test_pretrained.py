@@ -353,12 +353,3 @@ def test_training_starts_from_them(folder: Path, monkeypatch: pytest.MonkeyPatch
         train(replace(config, encoder="resnet32"), images, range(4), device="cpu", progress=False)
     with pytest.raises(UnknownNameError, match="Did you mean 'cifar10-resnet20'"):
         replace(config, pretrained="cifar-resnet20")
-
-
-def test_older_configurations_stay_the_same_text() -> None:
-    """A field that says nothing is not written: stored runs and what is derived from their configurations hold."""
-    config = TrainConfig(recipe="t", terms=(Term("proxy"),), encoder="resnet20")
-    assert "pretrained" not in config.to_json()
-    started = replace(config, pretrained="cifar10-resnet20")
-    assert started.to_json()["pretrained"] == "cifar10-resnet20"
-    assert TrainConfig.from_json(config.to_json()) == config and TrainConfig.from_json(started.to_json()) == started

@@ -16,14 +16,17 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from siamese_utils.errors import CheckpointError, ConfigError, SamplingError, ShapeError
+from siamese_utils.system.config import Config, Count, Natural, NotNegative, Positive, Share
 from siamese_utils.system.files import atomic_path, reason
 
 # ------------------------------------------------------------------------------------- the embeddings
@@ -336,8 +339,7 @@ def bias_for_budget(lead: torch.Tensor, right: torch.Tensor, budget: float) -> t
 # --------------------------------------------------------------------------------------- fine-tuning
 
 
-@dataclass(frozen=True)
-class FineTuneConfig:
+class FineTuneConfig(Config):
     """How weights are tuned after imprinting.
 
     Attributes:
@@ -353,22 +355,14 @@ class FineTuneConfig:
         seed: seeds the draw of old images.
     """
 
-    steps: int = 100
-    rate: float = 0.003
-    per_class: int = 6
-    frozen_share: float = 0.5
-    adapt: float = 0.1
-    largest_weight: float = 10.0
-    anchor: float = 0.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.per_class < 1 or not 0 < self.rate < math.inf:
-            raise ConfigError("Fine-tuning needs a step and an image a class or more, and a positive rate.")
-        if not 0 <= self.frozen_share <= 1 or self.adapt < 0 or self.largest_weight < 1 or self.anchor < 0:
-            raise ConfigError(
-                "Fine-tuning: frozen_share lies in [0, 1], adapt and anchor are 0 or more, largest_weight 1 or more."
-            )
+    steps: Count = 100
+    rate: Positive = 0.003
+    per_class: Count = 6
+    frozen_share: Share = 0.5
+    adapt: NotNegative = 0.1
+    largest_weight: Annotated[float, Field(ge=1)] = 10.0
+    anchor: NotNegative = 0.0
+    seed: Natural = 0
 
 
 def fine_tune(

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch.nn import functional as F
 
 from siamese_utils.data.pixels import check_images, normalise
-from siamese_utils.errors import ConfigError, ShapeError
-from siamese_utils.system.config import check_fields
+from siamese_utils.errors import ShapeError
+from siamese_utils.system.config import Config, Natural, NotNegative, Share, ShareBelowOne
 
 TURNS = 4  # the quarter turns that bring a square onto itself
 
 
-@dataclass(frozen=True)
-class AugmentConfig:
+class AugmentConfig(Config):
     """How training images are varied.
 
     Attributes:
@@ -35,34 +34,17 @@ class AugmentConfig:
             (Simard et al., *Best practices for convolutional neural networks*, 2003, section 2).
     """
 
-    translate: int = 4
+    translate: Natural = 4
     flip: bool = True
-    smallest_crop: float = 1.0
-    cutout: int = 0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    rotate: float = 0.0
-    zoom: float = 0.0
-    shear: float = 0.0
-    elastic: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if self.translate < 0 or self.cutout < 0:
-            raise ConfigError("Augmentation: translate and cutout are counted in pixels and cannot be negative.")
-        if not 0 < self.smallest_crop <= 1:
-            raise ConfigError("Augmentation: smallest_crop is a share of the area and must lie in (0, 1].")
-        for name in ("brightness", "contrast", "saturation"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"Augmentation: {name} is a relative change and must lie in [0, 1).")
-        if not 0 <= self.rotate <= 180 or not 0 <= self.zoom < 1 or not 0 <= self.shear <= 1:
-            raise ConfigError(
-                "Augmentation: rotate is an angle in [0, 180] degrees, zoom a relative change in [0, 1) and shear a "
-                "slant in [0, 1]."
-            )
-        if not 0 <= self.elastic < math.inf:
-            raise ConfigError("Augmentation: elastic is a shift in pixels and cannot be negative.")
+    smallest_crop: Annotated[float, Field(gt=0, le=1)] = 1.0
+    cutout: Natural = 0
+    brightness: ShareBelowOne = 0.0
+    contrast: ShareBelowOne = 0.0
+    saturation: ShareBelowOne = 0.0
+    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
+    zoom: ShareBelowOne = 0.0
+    shear: Share = 0.0
+    elastic: NotNegative = 0.0
 
     @property
     def warps(self) -> bool:

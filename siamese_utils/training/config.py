@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import field
+from typing import Annotated
+
+from pydantic import Field
 
 from siamese_utils.encoders.pretrained import PRETRAINED
-from siamese_utils.errors import ConfigError, unknown
-from siamese_utils.system.config import check_fields
+from siamese_utils.errors import ConfigError
+from siamese_utils.system.config import Config, Count, Natural, NotNegative, Positive, ShareBelowOne, one_of, younger
 from siamese_utils.system.devices import PRECISIONS
 from siamese_utils.training.augment import AugmentConfig
 from siamese_utils.training.losses import Term
 from siamese_utils.training.optimizers import OPTIMIZERS
 
 
-@dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Config):
     """Everything that decides a training run, apart from data and classes.
 
     Attributes:
@@ -62,91 +61,37 @@ class TrainConfig:
     recipe: str
     terms: tuple[Term, ...]
     encoder: str = "resnet9-32"
-    embedding_dim: int | None = None
-    pretrained: str = ""
-    head_width: int = 0
-    epochs: int = 10
-    least_images: int = 0
-    most_images: int = 0
-    batch_size: int = 256
-    images_per_class: int = 4
-    optimizer: str = "adamw"
-    learning_rate: float = 2e-3
-    muon_rate: float = 0.02
-    weight_decay: float = 0.05
-    warmup: float = 0.2
-    clip_norm: float = 1.0
-    average_decay: float = 0.0
-    resolutions: tuple[tuple[float, int], ...] = ()
+    embedding_dim: Count | None = None
+    pretrained: Annotated[str, one_of("pretrained source", PRETRAINED, or_empty=True)] = younger("")
+    head_width: Natural = 0
+    epochs: Count = 10
+    least_images: Natural = 0
+    most_images: Natural = 0
+    batch_size: Annotated[int, Field(ge=4)] = 256
+    images_per_class: Annotated[int, Field(ge=2)] = 4
+    optimizer: Annotated[str, one_of("optimizer", OPTIMIZERS)] = "adamw"
+    learning_rate: Positive = 2e-3
+    muon_rate: Positive = 0.02
+    weight_decay: NotNegative = 0.05
+    warmup: ShareBelowOne = 0.2
+    clip_norm: Positive = 1.0
+    average_decay: ShareBelowOne = 0.0
+    resolutions: tuple[tuple[ShareBelowOne, Annotated[int, Field(ge=8)]], ...] = ()
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     turned_classes: bool = False
-    held_out_images: int = 20
-    validation_classes: int = 0
-    patience: int = 0
-    min_delta: float = 0.1
-    precision: str = "auto"
+    held_out_images: Natural = 20
+    validation_classes: Natural = 0
+    patience: Natural = 0
+    min_delta: NotNegative = 0.1
+    precision: Annotated[str, one_of("precision", PRECISIONS)] = younger("auto")
     compile: bool = False
-    seed: int = 0
+    seed: Natural = 0
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        if self.seed < 0:
-            raise ConfigError(f"A seed is a whole number, 0 or more, not {self.seed}.")
-        if self.epochs < 1 or self.batch_size < 4 or self.images_per_class < 2:
-            raise ConfigError("Training needs at least 1 epoch, batches of 4 images and 2 images a class in a batch.")
-        if self.learning_rate <= 0 or not 0 <= self.warmup < 1 or self.clip_norm <= 0:
-            raise ConfigError("Training needs a positive learning rate and clip norm, and a warm-up share in [0, 1).")
-        if min(self.weight_decay, self.held_out_images, self.least_images, self.most_images) < 0:
-            raise ConfigError("Weight decay and the numbers of images cannot be negative.")
         if 0 < self.most_images < max(self.batch_size, self.least_images):
-            raise ConfigError("most_images must allow one batch and least_images, or be 0 for no limit.")
-        if self.optimizer not in OPTIMIZERS:
-            raise unknown("optimizer", self.optimizer, OPTIMIZERS)
-        if self.muon_rate <= 0 or not 0 <= self.average_decay < 1:
-            raise ConfigError("Training needs a positive rate for Muon and an average's decay in [0, 1).")
-        if self.patience < 0 or self.min_delta < 0:
-            raise ConfigError("Patience (epochs) and min_delta (percentage points) cannot be negative.")
-        if self.validation_classes < 0 or self.validation_classes == 1:
-            raise ConfigError("Validation needs two classes or more to tell apart, or 0 for none.")
-        if self.embedding_dim is not None and self.embedding_dim < 1:
-            raise ConfigError("An embedding needs at least one dimension.")
-        if self.pretrained and self.pretrained not in PRETRAINED:
-            raise unknown("pretrained source", self.pretrained, PRETRAINED)
-        if self.precision not in PRECISIONS:
-            raise unknown("precision", self.precision, PRECISIONS)
-        if self.head_width < 0:
-            raise ConfigError("The width of the head cannot be negative; 0 leaves the head out.")
+            raise ConfigError("TrainConfig: most_images must allow one batch and least_images, or be 0 for no limit.")
+        if self.validation_classes == 1:
+            raise ConfigError("TrainConfig: validation_classes must be two or more to tell apart, or 0 for none.")
         begins = [begin for begin, _ in self.resolutions]
-        if begins != sorted(set(begins)) or any(not 0 <= b < 1 or side < 8 for b, side in self.resolutions):
-            raise ConfigError(
-                "Resolutions are (begin, side) pairs with rising shares of the training in [0, 1) and sides of 8 "
-                f"pixels or more, not {self.resolutions}."
-            )
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data that JSON can hold; ``from_json`` reads it back.
-
-        ``pretrained`` and ``precision`` are younger than many stored runs. They are left out where they say nothing, so
-        that their configurations, and whatever is derived from these, stay the same.
-        """
-        data = json.loads(json.dumps(dataclasses.asdict(self)))
-        for name, nothing in (("pretrained", ""), ("precision", "auto")):
-            if data[name] == nothing:
-                del data[name]
-        return data
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> TrainConfig:
-        """Rebuild a configuration.
-
-        Raises:
-            ConfigError: the data hold an unknown or missing field.
-        """
-        try:
-            fields = dict(data)
-            fields["terms"] = tuple(Term(**term) for term in fields["terms"])
-            fields["augment"] = AugmentConfig(**fields["augment"])
-            fields["resolutions"] = tuple((float(begin), int(side)) for begin, side in fields["resolutions"])
-            return cls(**fields)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ConfigError(f"This is not a training configuration of siamese_utils ({error}).") from error
+        if begins != sorted(set(begins)):
+            raise ConfigError(f"TrainConfig: resolutions must begin at rising shares of the training, not {begins}.")

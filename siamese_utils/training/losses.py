@@ -10,17 +10,17 @@ length and labels int64 (B,). A ``Term`` names one of ``OBJECTIVES`` and sets it
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Real
+from typing import Annotated
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from siamese_utils.errors import ConfigError, SamplingError, ShapeError, unknown
+from siamese_utils.system.config import Config, Positive, Share, ShareBelowOne, one_of
 
 
 @dataclass
@@ -449,8 +449,7 @@ _DEFAULT_MARGIN = {"contrastive": 0.5}  # of the others: 0.2
 _DEFAULT_TEMPERATURE = {"supcon": 0.1}  # of the others: None
 
 
-@dataclass(frozen=True)
-class Term:
+class Term(Config):
     """One term of a weighted sum of objectives, active during part of the training.
 
     Which objective reads which of the fields below ``end``, the others being ignored:
@@ -483,15 +482,15 @@ class Term:
     """
 
     objective: str
-    weight: float = 1.0
-    begin: float = 0.0
-    end: float = 1.0
-    distance: str = "cosine"
-    mining: str = "semi_hard"
-    margin: float | None = None
-    temperature: float | None = None
-    scale: float = 16.0
-    smoothing: float = 0.1
+    weight: Positive = 1.0
+    begin: Share = 0.0
+    end: Share = 1.0
+    distance: Annotated[str, one_of("distance", DISTANCES)] = "cosine"
+    mining: Annotated[str, one_of("mining", MINERS)] = "semi_hard"
+    margin: Positive | None = None
+    temperature: Positive | None = None
+    scale: Positive = 16.0
+    smoothing: ShareBelowOne = 0.1
 
     def __post_init__(self) -> None:
         # Defaults that depend on the objective are filled in here, so that a stored term says what was used.
@@ -499,32 +498,8 @@ class Term:
             object.__setattr__(self, "margin", _DEFAULT_MARGIN.get(self.objective, 0.2))
         if self.temperature is None:
             object.__setattr__(self, "temperature", _DEFAULT_TEMPERATURE.get(self.objective))
-        for name in ("weight", "begin", "end", "margin", "temperature", "scale", "smoothing"):
-            value = getattr(self, name)
-            hinge = name == "temperature" and value is None
-            if not hinge and (not isinstance(value, Real) or isinstance(value, bool)):
-                raise ConfigError(f"The {self.objective} term needs a number for its {name}, not {value!r}.")
-        if not 0 <= self.begin < self.end <= 1:
-            raise ConfigError(
-                f"The {self.objective} term runs from {self.begin} to {self.end}; both are shares of the "
-                "training and must satisfy 0 <= begin < end <= 1."
-            )
-        if not 0 < self.weight < math.inf:
-            raise ConfigError(f"The {self.objective} term has weight {self.weight}; leave it out or weigh it above 0.")
-        if not 0 < self.scale < math.inf or not 0 <= self.smoothing < 1:
-            raise ConfigError(
-                f"The {self.objective} term needs a positive scale and a label smoothing in [0, 1), not {self.scale} "
-                f"and {self.smoothing}."
-            )
-        if not 0 < self.margin < math.inf or not (self.temperature is None or 0 < self.temperature < math.inf):
-            raise ConfigError(
-                f"The {self.objective} term needs a positive margin and temperature, not {self.margin} and "
-                f"{self.temperature}."
-            )
-        if self.distance not in DISTANCES:
-            raise unknown("distance", self.distance, DISTANCES)
-        if self.mining not in MINERS:
-            raise unknown("mining", self.mining, MINERS)
+        if self.begin >= self.end:
+            raise ConfigError(f"Term: begin < end must hold of {self.objective}, not {self.begin} and {self.end}.")
 
     def active(self, progress: float) -> bool:
         """Whether the term counts at ``progress`` (share of the training done, 0 <= progress < 1)."""

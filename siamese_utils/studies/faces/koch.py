@@ -18,26 +18,28 @@ statistics.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from siamese_utils.data.faces import FRAMINGS
 from siamese_utils.data.sampling import Pairs, named_rng
-from siamese_utils.errors import CheckpointError, ConfigError, SamplingError, ShapeError, TrainingError
+from siamese_utils.errors import CheckpointError, SamplingError, ShapeError, TrainingError
 from siamese_utils.studies.faces.fourier import FourierConv2d
+from siamese_utils.system.config import Config, Count, Natural, NotNegative, Positive, ShareBelowOne, one_of
 from siamese_utils.system.devices import pick_device
 from siamese_utils.system.files import atomic_path, is_whole_archive, reason
 from siamese_utils.system.memory import freed_memory_kept
@@ -49,8 +51,7 @@ PUBLISHED_PARAMETERS = {"total": 38_954_049, "trainable": 38_952_897, "not train
 PUBLISHED_ACCURACY = {"holdout": 73.4, "test": 73.2}
 
 
-@dataclass(frozen=True)
-class KochConfig:
+class KochConfig(Config):
     """Everything that decides a training run, apart from the photographs.
 
     Attributes:
@@ -70,48 +71,20 @@ class KochConfig:
         seed: of weights, order and dropout.
     """
 
-    side: int = 105
-    framing: str = "photo"
-    pixel_scale: float = 1.0
-    channels: tuple[int, int, int, int] = (64, 128, 128, 256)
-    features: int = 4096
-    dropout: float = 0.4
-    conv_penalty: float = 2e-4
-    dense_penalty: float = 2e-3
-    learning_rate: float = 5e-5
-    batch_size: int = 32
-    epochs: int = 10
-    patience: int = 5
-    min_delta: float = 0.1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.side < SMALLEST_SIDE:
-            raise ConfigError(f"The four convolutions need images of {SMALLEST_SIDE} pixels or more, not {self.side}.")
-        if len(self.channels) != len(KERNELS) or min(*self.channels, self.features) < 1:
-            raise ConfigError(f"The network has {len(KERNELS)} convolutions of a channel or more; name them all.")
-        if min(self.epochs, self.batch_size - 1) < 1 or self.patience < 0 or self.min_delta < 0:
-            raise ConfigError("Training needs an epoch, two pairs a step, and patience and min_delta of 0 or more.")
-        if self.learning_rate <= 0 or self.pixel_scale <= 0 or not 0 <= self.dropout < 1:
-            raise ConfigError("The learning rate and pixel scale must be positive and the dropout lie in [0, 1).")
-        if min(self.conv_penalty, self.dense_penalty) < 0:
-            raise ConfigError("A penalty cannot be negative; 0 leaves it out.")
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data that JSON can hold; ``from_json`` reads it back."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> KochConfig:
-        """Rebuild a configuration.
-
-        Raises:
-            ConfigError: the data hold an unknown or missing field.
-        """
-        try:
-            return cls(**{**data, "channels": tuple(data["channels"])})
-        except (KeyError, TypeError, ValueError) as error:
-            raise ConfigError(f"This is not a configuration of the assignment's network ({error}).") from error
+    side: Annotated[int, Field(ge=SMALLEST_SIDE)] = 105
+    framing: Annotated[str, one_of("framing", FRAMINGS)] = "photo"
+    pixel_scale: Positive = 1.0
+    channels: tuple[Count, Count, Count, Count] = (64, 128, 128, 256)
+    features: Count = 4096
+    dropout: ShareBelowOne = 0.4
+    conv_penalty: NotNegative = 2e-4
+    dense_penalty: NotNegative = 2e-3
+    learning_rate: Positive = 5e-5
+    batch_size: Annotated[int, Field(ge=2)] = 32
+    epochs: Count = 10
+    patience: Natural = 5
+    min_delta: NotNegative = 0.1
+    seed: Natural = 0
 
 
 class KochNetwork(nn.Module):

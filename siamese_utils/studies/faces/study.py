@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import torch
+from pydantic import Field
 from torch.nn import functional as F
 
 from siamese_utils.data.faces import (
@@ -36,7 +36,7 @@ from siamese_utils.data.images import ImageSet
 from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder, save_encoder
 from siamese_utils.encoders.encoder import Encoder, count_parameters
 from siamese_utils.encoders.pretrained import PRETRAINED, load_pretrained
-from siamese_utils.errors import CheckpointError, ConfigError, ResultsError, ShapeError, SplitError, unknown
+from siamese_utils.errors import CheckpointError, ResultsError, ShapeError, SplitError, unknown
 from siamese_utils.evaluation import estimates
 from siamese_utils.evaluation.calibration import Verdict
 from siamese_utils.evaluation.estimates import Estimate
@@ -55,6 +55,7 @@ from siamese_utils.studies.faces.verification import (
     read_verifier,
 )
 from siamese_utils.system import project, provenance
+from siamese_utils.system.config import Config, Count, Counts
 from siamese_utils.system.files import locked, write_text_atomically
 from siamese_utils.training.augment import AugmentConfig
 from siamese_utils.training.config import TrainConfig
@@ -96,8 +97,7 @@ EMBEDDING_IMAGES = 150_000  # shown in a final training: some 12 minutes on two 
 # --- configurations -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class FaceConfig:
+class FaceConfig(Config):
     """How the embedding network is trained and how it looks at a photograph.
 
     Attributes:
@@ -110,32 +110,11 @@ class FaceConfig:
     """
 
     train: TrainConfig
-    crop: int = 128
-    size: int = 64
-    least: int = 2
+    crop: Count = 128
+    size: Count = 64
+    least: Annotated[int, Field(ge=2)] = 2
     repeat: bool = True
-    judged_crops: tuple[int, ...] = (128,)
-
-    def __post_init__(self) -> None:
-        if not self.judged_crops or self.least < 2:
-            raise ConfigError("Judging needs a crop at least, and training two photographs of each person.")
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data that JSON can hold; ``from_json`` reads it back."""
-        return {**json.loads(json.dumps(dataclasses.asdict(self))), "train": self.train.to_json()}
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> FaceConfig:
-        """Rebuild a configuration.
-
-        Raises:
-            ConfigError: the data hold an unknown or missing field.
-        """
-        try:
-            fields = {**data, "train": TrainConfig.from_json(data["train"])}
-            return cls(**{**fields, "judged_crops": tuple(data["judged_crops"])})
-        except (KeyError, TypeError) as error:
-            raise ConfigError(f"This is not a configuration of the face study ({error}).") from error
+    judged_crops: Counts = (128,)
 
 
 KOCH = KochConfig()

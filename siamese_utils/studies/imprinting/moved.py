@@ -24,7 +24,7 @@ from siamese_utils.data.images import ImageSet
 from siamese_utils.data.splits import class_split, hold_out_images
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.encoders.imprinting import Whitening, bias_for_budget, imprinted, leads, overall
-from siamese_utils.errors import ConfigError, ResultsError, unknown
+from siamese_utils.errors import ResultsError, unknown
 from siamese_utils.experiments import store as results
 from siamese_utils.studies.imprinting.study import (
     LOSSES,
@@ -35,7 +35,6 @@ from siamese_utils.studies.imprinting.study import (
     Space,
     base_fingerprint,
     chosen_classes,
-    config_from_yaml,
     draw_shots,
     embed_all,
     log_of,
@@ -50,6 +49,7 @@ from siamese_utils.studies.imprinting.study import (
 )
 from siamese_utils.studies.imprinting.tuning import Stage, TuningConfig, stage_inputs, tune_encoder
 from siamese_utils.system import project, provenance
+from siamese_utils.system.config import Config, Count
 from siamese_utils.system.files import locked, write_text_atomically
 
 METHODS = {
@@ -69,8 +69,7 @@ COLUMNS = ("method", "novel", "shots", "shot_set", *METRICS, "seconds")
 RECORD = "imprinting-moved"
 
 
-@dataclass(frozen=True)
-class MovedConfig:
+class MovedConfig(Config):
     """What decides this part of the study, beside the ``ImprintingConfig`` of the whole.
 
     Attributes:
@@ -80,19 +79,10 @@ class MovedConfig:
         joint: the tuning with all images of the class.
     """
 
-    classes: int = 20
-    shot_sets: int = 20
+    classes: Count = 20
+    shot_sets: Count = 20
     few: TuningConfig = field(default_factory=TuningConfig)
     joint: TuningConfig = field(default_factory=TuningConfig)
-
-    def __post_init__(self) -> None:
-        if min(self.classes, self.shot_sets) < 1:
-            raise ConfigError("The encoder is moved for a class and a set of shots or more.")
-
-
-def read_moved_config(path: str | Path) -> MovedConfig:
-    """Read a configuration; errors as ``read_config``."""
-    return config_from_yaml(MovedConfig, Path(path))
 
 
 def table_path() -> Path:

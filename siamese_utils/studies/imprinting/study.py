@@ -14,11 +14,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 import torch
-import yaml
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from scipy.stats import t as student_t
@@ -50,6 +50,7 @@ from siamese_utils.evaluation.estimates import Estimate, share_estimate
 from siamese_utils.experiments import store as results
 from siamese_utils.studies.splits import stored
 from siamese_utils.system import project, provenance
+from siamese_utils.system.config import Config, Count, Counts, Natural, Positive
 from siamese_utils.system.files import atomic_path, write_text_atomically
 from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.loop import train
@@ -58,8 +59,7 @@ from siamese_utils.training.recipes import DEFAULT_RECIPE, recipe
 # --- configuration --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class BaseConfig:
+class BaseConfig(Config):
     """The network that is there before a class is added.
 
     Attributes:
@@ -71,10 +71,13 @@ class BaseConfig:
     """
 
     split: str = "40-60"
-    draw: int = 0
-    seed: int = 0
+    draw: Natural = 0
+    seed: Natural = 0
     recipe: str = DEFAULT_RECIPE
     changes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.training  # noqa: B018 - a wrong change is reported now, not after an hour
 
     @property
     def training(self) -> TrainConfig:
@@ -93,8 +96,7 @@ class BaseConfig:
         return TrainConfig.from_json({**plain, **changes})
 
 
-@dataclass(frozen=True)
-class ImprintingConfig:
+class ImprintingConfig(Config):
     """Everything that decides the study, apart from the data.
 
     Attributes:
@@ -110,65 +112,14 @@ class ImprintingConfig:
     """
 
     base: BaseConfig = field(default_factory=BaseConfig)
-    shots: tuple[int, ...] = (1, 5, 10, 20)
-    shot_sets: int = 20
-    novel_classes: int = 60
-    at_once: tuple[int, ...] = (1, 10, 60)
-    scale: float = 16.0
-    shrinkage: float = 0.3
-    budget: float = 0.5
+    shots: Counts = (1, 5, 10, 20)
+    shot_sets: Count = 20
+    novel_classes: Count = 60
+    at_once: Counts = (1, 10, 60)
+    scale: Positive = 16.0
+    shrinkage: Positive = 0.3
+    budget: Annotated[float, Field(ge=0, lt=100)] = 0.5
     fine_tuning: FineTuneConfig = field(default_factory=FineTuneConfig)
-
-    def __post_init__(self) -> None:
-        counts = (*self.shots, *self.at_once, self.shot_sets, self.novel_classes)
-        if not self.shots or not self.at_once or any(isinstance(n, bool) or int(n) != n or n < 1 for n in counts):
-            raise ConfigError("Shots, shot sets and numbers of classes are whole numbers from 1 up, one at least.")
-        if not (0 < self.scale < math.inf and 0 < self.shrinkage < math.inf and 0 <= self.budget < 100):
-            raise ConfigError("Scale and shrinkage must be positive, and the budget lies in [0, 100) points.")
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data that YAML and JSON can hold."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
-
-
-def read_config(path: str | Path) -> ImprintingConfig:
-    """Read a configuration.
-
-    Raises:
-        ConfigError: the file is missing, no YAML, or has a key or value that is not known.
-    """
-    config = config_from_yaml(ImprintingConfig, Path(path))
-    config.base.training  # noqa: B018 - a wrong change is reported now, not after an hour
-    return config
-
-
-def config_from_yaml(kind: type, path: Path) -> Any:
-    """A configuration dataclass from a YAML file; errors as ``read_config``."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path} cannot be read as YAML ({reason}); see imprinting.yaml.") from error
-    return _build(kind, content, path.name)
-
-
-def _build(kind: type, content: Any, where: str) -> Any:
-    """A configuration dataclass from plain data; nested ones, and lists as tuples, along with it."""
-    if not isinstance(content, Mapping):
-        raise ConfigError(f"{where} must hold keys with values, not {content!r}.")
-    known = {f.name: f for f in dataclasses.fields(kind)}
-    if strange := [str(key) for key in content if key not in known]:
-        raise ConfigError(f"{where} has a key {strange[0]!r} that is not known; choose from {', '.join(known)}.")
-    values = {}
-    for key, value in content.items():
-        default = known[key].default_factory
-        if dataclasses.is_dataclass(default):
-            value = _build(default, value, f"{where}, {key},")
-        values[key] = tuple(value) if isinstance(value, list) else value
-    try:
-        return kind(**values)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{where} has a value that does not fit ({error}).") from error
 
 
 # --- the base network -----------------------------------------------------------------------------
@@ -586,7 +537,7 @@ def reevaluate_imprinting(
         ResultsError: no configuration is stored beside the results.
         ConfigError: the stored configuration is damaged.
     """
-    config = _build(ImprintingConfig, results.load_json("imprinting").get("config"), "results/runs/imprinting.json")
+    config = ImprintingConfig.from_json(results.load_json("imprinting").get("config"))
     return _measure_all(load_encoder(checkpoint), config, train_set, test_set, None, progress).tables
 
 

@@ -11,9 +11,11 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
@@ -21,10 +23,10 @@ from siamese_utils.data.pixels import to_float
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.encoders.imprinting import Whitening, imprinted
 from siamese_utils.errors import ConfigError, SamplingError, ShapeError
+from siamese_utils.system.config import Config, Count, Natural, NotNegative, Positive, Share
 
 
-@dataclass(frozen=True)
-class TuningConfig:
+class TuningConfig(Config):
     """How the last stage and the classifier are tuned together.
 
     Attributes:
@@ -39,21 +41,15 @@ class TuningConfig:
         seed: seeds the draws.
     """
 
-    steps: int = 30
-    rate: float = 1e-4
-    weight_rate: float = 0.003
-    batch: int = 80
-    views: int = 32
-    frozen_share: float = 0.0
-    adapt: float = 0.0
-    largest_weight: float = 10.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if min(self.steps, self.batch, self.views) < 1 or self.rate < 0 or not 0 < self.weight_rate < math.inf:
-            raise ConfigError("Tuning needs a step, an image and a view or more, and rates that are not negative.")
-        if not 0 <= self.frozen_share <= 1 or self.adapt < 0 or self.largest_weight < 1:
-            raise ConfigError("Tuning: frozen_share lies in [0, 1], adapt is 0 or more, largest_weight 1 or more.")
+    steps: Count = 30
+    rate: NotNegative = 1e-4
+    weight_rate: Positive = 0.003
+    batch: Count = 80
+    views: Count = 32
+    frozen_share: Share = 0.0
+    adapt: NotNegative = 0.0
+    largest_weight: Annotated[float, Field(ge=1)] = 10.0
+    seed: Natural = 0
 
 
 def split_stages(encoder: Encoder) -> tuple[nn.Sequential, nn.Sequential]:

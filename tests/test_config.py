@@ -1,0 +1,384 @@
+"""Configurations: every rule at a field holds and is told in one sentence, and JSON and YAML give back equals."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from siamese_utils.encoders.checkpoints import checkpoint_info
+from siamese_utils.encoders.imprinting import FineTuneConfig
+from siamese_utils.errors import ConfigError, SiameseError, UnknownNameError
+from siamese_utils.studies.faces.koch import KochConfig
+from siamese_utils.studies.faces.study import EMBEDDING, FaceConfig
+from siamese_utils.studies.imprinting.moved import MovedConfig
+from siamese_utils.studies.imprinting.study import BaseConfig, ImprintingConfig
+from siamese_utils.studies.imprinting.tuning import TuningConfig
+from siamese_utils.system.config import Config
+from siamese_utils.training.augment import AugmentConfig
+from siamese_utils.training.config import TrainConfig
+from siamese_utils.training.losses import OBJECTIVES, Term
+from siamese_utils.training.optimizers import OPTIMIZERS
+from siamese_utils.training.recipes import RECIPES
+
+RESULTS = Path(__file__).parents[1] / "results"
+TINY = TrainConfig("tiny", (Term("proxy"), Term("triplet", weight=0.5)), resolutions=((0.0, 16), (0.5, 32)))
+EXAMPLES: list[Config] = [
+    TINY,
+    Term("triplet"),
+    AugmentConfig(),
+    KochConfig(),
+    EMBEDDING,
+    BaseConfig(changes={"epochs": 2, "augment": {"cutout": 8}}),
+    ImprintingConfig(),
+    MovedConfig(),
+    TuningConfig(),
+    FineTuneConfig(),
+    *RECIPES.values(),
+]
+
+# ------------------------------------------------------------------------------------------- wrong values
+
+NAN, INF = math.nan, math.inf
+WRONG: list[tuple[Config, dict[str, list[Any]]]] = [
+    (TINY, {
+        "recipe": [None, 3],
+        "terms": [None, 7, [Term("proxy")], ("proxy",), ({"objective": "proxy"},)],
+        "encoder": [None],
+        "embedding_dim": [0, 8.0, "8"],
+        "head_width": [-1],
+        "epochs": [0, 1.5, 3.0, True, "three", np.float64(3), None],
+        "least_images": [-1],
+        "most_images": [-1, 3],  # less than a batch
+        "batch_size": [3, 8.0],
+        "images_per_class": [1],
+        "learning_rate": [0.0, -1e-3, NAN, INF, "fast", True],
+        "muon_rate": [0.0],
+        "weight_decay": [-0.1, INF],
+        "warmup": [1.0, -0.1],
+        "clip_norm": [0.0],
+        "average_decay": [1.0, -0.1],
+        "resolutions": [((0.0, 0),), ((0.5, 32), (0.0, 24)), ((1.5, 32),), ((0.0,),), ((0.0, 16), (0.0, 24)), None],
+        "augment": [None, {"translate": 1}],
+        "turned_classes": ["no", 1],
+        "held_out_images": [-1],
+        "validation_classes": [-1, 1],
+        "patience": [-1],
+        "min_delta": [-0.1],
+        "compile": [0],
+        "seed": [-1, 1.0],
+    }),
+    (Term("triplet"), {
+        "weight": [0.0, -1.0, NAN, INF, None],
+        "begin": [-0.1, 1.0, NAN],
+        "end": [1.1, 0.0],
+        "margin": [0.0, NAN, "0.2"],
+        "temperature": [-1.0, INF, True],
+        "scale": [0.0, NAN],
+        "smoothing": [1.0, -0.1],
+    }),
+    (AugmentConfig(), {
+        "translate": [-1, 1.0],
+        "cutout": [-1],
+        "smallest_crop": [0.0, -0.5, 1.5],
+        **{name: [-0.1, 1.0, NAN] for name in ("brightness", "contrast", "saturation", "zoom")},
+        "rotate": [-1, 181, NAN],
+        "shear": [2.0, -0.1],
+        "elastic": [-1.0, INF, NAN],
+    }),
+    (KochConfig(), {
+        "side": [64],
+        "channels": [(1, 2, 3), (0, 2, 3, 4), (1, 2, 3, 4, 5), [1, 2, 3, 4]],
+        "features": [0],
+        "epochs": [0, 2.5],
+        "batch_size": [1],
+        "patience": [-1],
+        "min_delta": [-1.0],
+        "learning_rate": [0.0],
+        "dropout": [1.0],
+        "pixel_scale": [0.0],
+        "conv_penalty": [-1.0],
+        "dense_penalty": [-1.0],
+    }),
+    (EMBEDDING, {"judged_crops": [(), (0,)], "least": [1], "crop": [0], "train": [None]}),
+    (ImprintingConfig(), {
+        "shots": [(0,), (), (1.5,), 5],
+        "at_once": [(1.5,), ()],
+        "shot_sets": [0],
+        "novel_classes": [0],
+        "scale": [0, INF],
+        "shrinkage": [0],
+        "budget": [-1, 100],
+        "base": [None],
+        "fine_tuning": [{}],
+    }),
+    (MovedConfig(), {"classes": [0], "shot_sets": [0], "few": [None]}),
+    (TuningConfig(), {
+        "steps": [0],
+        "views": [0],
+        "batch": [0],
+        "rate": [-1.0],
+        "weight_rate": [0.0],
+        "frozen_share": [1.5],
+        "adapt": [-0.1],
+        "largest_weight": [0.5],
+    }),
+    (FineTuneConfig(), {
+        "steps": [0],
+        "per_class": [0],
+        "rate": [0.0, "fast"],
+        "frozen_share": [1.1],
+        "adapt": [-1],
+        "largest_weight": [0.5],
+        "anchor": [-1.0],
+    }),
+]
+CASES = [(config, name, value) for config, rules in WRONG for name, values in rules.items() for value in values]
+
+
+@pytest.mark.parametrize(
+    "config, name, value", CASES, ids=[f"{type(config).__name__}-{name}={value}" for config, name, value in CASES]
+)
+def test_a_wrong_value_is_refused_in_one_sentence_that_names_class_and_field(
+    config: Config, name: str, value: object
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{type(config).__name__}: .*{name}.*\\.$") as error:
+        dataclasses.replace(config, **{name: value})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "config, name, value, near",
+    [
+        (TINY, "optimizer", "adam", "adamw"),
+        (TINY, "precision", "half", "bfloat16"),
+        (TINY, "pretrained", "cifar10-resnet", "cifar10-resnet20"),
+        (Term("contrastive"), "distance", "cosin", "cosine"),
+        (Term("triplet"), "mining", "semihard", "semi_hard"),
+        (KochConfig(), "framing", "foto", "photo"),
+        (BaseConfig(), "recipe", "smok", "smoke"),
+    ],
+)
+def test_a_name_that_no_registry_knows(config: Config, name: str, value: str, near: str) -> None:
+    with pytest.raises(UnknownNameError, match=near):
+        dataclasses.replace(config, **{name: value})
+    with pytest.raises(UnknownNameError, match=near):
+        type(config).from_json({**config.to_json(), name: value})
+
+
+@pytest.mark.parametrize(
+    "make, says",
+    [
+        (lambda: KochConfig(epochs=2.5), "KochConfig: epochs must be a whole number, not 2.5."),
+        (lambda: KochConfig(0), "KochConfig: side must be greater than or equal to 65, not 0."),
+        (lambda: Term("proxy", begin=0.6, end=0.4), "Term: begin < end must hold of proxy, not 0.6 and 0.4."),
+        (lambda: TrainConfig("x"), "TrainConfig: terms is missing; give it a value."),
+        (lambda: MovedConfig(shots=3), "MovedConfig: shots is not known; choose from classes, shot_sets, few, joint."),
+        (lambda: TrainConfig("x", ("proxy",)), "TrainConfig: terms[0] must be an instance of Term, not 'proxy'."),
+        (lambda: TrainConfig.from_json({**TINY.to_json(), "resolutions": [[0.0, 16], [0.5]]}),
+         "TrainConfig: resolutions[1][1] is missing; give it a value."),
+        (lambda: TrainConfig.from_json({**TINY.to_json(), "terms": [{"objective": "proxy", "weight": -1}]}),
+         "TrainConfig: terms[0].weight must be greater than 0, not -1."),
+        (lambda: TrainConfig.from_json({**TINY.to_json(), "terms": [{"objective": "proxy", "wait": 1}]}),
+         "TrainConfig: terms[0].wait is not known; choose from objective, weight, "),
+        (lambda: MovedConfig.from_json({"few": {"stepps": 3}}),
+         "MovedConfig: few.stepps is not known; choose from steps, "),
+        (lambda: AugmentConfig.from_json([]), "AugmentConfig must be keys with values, not []."),
+    ],
+)  # fmt: skip
+def test_sentences(make: Any, says: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        make()
+    assert str(error.value).startswith(says)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        None,
+        [],
+        {},
+        "text",
+        {"recipe": "x"},
+        {"recipe": object()},
+        {**TINY.to_json(), "colour": "blue"},
+        {**TINY.to_json(), "epochs": "three"},
+        {**TINY.to_json(), "epochs": 0},
+        {**TINY.to_json(), "learning_rate": NAN},
+        {**TINY.to_json(), "terms": [{"objective": "proxy", "weight": -1}]},
+        {**TINY.to_json(), "terms": [{"weight": 1}]},
+        {**TINY.to_json(), "terms": 7},
+        {**TINY.to_json(), "augment": None},
+        {**TINY.to_json(), "augment": {"translate": -1}},
+        {**TINY.to_json(), "resolutions": [[0.0]]},
+        {**TINY.to_json(), "most_images": 3},
+        {key: value for key, value in TINY.to_json().items() if key != "terms"},
+    ],
+)
+def test_foreign_data_are_refused(data: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^(TrainConfig|Term|AugmentConfig)\b") as error:
+        TrainConfig.from_json(data)
+    assert "\n" not in str(error.value)
+
+
+# --------------------------------------------------------------------------------- equal, and equal again
+
+shares = st.floats(0, 1, exclude_max=True)
+augments = st.builds(
+    AugmentConfig,
+    translate=st.integers(0, 8),
+    flip=st.booleans(),
+    cutout=st.integers(0, 16),
+    brightness=st.floats(0, 0.99),
+    contrast=st.floats(0, 0.99),
+    rotate=st.integers(0, 180),
+)
+terms = st.builds(
+    Term,
+    objective=st.sampled_from(list(OBJECTIVES)),
+    weight=st.floats(0.01, 10),
+    end=st.floats(0.01, 1),
+    distance=st.sampled_from(["cosine", "euclidean"]),
+    mining=st.sampled_from(["random", "batch_all", "batch_hard", "semi_hard"]),
+    margin=st.none() | st.floats(0.01, 2),
+    temperature=st.none() | st.floats(0.01, 2),
+)
+configs = st.builds(
+    TrainConfig,
+    recipe=st.text(max_size=10),
+    terms=st.lists(terms, max_size=3).map(tuple),
+    encoder=st.sampled_from(["conv3", "resnet20"]),
+    embedding_dim=st.none() | st.integers(1, 512),
+    pretrained=st.sampled_from(["", "cifar10-resnet20"]),
+    epochs=st.integers(1, 100),
+    learning_rate=st.floats(1e-6, 1),
+    warmup=st.floats(0, 0.99),
+    resolutions=st.lists(st.tuples(shares, st.integers(8, 64)), max_size=3, unique_by=lambda r: r[0])
+    .map(sorted)
+    .map(tuple),
+    augment=augments,
+    head_width=st.integers(0, 512),
+    least_images=st.integers(0, 10**5),
+    most_images=st.just(0) | st.integers(10**5, 10**6),
+    optimizer=st.sampled_from(OPTIMIZERS),
+    precision=st.sampled_from(["auto", "float32", "bfloat16"]),
+    average_decay=st.floats(0, 0.99),
+    seed=st.integers(0, 2**31),
+)
+
+
+@settings(max_examples=40)
+@given(configs | st.sampled_from(EXAMPLES))
+def test_a_configuration_survives_json_yaml_pickle_and_replacement(config: Config) -> None:
+    kind = type(config)
+    again = [
+        kind.from_json(json.loads(json.dumps(config.to_json()))),
+        kind.from_json(yaml.safe_load(yaml.safe_dump(config.to_json(), sort_keys=False))),
+        pickle.loads(pickle.dumps(config)),
+        dataclasses.replace(config),
+    ]
+    assert all(each == config and type(each) is kind and repr(each) == repr(config) for each in again)
+    assert all(json.dumps(each.to_json()) == json.dumps(config.to_json()) for each in again)
+    if not isinstance(config, (BaseConfig, ImprintingConfig)):  # they hold a mapping
+        assert len({config, *again}) == 1
+
+
+def test_a_configuration_is_frozen_and_differs_by_any_field() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        TINY.epochs = 3  # type: ignore[misc]
+    assert dataclasses.replace(TINY, seed=1) != TINY
+    assert dataclasses.replace(TINY, terms=(Term("proxy"),)) != TINY
+
+
+def test_whole_numbers_do_for_numbers() -> None:
+    assert Term("proxy", weight=1, margin=2) == Term("proxy", weight=1.0, margin=2.0)
+    assert FineTuneConfig.from_json({"rate": 1, "adapt": 0}) == FineTuneConfig(rate=1.0, adapt=0.0)
+
+
+def test_fields_that_are_younger_than_stored_runs_are_left_out_where_they_say_nothing() -> None:
+    names = {"pretrained": "cifar10-resnet20", "precision": "float32"}
+    assert not names.keys() & TINY.to_json().keys()
+    for name, value in names.items():
+        config = dataclasses.replace(TINY, **{name: value})
+        assert config.to_json() == {**TINY.to_json(), name: value}
+        inner = dataclasses.replace(EMBEDDING, train=config)
+        assert inner.to_json()["train"] == config.to_json() and FaceConfig.from_json(inner.to_json()) == inner
+    assert "precision" not in EMBEDDING.to_json()["train"]
+
+
+def stored_configurations() -> list[tuple[str, dict[str, Any]]]:
+    """What every record and checkpoint says of its configuration."""
+    found = [(path.name, json.loads(path.read_text()).get("config")) for path in sorted(RESULTS.glob("*/**/*.json"))]
+    for path in sorted((RESULTS / "checkpoints").glob("*.safetensors")):
+        if path.stem != "imprinting-classifier":  # no encoder
+            found.append((path.name, checkpoint_info(path).get("config")))
+    return [(name, config) for name, config in found if config and "weights" not in config]
+
+
+def test_every_stored_configuration_reads_back() -> None:
+    found = stored_configurations()
+    assert len(found) > 300
+    kinds = {"terms": TrainConfig, "channels": KochConfig, "judged_crops": FaceConfig, "shots": ImprintingConfig}
+    for name, stored in found:
+        kind = next(kind for field, kind in kinds.items() if field in stored)
+        read = kind.from_json(stored)
+        assert kind.from_json(read.to_json()) == read, name
+        # Fields may be younger than the record, then they have their defaults; nothing that is stored is changed.
+        own = {**read.to_json()}
+        assert {key: own[key] for key in stored if key not in ("train", "augment", "terms")} == {
+            key: value for key, value in stored.items() if key not in ("train", "augment", "terms")
+        }, name
+
+
+# --------------------------------------------------------------------------------------------------- YAML
+
+
+def test_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "some.yaml"
+    path.write_text("classes: 3\nfew: {steps: 7, rate: 1}\n")
+    assert MovedConfig.from_yaml(path) == MovedConfig(3, few=TuningConfig(7, rate=1.0))
+    path.write_text("")
+    assert MovedConfig.from_yaml(str(path)) == MovedConfig()
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("shots: [0]", "shots[0] must be greater than or equal to 1, not 0"),
+        ("shots: []", "shots does not fit: tuple should have at least 1 item"),
+        ("at_once: [1.5]", "at_once[0] must be a whole number, not 1.5"),
+        ("budget: -1", "budget must be greater than or equal to 0"),
+        ("scale: 0", "scale must be greater than 0"),
+        ("budgets: 1", "budgets is not known; choose from base, shots"),
+        ("base: {splitt: 40-60}", "base.splitt is not known; choose from split, draw"),
+        ("base: 40-60", "base must be keys with values"),
+        ("base: {changes: {epoch: 3}}", "TrainConfig: epoch is not known"),
+        ("base: {changes: {epochs: 0}}", "TrainConfig: epochs must be greater than or equal to 1"),
+        ("base: {changes: {seed: 1}}", "stands beside"),
+        ("base: {recipe: none}", "recipe"),
+        ("fine_tuning: {rate: 0}", "fine_tuning.rate must be greater than 0"),
+        ("fine_tuning: {rate: fast}", "fine_tuning.rate must be a number, not 'fast'"),
+        ("shots: 2026-01-01", "plain data"),
+        ("- a list", "must be keys with values"),
+        ("a: [", "cannot be read as YAML"),
+        ("!!python/object/apply:os.system ['true']", "cannot be read as YAML"),
+        (None, "cannot be read as YAML"),
+    ],
+)
+def test_a_wrong_file_is_refused_and_named(tmp_path: Path, text: str | None, says: str) -> None:
+    path = tmp_path / "wrong.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(SiameseError) as error:
+        ImprintingConfig.from_yaml(path)
+    assert says in str(error.value) and "\n" not in str(error.value)
+    assert isinstance(error.value, UnknownNameError) or "wrong.yaml" in str(error.value)
