@@ -6,7 +6,7 @@ import torch
 
 from siamese_utils.errors import UnknownNameError
 from siamese_utils.studies.objectives import demonstrations
-from siamese_utils.training.losses import TripletObjective
+from siamese_utils.training.losses import Term
 
 
 def test_toy_classes_part() -> None:
@@ -49,7 +49,7 @@ def test_batch_hard_triplets_collapse_and_semi_hard_ones_do_not() -> None:
     labels = torch.arange(16).repeat_interleave(8)
     pattern = rng.normal(0, 12, (16, 16, 16, 3))[labels.numpy()]
     images = torch.from_numpy(np.clip(128 + pattern + rng.normal(0, 50, (128, 16, 16, 3)), 0, 255).astype(np.uint8))
-    objectives = {name: TripletObjective(mining=name) for name in ("batch_hard", "semi_hard")}
+    objectives = {name: Term("triplet", mining=name) for name in ("batch_hard", "semi_hard")}
     traces = demonstrations.collapse_traces(images, labels, objectives, steps=40)
     assert len(traces) == 80 and (traces.margin == 0.2).all()
     hard, semi = (traces[traces.objective == name] for name in objectives)

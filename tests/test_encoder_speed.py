@@ -86,16 +86,16 @@ def test_steps_are_real_and_slower_at_larger_sides() -> None:
     small, large = table.images_per_second
     assert small > large > 0
     step = encoder_speed._Steps("conv3", 16, QUICK)
-    before = [parameter.clone() for parameter in step.encoder.parameters()]
+    before = [parameter.clone() for parameter in step.learner.encoder.parameters()]
     assert step.seconds() > 0
-    assert any(not torch.equal(a, b) for a, b in zip(before, step.encoder.parameters(), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(before, step.learner.encoder.parameters(), strict=True))
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bfloat16", torch.bfloat16), ("float32", torch.float32)])
 def test_steps_multiply_in_the_precision_of_a_training(precision: str, dtype: torch.dtype) -> None:
     step = encoder_speed._Steps("conv3", 16, dataclasses.replace(QUICK, precision=precision))
     made: list[torch.dtype] = []
-    convolution = next(m for m in step.encoder.modules() if isinstance(m, torch.nn.Conv2d))
+    convolution = next(m for m in step.learner.encoder.modules() if isinstance(m, torch.nn.Conv2d))
     convolution.register_forward_hook(lambda *given: made.append(given[-1].dtype))
     step.seconds()
     assert made == [dtype]

@@ -253,13 +253,6 @@ def test_freed_memory_is_kept_while_it_trains(
     assert memory._users == 0 and users == [int(memory._allocator() is not None)]
 
 
-def test_stopping_early_counts_epochs_without_gain() -> None:
-    def since(*losses: float) -> int:
-        return koch._epochs_without_gain([{"validation_loss": loss} for loss in losses], 0.1)
-
-    assert [since(), since(3), since(3, 2.95), since(3, 2.95, 2.91), since(3, 2.95, 2.8)] == [0, 0, 1, 2, 0]
-
-
 def test_early_stop_ends_the_run(some: tuple[torch.Tensor, Pairs]) -> None:
     stopped = quick(dataclasses.replace(SMALL, epochs=9, patience=2, min_delta=50.0), some)
     assert len(stopped.history) == 3  # the first epoch is better than none

@@ -36,7 +36,7 @@ from siamese_utils.studies.faces import study as face_study
 from siamese_utils.studies.splits import study as sweep
 from siamese_utils.studies.splits.study import judge_checkpoint, train_run
 from siamese_utils.training import loop as training
-from siamese_utils.training import recipes
+from siamese_utils.training import recipes, task
 from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.loop import TrainResult
 
@@ -111,25 +111,25 @@ def test_training_that_learns_another_split_than_it_is_judged_on(
 
 
 def test_image_of_an_unseen_class_in_training(small_set: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = training.hold_out_images
+    real = task.hold_out_images
 
     def leaky(labels: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
         used, held_out = real(labels, *rest)
         return torch.cat([used, (labels == 3).nonzero().flatten()[:1]]), held_out
 
-    monkeypatch.setattr(training, "hold_out_images", leaky)
+    monkeypatch.setattr(task, "hold_out_images", leaky)
     with pytest.raises(SplitError, match="An image of class 3, which is not to be learned"):
         test_training.run(test_training.TINY, small_set)
 
 
 def test_held_out_images_in_training(small_set: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = training.hold_out_images
+    real = task.hold_out_images
 
     def leaky(*given: Any) -> tuple[torch.Tensor, torch.Tensor]:
         used, held_out = real(*given)
         return torch.cat([used, held_out]), held_out
 
-    monkeypatch.setattr(training, "hold_out_images", leaky)
+    monkeypatch.setattr(task, "hold_out_images", leaky)
     leaked = test_training.run(test_training.TINY, small_set)
     with caught():
         test_training.test_held_out_images_are_never_touched(small_set, leaked)

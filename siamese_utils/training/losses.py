@@ -178,12 +178,22 @@ MINERS: dict[str, Callable[[torch.Tensor, torch.Tensor], Triplets]] = {
 # --------------------------------------------------------------------------------------- objectives
 
 
-class TripletObjective(nn.Module):
-    r"""Triplet loss with mining inside the batch.
+def triplet_loss(triplets: Triplets, margin: float = 0.2, temperature: float | None = None) -> torch.Tensor:
+    r"""Triplet loss of the chosen triplets, a scalar.
 
     With a hinge, :math:`[d(a,p) - d(a,n) + m]_+`, averaged over the triplets that violate the margin m, so
     that the many easy ones do not dilute the few that teach (Hermans et al., 2017, section 2). With
-    ``temperature`` set, the soft margin :math:`\log(1 + e^{(d(a,p) - d(a,n)) / T})` over all mined triplets.
+    ``temperature`` set, the soft margin :math:`\log(1 + e^{(d(a,p) - d(a,n)) / T})` over all of them.
+    """
+    gap, chosen = triplets.to_positive - triplets.to_negative, triplets.chosen.float()
+    if temperature is None:
+        violation = F.relu(gap + margin) * chosen
+        return violation.sum() / (violation > 0).sum().clamp(min=1)
+    return (F.softplus(gap / temperature) * chosen).sum() / chosen.sum().clamp(min=1)
+
+
+class TripletObjective(nn.Module):
+    """``triplet_loss`` with mining inside the batch.
 
     Args:
         distance: ``"cosine"`` or ``"euclidean"``.
@@ -224,22 +234,19 @@ class TripletObjective(nn.Module):
         _pair_masks(labels)  # one clear error for a batch that holds no triplet
         distance = self.distance(z)
         mined = self.mine(distance, labels)
-        gap, chosen = mined.to_positive - mined.to_negative, mined.chosen.float()
+        loss = triplet_loss(mined, self.margin, self.temperature)
+        return ObjectiveOutput(loss, {"triplet_loss": loss.detach(), **self._stats(mined)})
+
+    @torch.no_grad()
+    def _stats(self, mined: Triplets) -> dict[str, torch.Tensor]:
+        violated = mined.to_positive - mined.to_negative + (self.margin if self.temperature is None else 0) > 0
+        chosen = mined.chosen.float()
         count = chosen.sum().clamp(min=1)
-        if self.temperature is None:
-            violation = F.relu(gap + self.margin) * chosen
-            active = (violation > 0).float()
-            loss = violation.sum() / active.sum().clamp(min=1)
-        else:
-            active = (gap > 0).float() * chosen
-            loss = (F.softplus(gap / self.temperature) * chosen).sum() / count
-        stats = {
-            "triplet_loss": loss.detach(),
-            "active_share": (active.sum() / count).detach(),
-            "distance_positive": ((mined.to_positive * chosen).sum() / count).detach(),
-            "distance_negative": ((mined.to_negative * chosen).sum() / count).detach(),
+        return {
+            "active_share": (violated & mined.chosen).sum() / count,
+            "distance_positive": (mined.to_positive * chosen).sum() / count,
+            "distance_negative": (mined.to_negative * chosen).sum() / count,
         }
-        return ObjectiveOutput(loss, stats)
 
 
 class ProxyObjective(nn.Module):

@@ -21,10 +21,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -37,12 +37,12 @@ from tqdm.auto import tqdm
 
 from siamese_utils.data.faces import FRAMINGS
 from siamese_utils.data.sampling import Pairs, named_rng
-from siamese_utils.errors import CheckpointError, SamplingError, ShapeError, TrainingError
+from siamese_utils.errors import SamplingError, ShapeError, TrainingError
 from siamese_utils.studies.faces.fourier import FourierConv2d
 from siamese_utils.system.config import Config, Count, Natural, NotNegative, Positive, ShareBelowOne, one_of
 from siamese_utils.system.devices import pick_device
-from siamese_utils.system.files import atomic_path, is_whole_archive, reason
 from siamese_utils.system.memory import freed_memory_kept
+from siamese_utils.training.state import load_state, save_state, since_best
 
 KERNELS = (10, 7, 4, 4)
 SMALLEST_SIDE = 65  # pixels, of which one position is left after the last convolution
@@ -263,7 +263,7 @@ def train_koch(
         images: uint8 (N, side, side), grey.
         pairs: of them, to learn from.
         validation_images, validation_pairs: to stop early by.
-        run_dir: folder for the state after each epoch (half a gigabyte); ``None`` keeps nothing.
+        run_dir: folder for the state after each epoch (half a gigabyte) and ``history.csv``; ``None`` keeps nothing.
         device: see ``train``.
         progress: show a progress bar.
         stop_after: stop after so many epochs of this call, as a kill would.
@@ -287,12 +287,18 @@ def train_koch(
         torch.manual_seed(config.seed)
         network = KochNetwork(config).to(where, memory_format=torch.channels_last)
         optimizer = make_optimizer(network, config)
-        history = _restore(run_dir, config, network, optimizer)
+
+        def put_back(state: Mapping[str, Any]) -> None:
+            network.load_state_dict(state["network"])
+            optimizer.load_state_dict(state["optimizer"])
+
+        belongs_to = {"config": json.dumps(config.to_json())}
+        history = load_state(run_dir, belongs_to, put_back)
         begun, images = len(history), images.to(where)
         bar = tqdm(total=config.epochs, initial=begun, unit="epoch", desc="faces, pairs", disable=not progress)
         with bar, freed_memory_kept():
             for epoch in range(begun, config.epochs):
-                if _epochs_without_gain(history, config.min_delta) >= config.patience > 0:
+                if since_best((-row["validation_loss"] for row in history), config.min_delta) >= config.patience > 0:
                     break
                 if stop_after is not None and epoch - begun >= stop_after:
                     raise TrainingError(f"Stopped after {stop_after} epochs as asked; start again to go on.")
@@ -306,17 +312,9 @@ def train_koch(
                 history.append(row)
                 bar.update()
                 bar.set_postfix(loss=f"{row['loss']:.3f}", validation=f"{row['validation_accuracy']:.1f}%")
-                _keep(run_dir, config, network, optimizer, history)
+                state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
+                save_state(run_dir, belongs_to, state, history)
     return KochResult(network.cpu().eval(), config, pd.DataFrame(history), sum(row["seconds"] for row in history))
-
-
-def _epochs_without_gain(history: list[dict[str, float]], min_delta: float) -> int:
-    """Epochs since the validation loss last fell by more than ``min_delta`` below its best."""
-    best, since = math.inf, 0
-    for row in history:
-        loss = row["validation_loss"]
-        best, since = (loss, 0) if loss < best - min_delta else (best, since + 1)
-    return since
 
 
 def _batches(pairs: Pairs, size: int, order: NDArray[np.int64]) -> Iterator[Pairs]:
@@ -382,53 +380,3 @@ def pair_logits(network: KochNetwork, images: torch.Tensor, pairs: Pairs, batch_
         return network.output(distance).squeeze(1).float().cpu()
     finally:
         network.train(was_training)
-
-
-def _state_path(run_dir: str | Path) -> Path:
-    return Path(run_dir) / "state.pt"
-
-
-def _restore(
-    run_dir: str | Path | None, config: KochConfig, network: KochNetwork, optimizer: torch.optim.Optimizer
-) -> list[dict[str, float]]:
-    """Put back what an interrupted run left, and return its history."""
-    if run_dir is None or not (path := _state_path(run_dir)).exists():
-        return []
-    try:
-        if not is_whole_archive(path):
-            raise ValueError("a checksum is wrong")
-        state = torch.load(path, map_location=network.output.weight.device, weights_only=True)
-        same = json.loads(state["config"]) == config.to_json()
-        if same:
-            network.load_state_dict(state["network"])
-            optimizer.load_state_dict(state["optimizer"])
-            history = json.loads(state["history"])
-    except Exception as error:  # torch.load raises many types for a damaged file
-        raise CheckpointError(f"The training state {path} is damaged; delete it to start again.") from error
-    if not same:
-        raise CheckpointError(f"{path} belongs to another configuration; delete it or choose another run folder.")
-    return history
-
-
-def _keep(
-    run_dir: str | Path | None,
-    config: KochConfig,
-    network: KochNetwork,
-    optimizer: torch.optim.Optimizer,
-    history: list[dict[str, float]],
-) -> None:
-    if run_dir is None:
-        return
-    state = {
-        "config": json.dumps(config.to_json()),
-        "network": network.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "history": json.dumps(history),
-    }
-    try:
-        with atomic_path(_state_path(run_dir)) as temporary:
-            torch.save(state, temporary)
-    except (OSError, RuntimeError) as error:
-        raise CheckpointError(
-            f"Cannot write to the run folder {run_dir} ({reason(error)}); make room there."
-        ) from error

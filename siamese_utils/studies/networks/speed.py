@@ -7,6 +7,7 @@ time of one thread, which other programs hardly touch.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import statistics
 import time
@@ -17,20 +18,16 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import nn
 from tqdm.auto import tqdm
 
-from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import ConfigError, ResultsError
 from siamese_utils.experiments import store as results
 from siamese_utils.system import project
-from siamese_utils.system.devices import autocast_dtype, processor_and_precision
+from siamese_utils.system.devices import processor_and_precision
 from siamese_utils.system.files import locked, write_text_atomically
 from siamese_utils.system.provenance import git_commit
-from siamese_utils.training.augment import augment_batch
 from siamese_utils.training.config import TrainConfig
-from siamese_utils.training.losses import WeightedSum
-from siamese_utils.training.optimizers import make_optimizer
+from siamese_utils.training.loop import Learner, step
 
 SPEED_COLUMNS = (
     "encoder", "side", "images_per_second", "spread", "rounds", "threads", "processor", "torch", "date", "commit",
@@ -63,37 +60,21 @@ def _one_thread() -> Iterator[None]:
 
 
 class _Steps:
-    """Training steps of one encoder on random images of one side, as ``training.train`` makes them."""
+    """Training steps of one encoder on random images of one side."""
 
     def __init__(self, encoder: str, side: int, config: TrainConfig) -> None:
         torch.manual_seed(0)
-        self.config, self.side = config, side
-        self.lower = autocast_dtype(torch.device("cpu"), config.precision)
-        self.encoder = Encoder(encoder, config.embedding_dim).to(memory_format=torch.channels_last).train()
-        self.objective = WeightedSum(config.terms, _CLASSES, self.encoder.embedding_dim)
-        self.optimizer = make_optimizer(
-            config.optimizer, self.encoder, [self.objective], config.learning_rate, config.weight_decay,
-            config.muon_rate, self.lower,
-        )  # fmt: skip
-        self.generator = torch.Generator().manual_seed(0)
-        self.images = torch.randint(256, (config.batch_size, 32, 32, 3), generator=self.generator, dtype=torch.uint8)
+        config = dataclasses.replace(config, encoder=encoder, pretrained="", resolutions=((0.0, side),))
+        generator = torch.Generator().manual_seed(0)
+        self.images = torch.randint(256, (config.batch_size, 32, 32, 3), generator=generator, dtype=torch.uint8)
         self.labels = torch.arange(config.batch_size) % min(_CLASSES, config.batch_size // 2)
+        self.learner = Learner(config, self.images, _CLASSES)
+        self.learner.begin(seed=0)
 
     def seconds(self) -> float:
         """Processor time of one step."""
         start = time.process_time()
-        pixels = augment_batch(
-            self.images, self.config.augment, self.encoder.pixel_mean, self.encoder.pixel_std, self.generator, self.side
-        )
-        with torch.autocast("cpu", dtype=self.lower, enabled=self.lower is not None):
-            features = self.encoder(pixels)
-        output = self.objective(features.float(), self.labels, 0.5)
-        self.optimizer.zero_grad()
-        output.loss.backward()
-        parameters = [*self.encoder.parameters(), *self.objective.parameters()]
-        nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
-        self.optimizer.set_rate(0.1)
-        self.optimizer.step()
+        step(self.learner, self.images, self.labels, progress=0.5)
         return time.process_time() - start
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Mapping
 
@@ -11,10 +12,10 @@ import torch
 from sklearn.manifold import TSNE
 
 from siamese_utils.data.sampling import PKBatches
-from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import unknown
-from siamese_utils.training.augment import AugmentConfig, augment_batch
-from siamese_utils.training.losses import MINERS, TripletObjective, cosine_distance, embedding_spread
+from siamese_utils.training.config import TrainConfig
+from siamese_utils.training.loop import Learner, step
+from siamese_utils.training.losses import MINERS, Term, TripletObjective, cosine_distance, embedding_spread
 
 
 def toy_triplet_descent(
@@ -79,7 +80,7 @@ def mined_gaps(z: torch.Tensor, labels: torch.Tensor, mining: str, batches: int 
 def collapse_traces(
     images: torch.Tensor,
     labels: torch.Tensor,
-    objectives: Mapping[str, TripletObjective],
+    objectives: Mapping[str, Term],
     steps: int = 60,
     side: int = 16,
     seed: int = 0,
@@ -100,26 +101,23 @@ def collapse_traces(
     """
     sampler = PKBatches(labels, min(32, len(labels.unique())), 4, seed)
     rows = []
-    for name, objective in objectives.items():
+    for name, term in objectives.items():
+        config = dataclasses.replace(_WATCHED, terms=(term,), resolutions=((0.0, side),))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            encoder = Encoder("conv3", image_size=images.shape[1])
-            encoder.set_pixel_statistics(images)
-            encoder.to(memory_format=torch.channels_last).train()
-            optimizer = torch.optim.Adam(encoder.parameters(), lr=1e-3)
-            generator = torch.Generator().manual_seed(seed)
+            learner = Learner(config, images, len(labels.unique()))
+            learner.begin(seed)
             batches = itertools.chain.from_iterable(sampler.epoch(number) for number in itertools.count())
-            for step, positions in enumerate(itertools.islice(batches, steps)):
-                pixels = augment_batch(
-                    images[positions], AugmentConfig(), encoder.pixel_mean, encoder.pixel_std, generator, side
-                )
-                z = encoder(pixels)
-                loss = objective(z, labels[positions]).loss
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                rows.append((name, step, float(loss.detach()), objective.margin, float(embedding_spread(z.detach()))))
+            for number, positions in enumerate(itertools.islice(batches, steps)):
+                made = step(learner, images[positions], labels[positions], progress=0)
+                rows.append((name, number, made.loss, term.margin, float(embedding_spread(made.embeddings))))
     return pd.DataFrame(rows, columns=["objective", "step", "loss", "margin", "spread"])
+
+
+# Plain Adam: no decay, no schedule, and a gradient that is never clipped.
+_WATCHED = TrainConfig(
+    "watched", (), encoder="conv3", learning_rate=1e-3, weight_decay=0.0, warmup=0.0, clip_norm=1e9, precision="float32"
+)
 
 
 def flat_map(z: torch.Tensor, seed: int = 0) -> np.ndarray:

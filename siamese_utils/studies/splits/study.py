@@ -40,8 +40,9 @@ from siamese_utils.studies.splits.stored import checkpoint_path, split_sweep
 from siamese_utils.system import project, provenance
 from siamese_utils.system.files import atomic_path, locked
 from siamese_utils.training.config import TrainConfig
-from siamese_utils.training.loop import images_shown, train
+from siamese_utils.training.loop import train
 from siamese_utils.training.recipes import DEFAULT_RECIPE, recipe
+from siamese_utils.training.task import images_shown
 
 _WORKER_SECONDS = 120
 
