@@ -70,3 +70,8 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> UnknownNameError:
     near = difflib.get_close_matches(str(name), names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return UnknownNameError(f"Unknown {kind} {name!r}; known are: {', '.join(names)}.{hint}")
+
+
+def reason(error: BaseException) -> str:
+    """What another library's error says, in one line without a full stop, to be quoted within a sentence."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

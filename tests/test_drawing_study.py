@@ -41,7 +41,7 @@ from siamese_utils.studies.drawing.study import (
 from siamese_utils.training.config import TrainConfig
 
 ROOT = Path(siamese_utils.__file__).resolve().parents[1]
-HAS_OMNIGLOT = any((folder / "omniglot" / "all_runs.zip").is_file() for folder, _ in search_folders(None))
+HAS_OMNIGLOT = any((folder / "omniglot" / "all_runs.zip").is_file() for folder, _ in search_folders())
 
 
 @pytest.fixture(scope="module")
@@ -348,7 +348,7 @@ def test_notebook_starts_without_data(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(notebook, "display", shown.append)
     monkeypatch.setenv("SIAMESE_PROFILE", profile)
     monkeypatch.setenv("SIAMESE_DATA", str(tmp_path / "nothing"))
-    monkeypatch.setattr("siamese_utils.data.symbols.search_folders", lambda root: [(tmp_path, "./data")])
+    monkeypatch.setattr("siamese_utils.data.sources.search_folders", lambda root=None: [(tmp_path, "./data")])
     started = notebook.start_symbols()
     assert started.is_synthetic and started.train_set is small.characters and started.test_set is small.test_digits
     assert 'data-siamese-source="synthetic"' in shown[0].data  # type: ignore[attr-defined]

@@ -640,7 +640,7 @@ def test_notebook_starts_without_data(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("SIAMESE_PROFILE", profile)
     monkeypatch.setenv("SIAMESE_DATA", str(tmp_path / "nothing"))
     monkeypatch.setenv("SIAMESE_OFFLINE", "1")
-    monkeypatch.setattr("siamese_utils.data.faces.search_folders", lambda root: [(tmp_path, "./data")])
+    monkeypatch.setattr("siamese_utils.data.sources.search_folders", lambda root=None: [(tmp_path, "./data")])
     started, faces, lists = notebook.start_faces()
     assert started.is_synthetic and faces.is_synthetic and set(lists) == {"train", "test"}
     assert not shared_people(lists["train"], lists["test"])

@@ -85,7 +85,7 @@ def made_up_file(name: str, path: Path) -> dict[str, torch.Tensor]:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The only places that are searched: an empty data folder's ``pretrained`` and an empty cache of torch.hub."""
     monkeypatch.setenv("SIAMESE_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr("siamese_utils.encoders.pretrained.search_folders", lambda root: [(tmp_path / "data", "data")])
+    monkeypatch.setattr("siamese_utils.encoders.pretrained.search_folders", lambda: [(tmp_path / "data", "data")])
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     (tmp_path / "data" / "pretrained").mkdir(parents=True)
     return tmp_path / "data" / "pretrained"

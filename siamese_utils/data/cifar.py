@@ -1,14 +1,8 @@
-"""CIFAR-100 from any of its usual layouts, in one canonical order, as one uint8 tensor in memory.
+"""CIFAR-100 and CIFAR-10 from any of their usual layouts, in one canonical order, as one uint8 tensor in memory.
 
 A result must not depend on where the images came from, so every source ends in the same bits: the images
 are sorted by label and, within a class, by a hash of their pixels. The sorted tensor is cached for the next
-start.
-
-Where the data are looked for, in this order: the folder named by the environment variable ``SIAMESE_DATA``,
-``./data``, ``../shared/data``, then a download by torchvision. In a sub-folder of a checkout of the project
-(such as ``notebooks/``) the project's root counts as ``.`` too. Three more variables: ``SIAMESE_OFFLINE=1``
-forbids the download, ``SIAMESE_SYNTHETIC=1`` makes :func:`load_images` return the synthetic set, and
-``SIAMESE_CACHE`` names the cache folder.
+start. Where the copies are looked for says :mod:`siamese_utils.data.sources`.
 
 Data: Alex Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009,
 https://www.cs.toronto.edu/~kriz/cifar.html
@@ -16,29 +10,84 @@ https://www.cs.toronto.edu/~kriz/cifar.html
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import io
 import os
 import pickle
 import re
-import socket
-import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
+from siamese_utils.data import sources
 from siamese_utils.data.images import PARTS, ImageSet, Part, canonical_order, check_part
-from siamese_utils.data.sources import DOWNLOAD_TIMEOUT, DataSource, cache_folder, download_folder, flag, search_folders
+from siamese_utils.data.sources import checksum
 from siamese_utils.errors import DataError
-from siamese_utils.system.files import atomic_path
+
+Layout = Literal["torchvision", "parquet", "folders"]
+_SIZE = 32
+_CACHE_VERSION = 1
+
+
+# --- the two data sets ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cifar:
+    """What a whole copy of one of the data sets holds, and how its files are called.
+
+    Attributes:
+        title: its name for people.
+        name: its name in file names, and that of the sub-folder it may lie in.
+        superclasses: in the order of their numbers, each with its classes.
+        per_class: images of a class, by part.
+        checksum: of the sorted images and labels, by part.
+        folder: that of torchvision's files.
+        archive: that torchvision downloads.
+        files: torchvision's, in a fixed order.
+        columns: of the labels in Parquet files; the second, if there is one, has the superclasses.
+        remedy: what a user can do who has no copy.
+    """
+
+    title: str
+    name: str
+    superclasses: Mapping[str, tuple[str, ...]]
+    per_class: Mapping[str, int]
+    checksum: Mapping[str, str]
+    folder: str
+    archive: str
+    files: tuple[str, ...]
+    columns: tuple[str, ...]
+    remedy: str
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """A class's number is the position of its name in alphabetical order, as in torchvision."""
+        return tuple(sorted(name for classes in self.superclasses.values() for name in classes))
+
+    @cached_property
+    def superclass_of(self) -> tuple[int, ...]:
+        """For every class, the number of its superclass."""
+        of_name = {name: number for number, group in enumerate(self.superclasses.values()) for name in group}
+        return tuple(of_name[name] for name in self.classes)
+
+    @property
+    def torchvision(self) -> Any:
+        """The class that downloads and reads torchvision's files."""
+        import torchvision.datasets
+
+        return getattr(torchvision.datasets, self.title.replace("-", ""))
+
+    @property
+    def mirror(self) -> str:
+        """Where its Parquet files are published."""
+        return f"huggingface.co/datasets/uoft-cs/{self.name}"
+
 
 # The twenty superclasses in the order of their official numbers, each with its five classes.
 CIFAR100_SUPERCLASSES: dict[str, tuple[str, ...]] = {
@@ -63,33 +112,60 @@ CIFAR100_SUPERCLASSES: dict[str, tuple[str, ...]] = {
     "vehicles_1": ("bicycle", "bus", "motorcycle", "pickup_truck", "train"),
     "vehicles_2": ("lawn_mower", "rocket", "streetcar", "tank", "tractor"),
 }
-# A class's number is the position of its name in alphabetical order: 0 apple ... 99 worm.
-CIFAR100_CLASSES: tuple[str, ...] = tuple(sorted(c for five in CIFAR100_SUPERCLASSES.values() for c in five))
-CIFAR100_SUPERCLASS_OF: tuple[int, ...] = tuple(
-    next(number for number, five in enumerate(CIFAR100_SUPERCLASSES.values()) if name in five)
-    for name in CIFAR100_CLASSES
+
+_CIFAR100 = Cifar(
+    title="CIFAR-100",
+    name="cifar100",
+    superclasses=CIFAR100_SUPERCLASSES,
+    per_class={"train": 500, "test": 100},
+    checksum={"train": "baab1867e998f14ec496a7eea4590138", "test": "2b5af2b2ec63fa3789c6ceaadd8aadb8"},
+    folder="cifar-100-python",
+    archive="cifar-100-python.tar.gz",
+    files=("train", "test", "meta"),
+    columns=("fine_label", "coarse_label"),
+    remedy="name its folder in SIAMESE_DATA, or set SIAMESE_SYNTHETIC=1 to use the synthetic set",
 )
+_CIFAR10 = Cifar(
+    title="CIFAR-10",
+    name="cifar10",
+    superclasses={
+        "animals": ("bird", "cat", "deer", "dog", "frog", "horse"),
+        "vehicles": ("airplane", "automobile", "ship", "truck"),
+    },
+    per_class={"train": 5_000, "test": 1_000},
+    checksum={"train": "461941de170e774629e84cf20e514627", "test": "84731cde77f0111cd991fa43bdce1da7"},
+    folder="cifar-10-batches-py",
+    archive="cifar-10-python.tar.gz",
+    files=(*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"),
+    columns=("label",),
+    remedy="name its folder in SIAMESE_DATA",
+)
+CIFAR100_CLASSES: tuple[str, ...] = _CIFAR100.classes
+CIFAR100_SUPERCLASS_OF: tuple[int, ...] = _CIFAR100.superclass_of
+CIFAR10_CLASSES: tuple[str, ...] = _CIFAR10.classes
 
 
 @dataclass(frozen=True)
-class _Expected:
-    """What a complete CIFAR-100 holds; the tests replace it to work with small copies."""
+class DataSource:
+    """A copy found on this machine.
 
-    per_class: dict[str, int]
-    checksum: dict[str, str]  # of the sorted images and labels, see _checksum
+    Attributes:
+        layout: ``"torchvision"``, ``"parquet"`` or ``"folders"``.
+        path: the folder that holds torchvision's folder, the Parquet files, or ``train/`` and ``test/``.
+        label: the folder's name for people; the same on every machine, hence fit for a stored notebook.
+    """
+
+    layout: Layout
+    path: Path
+    label: str
+
+    def __str__(self) -> str:
+        """Say what it is and where, for example ``Parquet files in ./data/cifar100``."""
+        kinds = {"torchvision": "torchvision's files", "parquet": "Parquet files", "folders": "image folders"}
+        return f"{kinds[self.layout]} in {self.label}"
 
 
-_EXPECTED = _Expected(
-    per_class={"train": 500, "test": 100},
-    checksum={"train": "baab1867e998f14ec496a7eea4590138", "test": "2b5af2b2ec63fa3789c6ceaadd8aadb8"},
-)
-_SIZE = 32
-_MIRROR = "huggingface.co/datasets/uoft-cs/cifar100"
-_CACHE_VERSION = 1
-
-
-class MissingDataError(DataError):
-    """No source at all, as opposed to a damaged one: only then the synthetic set may stand in."""
+# --- loading --------------------------------------------------------------------------------------
 
 
 def load_cifar100(
@@ -110,23 +186,15 @@ def load_cifar100(
         DataError: no copy can be reached, or the copy is damaged or incomplete; the sentence says what to do.
         UnknownNameError: ``part`` is neither of the two.
     """
-    check_part(part)
-    source = find_cifar100(root)
-    if source is None:
-        if not download or flag("SIAMESE_OFFLINE"):
-            raise _missing(root, "downloading is switched off")
-        source = _download(root)
-    images, labels = _cached(source, part) if cache else _read_source(source, part)
-    return ImageSet(
-        images=images,
-        labels=labels,
-        class_names=CIFAR100_CLASSES,
-        superclass_names=tuple(CIFAR100_SUPERCLASSES),
-        superclass_of=CIFAR100_SUPERCLASS_OF,
-        name="cifar100",
-        part=part,
-        source=str(source),
-    )
+    return _load(_CIFAR100, part, root, download, cache)
+
+
+def load_cifar10(part: Part, *, root: Path | str | None = None, download: bool = True, cache: bool = True) -> ImageSet:
+    """Load one part of CIFAR-10, of 10 classes; all else, errors as well, as for :func:`load_cifar100`.
+
+    Its superclasses, animals and vehicles, are this project's own.
+    """
+    return _load(_CIFAR10, part, root, download, cache)
 
 
 def find_cifar100(root: Path | str | None = None) -> DataSource | None:
@@ -139,16 +207,66 @@ def find_cifar100(root: Path | str | None = None) -> DataSource | None:
     Raises:
         DataError: ``SIAMESE_DATA`` (or ``root``) names something that is not a folder.
     """
-    for folder, label in search_folders(root):
-        if folder.exists() and not folder.is_dir():
-            raise DataError(f"{folder} is not a folder; name the folder that holds the data set instead.")
-        for path, name in ((folder, label), (folder / "cifar100", f"{label}/cifar100")):
-            if (path / "cifar-100-python").exists() or (path / "cifar-100-python.tar.gz").exists():
-                return DataSource("torchvision", path, name)
-            if any(True for part in PARTS for _ in path.glob(f"{part}-*.parquet*")):
-                return DataSource("parquet", path, name)
-            if any(_class_of_folder(p.name) is not None for part in PARTS for p in _subfolders(path / part)):
-                return DataSource("folders", path, name)
+    return _find(_CIFAR100, root)
+
+
+def find_cifar10(root: Path | str | None = None) -> DataSource | None:
+    """Return the first CIFAR-10, as :func:`find_cifar100` does; its sub-folder is ``cifar10/``."""
+    return _find(_CIFAR10, root)
+
+
+def _load(cifar: Cifar, part: Part, root: Path | str | None, download: bool, cache: bool) -> ImageSet:
+    check_part(part)
+    source = _find(cifar, root)
+    if source is None:
+        _refuse_the_other(cifar, root)
+        place = sources.fetch(cifar.title, partial(_download, cifar), root, download, cifar.remedy)
+        source = DataSource("torchvision", *place)
+    if cache:
+        form = f"{_CACHE_VERSION} {source.layout} {part} {cifar.per_class[part]}"
+        fingerprint = sources.fingerprint(form, source.path, _source_files(cifar, source, part))
+        name = sources.at_place(f"{cifar.name}-{part}", source.path)
+        tensors = sources.cached(name, fingerprint, lambda: _read_source(cifar, source, part))
+    else:
+        tensors = _read_source(cifar, source, part)
+    return ImageSet(
+        **tensors,
+        class_names=cifar.classes,
+        superclass_names=tuple(cifar.superclasses),
+        superclass_of=cifar.superclass_of,
+        name=cifar.name,
+        part=part,
+        source=str(source),
+    )
+
+
+def _download(cifar: Cifar, folder: Path) -> None:
+    cifar.torchvision(folder, download=True)
+    (folder / cifar.archive).unlink(missing_ok=True)
+
+
+# --- finding --------------------------------------------------------------------------------------
+
+
+def _find(cifar: Cifar, root: Path | str | None) -> DataSource | None:
+    found = sources.find(lambda folder: bool(_layout(cifar, folder) or _layout(cifar, folder / cifar.name)), root)
+    if found is None:
+        return None
+    folder, label = found
+    layout = _layout(cifar, folder)
+    if layout is not None:
+        return DataSource(layout, folder, label)
+    return DataSource(_layout(cifar, folder / cifar.name), folder / cifar.name, f"{label}/{cifar.name}")
+
+
+def _layout(cifar: Cifar, path: Path) -> Layout | None:
+    """In which layout a folder holds the data set, judged by names alone."""
+    if (path / cifar.folder).exists() or (path / cifar.archive).exists():
+        return "torchvision"
+    if any(True for part in PARTS for _ in path.glob(f"{part}-*.parquet*")):
+        return "parquet"
+    if any(_class_of_folder(cifar, p.name) is not None for part in PARTS for p in _subfolders(path / part)):
+        return "folders"
     return None
 
 
@@ -156,145 +274,65 @@ def _subfolders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
 
 
-def _class_of_folder(name: str) -> int | None:
+def _class_of_folder(cifar: Cifar, name: str) -> int | None:
     """Return the class that a folder's name stands for; spaces and capitals do not matter."""
     tidy = re.sub(r"[\s-]+", "_", name.strip().lower())
-    return CIFAR100_CLASSES.index(tidy) if tidy in CIFAR100_CLASSES else None
+    return cifar.classes.index(tidy) if tidy in cifar.classes else None
 
 
-# --- download -------------------------------------------------------------------------------------
-
-_failed_downloads: dict[Path, str] = {}
-
-
-def _download(root: Path | str | None) -> DataSource:
-    """Let torchvision download CIFAR-100 into the download folder, whole or not at all."""
-    from torchvision.datasets import CIFAR100
-
-    folder, label = download_folder(root)
-    place = folder.resolve()
-    timeout = socket.getdefaulttimeout()
-    try:
-        if place in _failed_downloads:  # do not wait for the same dead network twice in one process
-            raise OSError(_failed_downloads[place])
-        folder.mkdir(parents=True, exist_ok=True)
-        socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
-        # An interrupted download must not leave half a data set that the next start takes for a whole one.
-        with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as temporary:
-            CIFAR100(temporary, download=True)
-            target = folder / CIFAR100.base_folder
-            try:
-                os.replace(Path(temporary) / CIFAR100.base_folder, target)
-            except OSError:
-                if not target.is_dir():  # unless another process was faster
-                    raise
-    except Exception as error:  # torchvision lets network, archive and disk errors of many types through
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        _failed_downloads[place] = reason
-        raise _missing(root, f"could not be downloaded ({reason})") from error
-    finally:
-        socket.setdefaulttimeout(timeout)
-    return DataSource("torchvision", folder, label)
+def _refuse_the_other(cifar: Cifar, root: Path | str | None) -> None:
+    """Where a data set's own sub-folder holds the other one, say so, and do not ask for a download."""
+    other = _the_other(cifar)
+    for folder, _ in sources.search_folders(root):
+        if _layout(other, folder / cifar.name):
+            raise _mistaken(cifar, folder / cifar.name)
 
 
-def _missing(root: Path | str | None, why: str) -> MissingDataError:
-    folders = search_folders(root)
-    places = ", ".join(f"{label} ({folder})" if label[0] == "$" else label for folder, label in folders)
-    return MissingDataError(
-        f"CIFAR-100 is not in {places} and {why}: "
-        "name its folder in SIAMESE_DATA, or set SIAMESE_SYNTHETIC=1 to use the synthetic set."
+def _the_other(cifar: Cifar) -> Cifar:
+    return _CIFAR10 if cifar.name == "cifar100" else _CIFAR100
+
+
+def _mistaken(cifar: Cifar, place: Path) -> DataError:
+    return DataError(
+        f"{place} holds {_the_other(cifar).title}, not {cifar.title}: move it elsewhere and start again to download "
+        f"{cifar.title}."
     )
 
 
-def _cached(source: DataSource, part: Part) -> tuple[torch.Tensor, torch.Tensor]:
-    """Read the part from the cache or, if the cache does not fit the source, from the source."""
-    files = _source_files(source, part)
-    fingerprint = _fingerprint(source, part, files)
-    # One file a source, with the fingerprint inside: a changed source replaces its file, adding none.
-    place = hashlib.blake2b(str(source.path.resolve()).encode(), digest_size=6).hexdigest()
-    path = cache_folder() / f"cifar100-{part}-{place}.safetensors"
-    hit = _read_cache(path, fingerprint)
-    if hit is not None:
-        return hit
-    images, labels = _read_source(source, part)
-    _write_cache(path, fingerprint, images, labels)
-    return images, labels
+# --- reading --------------------------------------------------------------------------------------
 
 
-def _fingerprint(source: DataSource, part: Part, files: Sequence[Path]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update(f"{_CACHE_VERSION} {source.layout} {part} {_EXPECTED.per_class[part]}\n".encode())
-    for file in files:
-        status = os.stat(file)
-        digest.update(f"{file} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
-
-
-def _read_cache(path: Path, fingerprint: str) -> tuple[torch.Tensor, torch.Tensor] | None:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("fingerprint") != fingerprint:
-                return None
-            images, labels = file.get_tensor("images"), file.get_tensor("labels")
-    except (SafetensorError, OSError):
-        return None
-    # A disk error in the cache would otherwise become a wrong number in a table.
-    return (images, labels) if _checksum(images, labels) == metadata.get("checksum") else None
-
-
-def _write_cache(path: Path, fingerprint: str, images: torch.Tensor, labels: torch.Tensor) -> None:
-    metadata = {"fingerprint": fingerprint, "checksum": _checksum(images, labels)}
-    # A full or read-only disk only costs seconds at the next start.
-    with contextlib.suppress(SafetensorError, OSError), atomic_path(path) as temporary:
-        save_file({"images": images, "labels": labels}, temporary, metadata=metadata)
-
-
-def _checksum(images: torch.Tensor, labels: torch.Tensor) -> str:
-    digest = hashlib.blake2b(images.numpy(), digest_size=16)
-    digest.update(labels.numpy())
-    return digest.hexdigest()
-
-
-# --- sources --------------------------------------------------------------------------------------
-
-
-def _source_files(source: DataSource, part: Part) -> list[Path]:
+def _source_files(cifar: Cifar, source: DataSource, part: Part) -> list[Path]:
     """Return the files that a part is read from, in a fixed order."""
     if source.layout == "torchvision":
-        folder = source.path / "cifar-100-python"
-        return [p for p in (folder / "train", folder / "test", folder / "meta") if p.exists()]
+        return [p for name in cifar.files if (p := source.path / cifar.folder / name).exists()]
     if source.layout == "parquet":
-        return _parquet_files(source.path, part)
-    return [file for file, _ in _image_files(source.path, part)]
+        return _parquet_files(cifar, source.path, part)
+    return [file for file, _ in _image_files(cifar, source.path, part)]
 
 
-def _read_source(source: DataSource, part: Part) -> tuple[torch.Tensor, torch.Tensor]:
+def _read_source(cifar: Cifar, source: DataSource, part: Part) -> dict[str, torch.Tensor]:
     """Read, check and sort one part: images uint8 (N, 32, 32, 3) and labels int64 (N,)."""
-    readers: dict[str, Callable[[Path, Part], tuple[np.ndarray, np.ndarray]]] = {
-        "torchvision": _read_torchvision,
-        "parquet": _read_parquet,
-        "folders": _read_folders,
-    }
-    images, labels = readers[source.layout](source.path, part)
-    _check_counts(labels, part, source.path)
+    readers = {"torchvision": _read_torchvision, "parquet": _read_parquet, "folders": _read_folders}
+    images, labels = readers[source.layout](cifar, source.path, part)
+    _check_counts(cifar, labels, part, source.path)
     order = canonical_order(images, labels)
-    sorted_images, sorted_labels = torch.from_numpy(images[order]), torch.from_numpy(labels[order])
+    images, labels = images[order], labels[order]
     # Needless for torchvision's files, which passed their md5.
-    if source.layout != "torchvision" and _checksum(sorted_images, sorted_labels) != _EXPECTED.checksum[part]:
+    if source.layout != "torchvision" and checksum(images, labels) != cifar.checksum[part]:
         raise DataError(
-            f"The {part} part in {source.path} is complete, but its pixels or labels are not CIFAR-100's "
+            f"The {part} part in {source.path} is complete, but its pixels or labels are not {cifar.title}'s "
             "(perhaps it was saved again with loss): delete it and download the original."
         )
-    return sorted_images, sorted_labels
+    return {"images": torch.from_numpy(images), "labels": torch.from_numpy(labels)}
 
 
-def _check_counts(labels: np.ndarray, part: Part, path: Path) -> None:
-    per_class = _EXPECTED.per_class[part]
-    counts = np.bincount(labels, minlength=len(CIFAR100_CLASSES))
+def _check_counts(cifar: Cifar, labels: np.ndarray, part: Part, path: Path) -> None:
+    per_class = cifar.per_class[part]
+    counts = np.bincount(labels, minlength=len(cifar.classes))
     wrong = np.flatnonzero(counts != per_class)
     if len(wrong):
-        name, total = CIFAR100_CLASSES[wrong[0]], per_class * len(CIFAR100_CLASSES)
+        name, total = cifar.classes[wrong[0]], per_class * len(cifar.classes)
         in_all = f", {len(labels):,} in all instead of {total:,}" if len(labels) != total else ""
         raise DataError(
             f"The {part} part in {path} has {counts[wrong[0]]} images of class {name!r} "
@@ -302,51 +340,51 @@ def _check_counts(labels: np.ndarray, part: Part, path: Path) -> None:
         )
 
 
-def _check_labels(fine: np.ndarray, coarse: np.ndarray, path: Path) -> np.ndarray:
-    """Return the fine labels as int64 after checking them against the table of superclasses."""
-    outside = np.flatnonzero((fine < 0) | (fine >= len(CIFAR100_CLASSES)))
+def _check_labels(cifar: Cifar, path: Path, fine: np.ndarray, coarse: np.ndarray | None = None) -> np.ndarray:
+    """Return the labels as int64, checked against the table of superclasses where the file has these."""
+    outside = np.flatnonzero((fine < 0) | (fine >= len(cifar.classes)))
     if len(outside):
         raise DataError(
-            f"Image {outside[0]} in {path} has label {fine[outside[0]]}, but CIFAR-100 has labels 0..99: "
-            "delete the file and download it again."
+            f"Image {outside[0]} in {path} has label {fine[outside[0]]}, but {cifar.title} has labels "
+            f"0..{len(cifar.classes) - 1}: delete the file and download it again."
         )
-    differs = np.flatnonzero(np.asarray(CIFAR100_SUPERCLASS_OF)[fine] != coarse)
+    expected = np.asarray(cifar.superclass_of)[fine]
+    differs = np.flatnonzero(expected != coarse) if coarse is not None else ()
     if len(differs):
         row = differs[0]
-        name = CIFAR100_CLASSES[fine[row]]
         raise DataError(
-            f"Image {row} in {path} has label {fine[row]} ({name}) with superclass {coarse[row]} instead of "
-            f"{CIFAR100_SUPERCLASS_OF[fine[row]]}: delete the file and download it again."
+            f"Image {row} in {path} has label {fine[row]} ({cifar.classes[fine[row]]}) with superclass {coarse[row]} "
+            f"instead of {expected[row]}: delete the file and download it again."
         )
     return fine.astype(np.int64)
 
 
-def _read_torchvision(path: Path, part: Part) -> tuple[np.ndarray, np.ndarray]:
-    from torchvision.datasets import CIFAR100
+def _read_torchvision(cifar: Cifar, path: Path, part: Part) -> tuple[np.ndarray, np.ndarray]:
     from torchvision.datasets.utils import check_integrity
 
-    folder = path / CIFAR100.base_folder
-    archive = path / CIFAR100.filename
+    reader, folder, archive = cifar.torchvision, path / cifar.folder, path / cifar.archive
     if not folder.exists():
-        if not check_integrity(archive, CIFAR100.tgz_md5):
+        if not check_integrity(archive, reader.tgz_md5):
             raise DataError(f"{archive} is damaged or half downloaded: delete it and start again.")
-        CIFAR100(path, download=True)  # the archive is whole, so this only unpacks it
-    meta = [CIFAR100.meta["filename"], CIFAR100.meta["md5"]]
-    for name, md5 in [*CIFAR100.train_list, *CIFAR100.test_list, meta]:
+        reader(path, download=True)  # the archive is whole, so this only unpacks it
+    meta = [reader.meta["filename"], reader.meta["md5"]]
+    for name, md5 in [*reader.train_list, *reader.test_list, meta]:
         if not check_integrity(folder / name, md5):
+            if all((folder / other).exists() for other in _the_other(cifar).files):
+                raise _mistaken(cifar, folder)
             state = "damaged or half downloaded" if (folder / name).exists() else "missing"
             raise DataError(f"{folder / name} is {state}: delete {folder} and start again to download it.")
-    dataset: Any = CIFAR100(path, train=part == "train")
-    if tuple(dataset.classes) != CIFAR100_CLASSES:
-        raise DataError(f"{folder / 'meta'} names other classes: delete {folder} and start again.")
-    # torchvision keeps no coarse labels; its md5 has just vouched for the pickle.
-    with open(folder / part, "rb") as file:
-        coarse = pickle.load(file, encoding="latin1")["coarse_labels"]
-    labels = _check_labels(np.asarray(dataset.targets), np.asarray(coarse), folder / part)
-    return np.ascontiguousarray(dataset.data), labels
+    dataset = reader(path, train=part == "train")
+    if tuple(dataset.classes) != cifar.classes:
+        raise DataError(f"{folder / meta[0]} names other classes: delete {folder} and start again.")
+    labels = [np.asarray(dataset.targets)]
+    if len(cifar.columns) > 1:  # torchvision keeps no coarse labels; its md5 has just vouched for the pickle
+        with open(folder / part, "rb") as file:
+            labels.append(np.asarray(pickle.load(file, encoding="latin1")["coarse_labels"]))
+    return np.ascontiguousarray(dataset.data), _check_labels(cifar, folder / part, *labels)
 
 
-def _parquet_files(path: Path, part: Part) -> list[Path]:
+def _parquet_files(cifar: Cifar, path: Path, part: Part) -> list[Path]:
     """Return the shards of a part, whose names may end in ``-00000-of-00002``: all of them must be there."""
     files = sorted(path.glob(f"{part}-*.parquet"))
     partial = sorted(p.name for p in path.glob(f"{part}-*.parquet?*"))
@@ -356,11 +394,11 @@ def _parquet_files(path: Path, part: Part) -> list[Path]:
     if not files or missing:
         lost = f"{part}-{missing[0]:05d}-of-{wanted:05d}.parquet" if missing else f"{part}-*.parquet"
         hint = f" ({partial[0]} looks half downloaded)" if partial else ""
-        raise DataError(f"{path} has no {lost}{hint}: download it from {_MIRROR}.")
+        raise DataError(f"{path} has no {lost}{hint}: download it from {cifar.mirror}.")
     return files
 
 
-def _read_parquet(path: Path, part: Part) -> tuple[np.ndarray, np.ndarray]:
+def _read_parquet(cifar: Cifar, path: Path, part: Part) -> tuple[np.ndarray, np.ndarray]:
     try:
         import pyarrow
         import pyarrow.parquet as parquet
@@ -368,37 +406,41 @@ def _read_parquet(path: Path, part: Part) -> tuple[np.ndarray, np.ndarray]:
         raise DataError(f"The Parquet files in {path} need pyarrow: run 'pip install pyarrow'.") from error
 
     images, labels = [], []
-    for file in _parquet_files(path, part):
+    for file in _parquet_files(cifar, path, part):
         try:
             table = parquet.read_table(file)
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError(
-                f"{file} is damaged or half downloaded: delete it and download it again from {_MIRROR}."
+                f"{file} is damaged or half downloaded: delete it and download it again from {cifar.mirror}."
             ) from error
         try:
             encoded = table["img"].combine_chunks().field("bytes").to_pylist()
-            fine, coarse = table["fine_label"].to_numpy(), table["coarse_label"].to_numpy()
+            columns = [table[name].to_numpy() for name in cifar.columns]
         except (KeyError, AttributeError, NotImplementedError) as error:
+            if {"img", *_the_other(cifar).columns} <= set(table.column_names):
+                raise _mistaken(cifar, path) from error
+            *first, last = ("img (bytes)", *cifar.columns)
             raise DataError(
-                f"{file} lacks the columns img (bytes), fine_label and coarse_label of CIFAR-100: "
-                f"download it again from {_MIRROR}."
+                f"{file} lacks the columns {', '.join(first)} and {last} of {cifar.title}: "
+                f"download it again from {cifar.mirror}."
             ) from error
-        labels.append(_check_labels(fine, coarse, file))
+        labels.append(_check_labels(cifar, file, *columns))
         named = ((content, f"image {row} of {file}") for row, content in enumerate(encoded))
-        images.append(_decode_all(named, len(encoded)))
+        images.append(_decode_all(cifar, named, len(encoded)))
     return np.concatenate(images), np.concatenate(labels)
 
 
-def _image_files(path: Path, part: Part) -> list[tuple[Path, int]]:
+def _image_files(cifar: Cifar, path: Path, part: Part) -> list[tuple[Path, int]]:
     """Return (file, label) for every image below ``path/part``, in alphabetical order."""
     root = path / part
-    labels = {folder: _class_of_folder(folder.name) for folder in _subfolders(root) if folder.name[0] != "."}
+    labels = {p: _class_of_folder(cifar, p.name) for p in _subfolders(root) if p.name[0] != "."}
     strange = sorted(folder.name for folder, label in labels.items() if label is None)
-    missing = sorted(set(CIFAR100_CLASSES) - {CIFAR100_CLASSES[n] for n in labels.values() if n is not None})
+    missing = sorted(set(cifar.classes) - {cifar.classes[n] for n in labels.values() if n is not None})
     if missing or strange:
         faults = [f"lacks folders for {_some(missing)}"] if missing else []
         faults += [f"has folders that are no class: {_some(strange)}"] if strange else []
-        raise DataError(f"{root} {' and '.join(faults)}: give it one folder for each of the 100 class names.")
+        count = len(cifar.classes)
+        raise DataError(f"{root} {' and '.join(faults)}: give it one folder for each of the {count} class names.")
     return [
         (folder / name, label)
         for folder, label in sorted(labels.items())
@@ -412,13 +454,13 @@ def _some(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _read_folders(path: Path, part: Part) -> tuple[np.ndarray, np.ndarray]:
-    files = _image_files(path, part)
-    images = _decode_all(((file, str(file)) for file, _ in files), len(files))
+def _read_folders(cifar: Cifar, path: Path, part: Part) -> tuple[np.ndarray, np.ndarray]:
+    files = _image_files(cifar, path, part)
+    images = _decode_all(cifar, ((file, str(file)) for file, _ in files), len(files))
     return images, np.asarray([label for _, label in files], dtype=np.int64)
 
 
-def _decode_all(sources: Iterable[tuple[bytes | Path, str]], count: int) -> np.ndarray:
+def _decode_all(cifar: Cifar, encoded: Iterable[tuple[bytes | Path, str]], count: int) -> np.ndarray:
     """Decode encoded images or image files, given with their names: uint8 (count, 32, 32, 3).
 
     Measured on CIFAR-100: one thread takes 0.1 to 0.2 ms an image, several together longer, because
@@ -426,27 +468,23 @@ def _decode_all(sources: Iterable[tuple[bytes | Path, str]], count: int) -> np.n
     faster, and its PNG decoder crashes the whole process on a damaged file.)
     """
     images = np.empty((count, _SIZE, _SIZE, 3), dtype=np.uint8)
-    for position, (data, name) in enumerate(sources):
-        images[position] = _decode(data, name)
+    for position, (data, name) in enumerate(encoded):
+        images[position] = _decode(cifar, data, f"{name[0].upper()}{name[1:]}")
     return images
 
 
-def _decode(data: bytes | Path, name: str) -> np.ndarray:
+def _decode(cifar: Cifar, data: bytes | Path, name: str) -> np.ndarray:
     """Decode one image by its content, whatever its file name says: uint8 (32, 32, 3)."""
     try:
-        encoded = data.read_bytes() if isinstance(data, Path) else data
-        with _open_image(encoded) as image:
+        with _open_image(data.read_bytes() if isinstance(data, Path) else data) as image:
             mode, size = image.mode, image.size
             pixels = image.tobytes()
     except Exception as error:  # Pillow raises errors of many types for damaged files
-        raise DataError(
-            f"{name[0].upper()}{name[1:]} is not a readable image: delete it and download it again."
-        ) from error
+        raise DataError(f"{name} is not a readable image: delete it and download it again.") from error
     if mode != "RGB" or size != (_SIZE, _SIZE):
         kind = {"L": "grey", "RGB": "RGB"}.get(mode, f"of mode {mode}")
         raise DataError(
-            f"{name[0].upper()}{name[1:]} is {kind} {size[0]}x{size[1]}, but CIFAR-100 is RGB 32x32: "
-            "replace it by the original."
+            f"{name} is {kind} {size[0]}x{size[1]}, but {cifar.title} is RGB 32x32: replace it by the original."
         )
     return np.frombuffer(pixels, dtype=np.uint8).reshape(_SIZE, _SIZE, 3)
 

@@ -6,7 +6,7 @@ So each photograph is read once, by the name in the list, and the middle of ever
 array. Of a photograph a window around the face is kept, rows 55-204 and columns 60-189 of its 250 x 250 pixels, in
 colour.
 
-The data are looked for where CIFAR-100 is (see ``siamese_utils.data.cifar``), as ``lfw_home/``, and are downloaded by
+The data are looked for where CIFAR-100 is (see ``siamese_utils.data.sources``), as ``lfw_home/``, and are downloaded by
 scikit-learn otherwise: 233 MB. What it downloads are the *funneled* photographs (Huang, Jain, Learned-Miller,
 *Unsupervised joint alignment of complex images*, ICCV 2007). A copy that is black outside the window holds the
 *deep-funneled* ones (Huang, Mattar, Lee, Learned-Miller, *Learning to align from scratch*, NeurIPS 2012); every set
@@ -18,10 +18,6 @@ technical report 07-49, 2007.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import os
-import socket
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -32,17 +28,15 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, UnidentifiedImageError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch.nn import functional as F
 
-from siamese_utils.data.images import PARTS, ImageSet
+from siamese_utils.data import sources
+from siamese_utils.data.images import PARTS, ImageSet, check_part
 from siamese_utils.data.sampling import Pairs, named_rng
-from siamese_utils.data.sources import DOWNLOAD_TIMEOUT, cache_folder, flag, search_folders
-from siamese_utils.errors import ConfigError, DataError, SamplingError, ShapeError, SplitError, unknown
-from siamese_utils.system.files import atomic_path
+from siamese_utils.data.sources import cache_folder
+from siamese_utils.errors import ConfigError, DataError, SamplingError, ShapeError, SplitError, reason, unknown
 
 PHOTO = 250  # pixels, the side of a photograph
 ROWS, COLUMNS = (55, 205), (60, 190)  # the window that is kept of it
@@ -56,13 +50,9 @@ ALIGNMENTS = {
     "synthetic": "drawn in place",
 }
 FRAMINGS = ("photo", "window")
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 _PATCH = 32  # pixels, the side of what is compared with scikit-learn's arrays
 _BLACK, _MARGIN = 8, 9  # brightest level that counts as black, and pixels beyond the window that JPEG may smear over
-
-
-class MissingFacesError(DataError):
-    """No folder has the photographs and they cannot be downloaded, as opposed to a damaged copy."""
 
 
 # --- lists of pairs -------------------------------------------------------------------------------
@@ -411,7 +401,7 @@ def load_training_faces() -> FaceSet:
     """LFW's development training set: 2,200 pairs of photographs of 2,132 people.
 
     Raises:
-        MissingFacesError: it is nowhere and cannot be downloaded.
+        MissingDataError: it is nowhere and cannot be downloaded.
         DataError: it is damaged.
     """
     return _load("train")
@@ -433,49 +423,41 @@ def load_pair_lists() -> dict[str, PairList]:
 
 def _home() -> tuple[Path, str]:
     """The folder ``lfw_home`` and its name for people; downloaded if need be."""
-    folders = search_folders(None)
-    for folder, label in folders:
-        if (folder / "lfw_home" / LISTS["train"]).is_file() and (folder / "lfw_home" / "lfw_funneled").is_dir():
-            return folder / "lfw_home", f"{label}/lfw_home"
-    folder, label = folders[0] if os.environ.get("SIAMESE_DATA") else next(f for f in folders if f[1] == "./data")
-    why = "downloading is switched off"
-    if not flag("SIAMESE_OFFLINE"):
-        timeout = socket.getdefaulttimeout()
-        try:
-            from sklearn.datasets import fetch_lfw_pairs
 
-            folder.mkdir(parents=True, exist_ok=True)
-            socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
-            # One pixel of each, since this call is for the files alone.
-            fetch_lfw_pairs(subset="train", data_home=str(folder), resize=None, slice_=(slice(0, 1), slice(0, 1)))
-            return folder / "lfw_home", f"{label}/lfw_home"
-        except Exception as error:  # network, archive and disk errors of many types
-            why = f"could not be downloaded ({' '.join(str(error).split()).rstrip('.') or type(error).__name__})"
-        finally:
-            socket.setdefaulttimeout(timeout)
-    places = ", ".join(label for _, label in folders)
-    raise MissingFacesError(f"LFW is not in {places} and {why}: name the folder that holds lfw_home in SIAMESE_DATA.")
+    def holds(folder: Path) -> bool:
+        home = folder / "lfw_home"
+        return (home / LISTS["train"]).is_file() and (home / "lfw_funneled").is_dir()
+
+    remedy = "name the folder that holds lfw_home in SIAMESE_DATA"
+    folder, label = sources.find(holds) or sources.fetch("LFW", _download, remedy=remedy)
+    return folder / "lfw_home", f"{label}/lfw_home"
+
+
+def _download(folder: Path) -> None:
+    from sklearn.datasets import fetch_lfw_pairs
+
+    # One pixel of each, since this call is for the files alone.
+    fetch_lfw_pairs(subset="train", data_home=str(folder), resize=None, slice_=(slice(0, 1), slice(0, 1)))
 
 
 def _load(part: str) -> FaceSet:
-    if part not in PARTS:
-        raise unknown("part of the data", part, PARTS)
+    check_part(part)
     home, label = _home()
     pairs = read_pair_list(home / LISTS[part], part)
-    fingerprint = _fingerprint(home, pairs)
-    place = hashlib.blake2b(str(home.resolve()).encode(), digest_size=6).hexdigest()
-    path = cache_folder() / f"lfw-{part}-{place}.safetensors"
-    found = _read_cache(path, fingerprint)
-    if found is None:
-        images, alignment = _read_windows(home, pairs)
+    photos = [_photo_path(home, pairs, photo) for photo in range(len(pairs))]
+    try:
+        fingerprint = sources.fingerprint(f"{_CACHE_VERSION} {ROWS} {COLUMNS}", home, photos)
+    except OSError as error:
+        raise DataError(f"{error.filename} is missing: delete {home} and start again to download it.") from error
+
+    def read() -> dict[str, torch.Tensor]:
+        images, black_outside = _read_windows(home, photos)
         _check_against_sklearn(home, part, pairs, images)
-        metadata = {"fingerprint": fingerprint, "checksum": _checksum(images), "alignment": alignment}
-        # A full or read-only disk only costs a minute at the next start.
-        with contextlib.suppress(SafetensorError, OSError), atomic_path(path) as temporary:
-            save_file({"images": images}, temporary, metadata=metadata)
-    else:
-        images, alignment = found
-    return FaceSet(pairs.names, pairs.person, pairs.number, pairs.pairs, part, images, alignment, label)
+        return {"images": images, "black_outside": torch.tensor(black_outside)}
+
+    found = sources.cached(sources.at_place(f"lfw-{part}", home), fingerprint, read)
+    alignment = "deep-funneled" if found["black_outside"] else "funneled"
+    return FaceSet(pairs.names, pairs.person, pairs.number, pairs.pairs, part, found["images"], alignment, label)
 
 
 def _photo_path(home: Path, pairs: PairList, photo: int) -> Path:
@@ -483,48 +465,18 @@ def _photo_path(home: Path, pairs: PairList, photo: int) -> Path:
     return home / "lfw_funneled" / name / f"{name}_{int(pairs.number[photo]):04d}.jpg"
 
 
-def _fingerprint(home: Path, pairs: PairList) -> str:
-    digest = hashlib.blake2b(f"{_CACHE_VERSION} {ROWS} {COLUMNS}\n".encode(), digest_size=16)
-    for photo in range(len(pairs)):
-        path = _photo_path(home, pairs, photo)
-        try:
-            status = os.stat(path)
-        except OSError as error:
-            raise DataError(f"{path} is missing: delete {home} and start again to download it.") from error
-        digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
-
-
-def _checksum(images: torch.Tensor) -> str:
-    return hashlib.blake2b(images.numpy(), digest_size=16).hexdigest()
-
-
-def _read_cache(path: Path, fingerprint: str) -> tuple[torch.Tensor, str] | None:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("fingerprint") != fingerprint or metadata.get("alignment") not in ALIGNMENTS:
-                return None
-            images = file.get_tensor("images")
-    except (SafetensorError, OSError):
-        return None
-    # A disk error in the cache would otherwise become a wrong number in a table.
-    return (images, metadata["alignment"]) if _checksum(images) == metadata.get("checksum") else None
-
-
-def _read_windows(home: Path, pairs: PairList) -> tuple[torch.Tensor, str]:
-    """The windows of all photographs, uint8 (N, 150, 130, 3), and their alignment."""
-    images = torch.empty(len(pairs), *WINDOW, 3, dtype=torch.uint8)
+def _read_windows(home: Path, photos: Sequence[Path]) -> tuple[torch.Tensor, bool]:
+    """The windows of all photographs, uint8 (N, 150, 130, 3), and whether all is black outside."""
+    images = torch.empty(len(photos), *WINDOW, 3, dtype=torch.uint8)
     black_outside = True
-    for photo in range(len(pairs)):
-        path = _photo_path(home, pairs, photo)
+    for photo, path in enumerate(photos):
         pixels = _read_photo(path)
         images[photo] = face_window(pixels)[0]
         if int(images[photo].max()) <= _BLACK:
             raise DataError(f"{path} is black, a placeholder; delete {home} and start again to download it.")
         outside = pixels[: ROWS[0] - _MARGIN], pixels[ROWS[1] + _MARGIN :]
         black_outside = black_outside and max(int(strip.max()) for strip in outside) <= _BLACK
-    return images, "deep-funneled" if black_outside else "funneled"
+    return images, black_outside
 
 
 def _check_against_sklearn(home: Path, part: str, pairs: PairList, images: torch.Tensor) -> None:
@@ -552,8 +504,7 @@ def _check_against_sklearn(home: Path, part: str, pairs: PairList, images: torch
                 download_if_missing=False,
             )  # fmt: skip
         except (OSError, ValueError, IndexError, RuntimeError) as error:
-            reason = " ".join(str(error).split()).rstrip(".")
-            raise DataError(f"{home} is damaged or incomplete ({reason}): delete it and start again.") from error
+            raise DataError(f"{home} is damaged or incomplete ({reason(error)}): delete it and start again.") from error
     if len(bunch.target) != len(pairs.pairs.same) or not np.array_equal(bunch.target == 1, pairs.pairs.same.numpy()):
         raise DataError(f"scikit-learn's pairs are not those of {home / LISTS[part]}; update scikit-learn.")
     top, left = rows.start - ROWS[0], columns.start - COLUMNS[0]
@@ -611,8 +562,7 @@ def synthetic_faces(people: int = 60, pairs: int = 80, seed: int = 0, part: str 
     """
     if people < 4 or pairs < 2:
         raise SamplingError("Synthetic faces need at least four people and two pairs.")
-    if part not in PARTS:
-        raise unknown("part of the data", part, PARTS)
+    check_part(part)
     rng = np.random.default_rng([seed, PARTS.index(part)])
     looks = [_look(rng) for _ in range(people)]
     photos = np.where(np.arange(people) % 2 == 0, rng.integers(2, 5, people), 1)

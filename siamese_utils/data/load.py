@@ -5,9 +5,10 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-from siamese_utils.data.cifar import MissingDataError, load_cifar100
+from siamese_utils.data.cifar import load_cifar100
 from siamese_utils.data.images import ImageSet, Part, check_part
-from siamese_utils.data.sources import flag
+from siamese_utils.data.sources import MissingDataError, flag
+from siamese_utils.data.synthetic import make_synthetic
 
 
 class SyntheticDataWarning(UserWarning):
@@ -41,7 +42,7 @@ def load_images(
     """
     check_part(part)
     if flag("SIAMESE_SYNTHETIC"):
-        return _load_synthetic(part)
+        return make_synthetic(part)
     try:
         return load_cifar100(part, root=root, download=download, cache=cache)
     except MissingDataError as error:
@@ -49,11 +50,4 @@ def load_images(
             raise
         notice = f"The synthetic set stands in for CIFAR-100: {error}"
         warnings.warn(notice, SyntheticDataWarning, stacklevel=2)
-        return _load_synthetic(part)
-
-
-def _load_synthetic(part: Part) -> ImageSet:
-    # Imported here because the synthetic set is made of ImageSets itself.
-    from siamese_utils.data.synthetic import make_synthetic
-
     return make_synthetic(part)

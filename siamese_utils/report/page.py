@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 
 from siamese_utils.data.images import ImageSet
 from siamese_utils.data.load import SyntheticDataWarning, load_images
-from siamese_utils.data.sources import cache_folder
+from siamese_utils.data.sources import MissingDataError, cache_folder
 from siamese_utils.data.splits import ClassSplit, class_split
 from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder, save_encoder
 from siamese_utils.encoders.encoder import Encoder
@@ -193,20 +193,20 @@ def start_symbols() -> Study:
         DataError: a data set was found and is damaged.
     """
     # The other notebooks do without what these need.
-    from siamese_utils.data.symbols import MissingSymbolsError, load_mnist, load_omniglot_background
+    from siamese_utils.data.symbols import load_mnist, load_omniglot_background
     from siamese_utils.studies.drawing.study import synthetic_symbol_data
 
     profile = _profile()
     plotting.set_style()
     try:
         if profile == "smoke":
-            raise MissingSymbolsError("The profile smoke asks for no data.")
+            raise MissingDataError("The profile smoke asks for no data.")
         characters, digits = load_omniglot_background(), load_mnist("test")
         text = (
             f"Profile <code>{escape(profile)}</code>: {len(characters):,} characters of Omniglot's background set and "
             f"{len(digits):,} test images of MNIST."
         )
-    except MissingSymbolsError:
+    except MissingDataError:
         made_up = synthetic_symbol_data()
         characters, digits = made_up.characters, made_up.test_digits
         text = (
@@ -229,26 +229,20 @@ def start_faces() -> tuple[Study, FaceSet, dict[str, PairList]]:
         DataError: a data set was found and is damaged.
     """
     # The other notebooks do without what these need.
-    from siamese_utils.data.faces import (
-        ALIGNMENTS,
-        MissingFacesError,
-        load_pair_lists,
-        load_training_faces,
-        synthetic_faces,
-    )
+    from siamese_utils.data.faces import ALIGNMENTS, load_pair_lists, load_training_faces, synthetic_faces
     from siamese_utils.studies.faces.study import people_as_classes
 
     profile = _profile()
     plotting.set_style()
     try:
         if profile == "smoke":
-            raise MissingFacesError("The profile smoke asks for no data.")
+            raise MissingDataError("The profile smoke asks for no data.")
         faces, lists = load_training_faces(), load_pair_lists()
         text = (
             f"Profile <code>{escape(profile)}</code>: {len(faces):,} photographs of Labeled Faces in the Wild "
             f"({escape(ALIGNMENTS[faces.alignment])})."
         )
-    except MissingFacesError:
+    except MissingDataError:
         faces = synthetic_faces()
         lists = {"train": faces, "test": synthetic_faces(part="test")}
         text = (
