@@ -109,7 +109,7 @@ def test_smoke_forces_the_synthetic_set(
     monkeypatch: pytest.MonkeyPatch, shown: list[Any], sets: dict[str, ImageSet]
 ) -> None:
     # Through the real loader and the real environment variable; only the drawing is cut short.
-    monkeypatch.setattr("siamese_utils.data.synthetic.make_synthetic", lambda part, **_: sets[part])
+    monkeypatch.setattr("siamese_utils.data.load.make_synthetic", lambda part: sets[part])
     monkeypatch.setenv("SIAMESE_PROFILE", "smoke")
     monkeypatch.setenv("SIAMESE_SYNTHETIC", "0")
     study = start()
