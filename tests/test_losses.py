@@ -150,6 +150,23 @@ def test_euclidean_keeps_small_distances_of_far_points() -> None:
     assert DISTANCES["euclidean"](z)[0, 1].item() == pytest.approx(1e-3, rel=0.05)
 
 
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+@pytest.mark.parametrize("spread", [1.0, 1e-2])
+def test_euclidean_agrees_with_differences_in_double_precision(offset: float, spread: float) -> None:
+    """Distances and gradients, also of a batch that lies close together far from zero."""
+    z = offset + spread * torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
+    z[1] = z[0]
+    wide, z = z.double().requires_grad_(), z.requires_grad_()
+    expected = torch.cdist(wide, wide, compute_mode="donot_use_mm_for_euclid_dist")
+    ours = DISTANCES["euclidean"](z)
+    torch.testing.assert_close(ours, expected.float(), atol=0, rtol=1e-5)
+    weights = torch.randn(64, 64, generator=torch.Generator().manual_seed(1))
+    (ours * weights).sum().backward()
+    (expected * weights).sum().backward()
+    assert z.grad is not None and wide.grad is not None
+    torch.testing.assert_close(z.grad, wide.grad.float(), atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", DISTANCES)
 def test_distance_gradient(name: str) -> None:
     z = batch(classes=3, per_class=2, dim=3)[0].double().requires_grad_()

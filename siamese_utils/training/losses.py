@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from siamese_utils.errors import ConfigError, SamplingError, ShapeError, unknown
@@ -66,10 +67,40 @@ def cosine_distance(z: torch.Tensor) -> torch.Tensor:
 def euclidean_distance(z: torch.Tensor) -> torch.Tensor:
     """Euclidean distance of all pairs: float (B, D) to (B, B), >= 0.
 
-    Computed from differences rather than from dot products, whose rounding hides small distances; ``cdist``
-    does so without storing the (B, B, D) differences. The gradient at distance zero is zero instead of undefined.
+    The gradient at distance zero is zero instead of undefined.
     """
-    return torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist")
+    if z.device.type == "mps":  # it has no double precision
+        return torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist")
+    return _EuclideanDistance.apply(z)
+
+
+class _EuclideanDistance(torch.autograd.Function):
+    """Distances by a matrix product, which takes a tenth of the time of all differences, each way.
+
+    In single precision the product's rounding would hide small distances; so it is taken in double precision, which
+    holds more digits of a distance than float32 embeddings have. The way back needs no more than theirs, once the
+    batch is centred.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, z: torch.Tensor) -> torch.Tensor:
+        wide = z.double()
+        wide = wide - wide.mean(dim=0)
+        squares = wide.square().sum(dim=1)
+        sums = squares[:, None] + squares
+        distance = torch.addmm(sums, wide, wide.T, alpha=-2)
+        # Below this, rows are the same but for rounding, and dividing by their distance would blow it up.
+        distance = distance.masked_fill(distance <= 1e-14 * sums, 0).sqrt().to(z.dtype)
+        ctx.save_for_backward(wide.to(z.dtype), distance)
+        return distance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        z, distance = ctx.saved_tensors
+        pull = gradient / distance.masked_fill(distance == 0, torch.inf)
+        pull = pull + pull.T
+        return pull.sum(dim=1, keepdim=True) * z - pull @ z
 
 
 DISTANCES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
