@@ -9,7 +9,7 @@ import pandas as pd
 
 from siamese_utils.data.images import ImageSet
 from siamese_utils.experiments.store import read_record
-from siamese_utils.experiments.study import Run, Study, stored
+from siamese_utils.experiments.study import Run, Study, precision_of, stored
 from siamese_utils.system.provenance import provenance
 from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.loop import train
@@ -46,8 +46,8 @@ def stored_rate(study: Study, runs: Iterable[Run]) -> float | None:
 
 
 def _stored_here(study: Study, runs: Iterable[Run]) -> Iterable[dict]:
-    here = provenance()
     for run in runs:
+        here = provenance(precision=precision_of(run))
         if study.record_path(run).is_file():
             record = read_record(study.record_path(run))
             if all(record["provenance"][key] == here[key] for key in _ALIKE):

@@ -293,12 +293,12 @@ def stored(study: Study, run: Run) -> Literal["yes", "no", "other"]:
         # Another run's checkpoint, of another recipe for example, must not be replaced without a word either.
         taken = checkpoint is not None and store.has_rows(study.path, {"checkpoint": _relative(checkpoint)})
         return "other" if taken else "no"
-    if checkpoint is not None and not checkpoint.is_file():
-        return "no"
     try:
         record = study.read_record(run)
     except ResultsError:
         return "other"
+    if checkpoint is not None and not checkpoint.is_file() and "error" not in record:
+        return "no"
     return "yes" if _same_settings(run, record) and _same_ground(run, record) else "other"
 
 
@@ -339,7 +339,7 @@ def _relative(path: Path) -> str:
 def keep(study: Study, run: Run, outcome: Outcome, computed_with: Mapping[str, Any]) -> None:
     """Write a run's checkpoint, further files and tables, record and, last, its rows."""
     path, checkpoint = study.checkpoint_path(run), ""
-    if path is not None:
+    if path is not None and "error" not in outcome.record:  # what failed leaves no encoder
         checkpoint = _relative(path)
         if outcome.checkpoint is not None:
             _write(path, outcome.checkpoint)
@@ -374,7 +374,7 @@ class _Done:
     failure: str = ""
 
 
-def _precision(run: Run) -> str:
+def precision_of(run: Run) -> str:
     """What the configuration asks for; what is not trained by the project's loop multiplies in float32."""
     config = run.settings.get("config")
     return getattr(config, "precision", None) or getattr(getattr(config, "train", None), "precision", None) or "float32"
@@ -382,7 +382,7 @@ def _precision(run: Run) -> str:
 
 def _carry_out(study: Study, run: Run, bench: Bench) -> _Done:
     # Asked now: it is to tell the code that computes, not what that becomes meanwhile.
-    computed_with = provenance(bench.device, _precision(run))
+    computed_with = provenance(bench.device, precision_of(run))
     try:
         outcome = study.carry_out(run, bench.at(study.folder(run)))
     except TrainingError as error:

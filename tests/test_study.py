@@ -1,0 +1,294 @@
+"""The mechanism of all studies: nothing is run twice, nothing is lost, nothing of other settings counts as stored."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from fake_study import FAKE, Size, carry_out, log, runs
+
+from siamese_utils.data.cifar import load_cifar100
+from siamese_utils.errors import ConfigError, ResultsError, TrainingError, UnknownNameError
+from siamese_utils.evaluation.estimates import Estimate
+from siamese_utils.experiments import store
+from siamese_utils.experiments.plan import plan
+from siamese_utils.experiments.study import Bench, Outcome, Run, Study, complete, keep, run_study, select, stored
+from siamese_utils.system.files import locked
+from siamese_utils.training.config import TrainConfig
+from siamese_utils.training.losses import Term
+
+QUIET = Bench("cpu", progress=False)
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def ground(project: Path) -> Path:
+    """An empty project with the file that the fake study rests on."""
+    path = project / "results" / "ground.txt"
+    path.write_text("firm")
+    return path
+
+
+def done(study: Study = FAKE, runs: list[Run] | None = None, **options: object) -> list[str]:
+    return [run.label for run, _ in run_study(study, runs, QUIET, patience=0.01, **options)]
+
+
+def test_every_run_is_carried_out_once_and_all_is_written(ground: Path) -> None:
+    assert {stored(FAKE, run) for run in runs()} == {"no"}
+    assert done() == log() == ["side1-seed0", "side1-seed1", "side2-seed0", "side2-seed1"]
+    assert {stored(FAKE, run) for run in runs()} == {"yes"}
+    assert done() == [] and len(log()) == 4
+    table = FAKE.table()
+    assert list(table.columns) == ["side", "seed", "metric", "value", "ci95", "n", "checkpoint"]
+    assert table[table.metric == "area"].value.tolist() == [1, 1, 4, 4]
+    assert table.checkpoint[0] == "results/checkpoints/side1-seed0.bin"
+    edges = store.read_table(ground.parent / "edges.csv")
+    assert edges.value.tolist() == [4, 4, 8, 8] and list(edges.columns) == list(table.columns)
+    assert (ground.parent / "notes" / "last.txt").read_text() == "side2-seed1"
+    record = json.loads((ground.parent / "studies" / "fake" / "side2-seed1.json").read_text())
+    assert record["config"] == {"side": 2} and record["side"] == 2 and record["expectation"].startswith("A larger")
+    assert record["provenance"]["precision"] == "float32" and list(record["built_on"]) == ["results/ground.txt"]
+    assert not list((ground.parents[1] / "runs" / "fake").glob("side*[0-9]"))  # the folders of finished runs are gone
+
+
+def test_selected_seed_by_seed(ground: Path) -> None:
+    assert [run.label for run in select(FAKE)] == ["side1-seed0", "side2-seed0", "side1-seed1", "side2-seed1"]
+    assert [run.label for run in select(FAKE, only=["2"], seeds=[1])] == ["side2-seed1"]
+    assert [run.label for run in select(FAKE, only=["side1-seed0"])] == ["side1-seed0"]
+    assert [run.label for run in select(FAKE, sides="3")] == ["side3-seed0", "side3-seed1"]
+    with pytest.raises(UnknownNameError, match="run of fake 'three'"):
+        select(FAKE, only=["three"])
+    with pytest.raises(ConfigError, match=r"has the seed 5; the seeds fixed beforehand are \[0, 1\]"):
+        select(FAKE, seeds=[0, 5])
+
+
+def test_a_missing_checkpoint_is_made_again(ground: Path) -> None:
+    done()
+    (ground.parent / "checkpoints" / "side2-seed0.bin").unlink()
+    assert done() == ["side2-seed0"]
+    assert len(FAKE.table()) == 8
+
+
+@pytest.mark.parametrize("change", ["settings", "younger field", "ground", "record", "recipe of the checkpoint"])
+def test_what_other_settings_made_is_refused_and_replaced_when_asked(ground: Path, change: str) -> None:
+    done()
+    before = FAKE.path.read_bytes()
+    asked, study = runs(), FAKE
+    if change == "settings":
+        asked = [dataclasses.replace(run, settings={**run.settings, "collapse": 0.5}) for run in asked]
+    elif change == "younger field":
+        asked = runs(shape="round")
+    elif change == "ground":
+        ground.write_text("sand")
+    elif change == "record":
+        (ground.parent / "studies" / "fake" / "side1-seed0.json").write_text("{")
+    else:  # a run of another key whose checkpoint would take the place of a stored one
+        asked = [Run({"side": 9, "seed": 0}, {"config": Size(9), "collapse": False})]
+        study = dataclasses.replace(FAKE, checkpoint=lambda run: ground.parent / "checkpoints" / "side1-seed0.bin")
+    assert stored(study, asked[0]) == "other"
+    with pytest.raises(ResultsError, match="was made with other settings than asked for now; add --again"):
+        done(study, asked)
+    assert FAKE.path.read_bytes() == before and len(log()) == 4
+    if change == "settings":
+        asked = runs(shape="round")
+    again = done(study, asked, again=True)
+    assert again and {stored(study, run) for run in asked} == {"yes"}
+    assert done(study, asked) == []
+
+
+def test_records_from_before_a_field_count(ground: Path) -> None:
+    done()
+    path = FAKE.record_path(runs()[0])
+    record = json.loads(path.read_text())
+    assert "shape" not in record["config"] and stored(FAKE, runs()[0]) == "yes"
+    record["config"]["shape"] = "square"
+    path.write_text(json.dumps(record))
+    assert stored(FAKE, runs()[0]) == "yes"
+    record["config"] = {"corner": 3}
+    path.write_text(json.dumps(record))
+    assert stored(FAKE, runs()[0]) == "other"
+
+
+def test_a_collapse_is_a_result_or_a_failure(ground: Path) -> None:
+    with pytest.raises(TrainingError, match=r"2 of 4 runs failed, all others are stored\. side1-seed0: side1-"):
+        done(runs=runs(collapse="1"))
+    assert set(FAKE.table().side) == {2}
+    study = dataclasses.replace(FAKE, files_failures=True)
+    assert len(done(study, runs(collapse="1"))) == 2
+    failed = FAKE.table().query("side == 1")
+    assert failed.metric.tolist() == ["failed", "failed"] and failed.value.eq(1).all()
+    assert "collapsed" in study.read_record(runs()[0])["error"]
+    assert done(study, runs(collapse="1")) == []
+
+
+def child(project: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    program = (
+        "from fake_study import *; from siamese_utils.experiments.study import Bench, run_study; "
+        "[None for _ in run_study(FAKE, None, Bench('cpu', progress=False), patience=0.01)]"
+    )
+    command = [sys.executable, "-c", program]
+    path = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    settings = {**os.environ, "PYTHONPATH": path, **environment}
+    return subprocess.run(command, cwd=project, env=settings, timeout=120, capture_output=True, text=True)
+
+
+def test_killed_it_goes_on_where_it_was(ground: Path) -> None:
+    project = ground.parents[1]
+    assert child(project, FAKE_DEATH="side2-seed0").returncode == -9
+    assert set(FAKE.table().side) == {1}
+    assert done() == ["side2-seed0", "side2-seed1"]
+    assert log() == ["side1-seed0", "side1-seed1", "side2-seed0", "side2-seed0 resumed", "side2-seed1"]
+
+
+def test_killed_between_its_files_nothing_half_counts(ground: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was the last file to be written, the run counts as stored only with its rows, which come last."""
+    run, real = runs()[0], os.replace
+    outcome = carry_out(run, QUIET.at(FAKE.folder(run)))
+    written: list[str] = []
+
+    def dies_at(number: int) -> None:
+        def replace(source: str, target: str, **more: object) -> None:
+            if len(written) == number:
+                raise KeyboardInterrupt
+            written.append(Path(target).name)
+            real(source, target, **more)
+
+        written.clear()
+        monkeypatch.setattr(os, "replace", replace)
+
+    for number in range(5):
+        dies_at(number)
+        with pytest.raises(KeyboardInterrupt):
+            keep(FAKE, run, outcome, {})
+        assert stored(FAKE, run) == "no"
+    dies_at(5)
+    keep(FAKE, run, outcome, {})
+    assert written == ["side1-seed0.bin", "last.txt", "edges.csv", "side1-seed0.json", "fake.csv"]
+    assert stored(FAKE, run) == "yes"
+
+
+def test_two_processes_share_a_study(ground: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_SECONDS", "0.2")
+    other = threading.Thread(target=child, args=(ground.parents[1],))
+    other.start()
+    done()
+    other.join()
+    assert sorted(log()) == ["side1-seed0", "side1-seed1", "side2-seed0", "side2-seed1"]
+    assert len(FAKE.table()) == 8
+
+
+def test_a_run_that_another_process_is_at_is_left_to_it(ground: Path) -> None:
+    with locked(FAKE.folder(runs()[0]).with_suffix(".lock")):
+        waiting = run_study(FAKE, None, QUIET, patience=0.01)
+        assert [next(waiting)[0].label for _ in range(3)] == ["side1-seed1", "side2-seed0", "side2-seed1"]
+    assert [run.label for run, _ in waiting] == ["side1-seed0"]
+
+
+def test_complete_gives_the_table(ground: Path) -> None:
+    pd.testing.assert_frame_equal(complete(FAKE, QUIET), FAKE.table())
+
+
+def test_plan_has_hours_and_what_is_stored(ground: Path) -> None:
+    table = plan(FAKE, runs())
+    assert table.columns.tolist() == ["side", "seed", "images", "minutes", "stored"]
+    assert table.images.tolist() == [100, 100, 200, 200] and set(table.stored) == {"no"}
+    assert table.minutes.isna().all()  # nothing to go by yet
+    assert plan(FAKE, runs(), rate=100).minutes.tolist() == pytest.approx([1 / 60, 1 / 60, 2 / 60, 2 / 60])
+    done()
+    record = FAKE.read_record(runs()[0])
+    assert plan(FAKE, runs(shape="round")).stored.tolist() == ["other"] * 4
+    assert plan(FAKE, runs()).minutes.tolist() == pytest.approx([100 / 200 / 60] * 2 + [200 / 200 / 60] * 2)
+    record["provenance"]["processor"] = "another"
+    for run in runs():
+        FAKE.record_path(run).write_text(json.dumps({**record, **run.plain()}))
+    assert plan(FAKE, runs()).minutes.isna().all()
+
+
+def test_precision_is_what_the_configuration_asks_for(ground: Path) -> None:
+    config = TrainConfig(recipe="x", terms=(Term("proxy"),), precision="bfloat16")
+    for settings, precision in (({"config": config}, "bfloat16"), ({}, "float32")):
+        run = Run({"side": 1, "seed": 0}, settings)
+        outcome = Outcome({"area": Estimate(1, 0, 1)})
+        study = dataclasses.replace(FAKE, carry_out=lambda run, bench, outcome=outcome: outcome, checkpoint=None)
+        assert done(study, [run], again=True) == [run.label]
+        assert study.read_record(run)["provenance"]["precision"] == precision
+        FAKE.path.unlink()
+
+
+def test_rows_of_other_shapes(ground: Path) -> None:
+    """A wide table, and rows with columns beside the key."""
+    rows = pd.DataFrame({"shots": [1, 5], "accuracy": [30.0, 50.0]})
+    study = dataclasses.replace(
+        FAKE, carry_out=lambda run, bench: Outcome(rows), columns=("side", "seed", "shots", "accuracy"), checkpoint=None
+    )
+    done(study)
+    assert study.table().accuracy.tolist() == [30, 50] * 4
+    narrow = dataclasses.replace(study, columns=("side", "seed", "shots"))
+    FAKE.path.unlink()
+    with pytest.raises(ResultsError, match="do not fit the columns"):
+        done(narrow)
+
+
+def test_data_are_loaded_when_they_are_asked_for() -> None:
+    calls = []
+
+    def loader(part: str) -> str:
+        calls.append(part)
+        return part.upper()
+
+    bench = Bench()
+    assert (bench.load(loader, "a"), bench.load(loader, "a")) == ("A", "A") and calls == ["a"]
+    given = Bench(given={(loader, "a"): "mine", (load_cifar100, "test"): "images"})
+    assert given.at(None).load(loader, "a") == "mine" and given.test_set == "images" and calls == ["a"]
+
+
+@pytest.mark.slow
+def test_cluster_of_two_workers_one_of_them_killed(ground: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setenv("FAKE_SECONDS", "0.5")
+    path = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    monkeypatch.setenv("PYTHONPATH", path)
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as two:
+        ended = run_study(FAKE, None, QUIET, scheduler=two.scheduler_address, patience=0.1)
+        first = next(ended)[0].label
+        next(iter(two.workers.values())).process.process.kill()
+        others = [run.label for run, _ in ended]
+    assert sorted([first, *others]) == ["side1-seed0", "side1-seed1", "side2-seed0", "side2-seed1"]
+    assert {stored(FAKE, run) for run in runs()} == {"yes"}
+
+
+def test_a_scheduler_that_is_not_there_or_has_no_workers(ground: Path) -> None:
+    from siamese_utils.experiments import cluster
+
+    distributed = pytest.importorskip("distributed")
+    with pytest.raises(ConfigError, match="No Dask scheduler answers at nonsense://x"):
+        done(scheduler="nonsense://x")
+    with (
+        distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as empty,
+        pytest.raises(ConfigError, match="No worker has joined the scheduler"),
+    ):
+        list(cluster.spread(max, [(1, 2)], empty.scheduler_address, seconds=0.2))
+
+
+def test_forked_processes_share_the_tables(ground: Path) -> None:
+    """Two processes that store at the same moment both find their rows in the table."""
+    context = multiprocessing.get_context("fork")
+    columns = ("side", "seed", "metric", "value", "ci95", "n")
+    rows = {"area": Estimate(1, 0, 1)}
+    jobs = [
+        context.Process(target=store.store_rows, args=(FAKE.path, {"side": side, "seed": 0}, rows, "", columns))
+        for side in range(8)
+    ]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    assert sorted(store.read_table(FAKE.path).side) == list(range(8))
