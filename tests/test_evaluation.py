@@ -19,7 +19,6 @@ from siamese_utils.data.sampling import ClassIndex, named_rng, sample_episodes, 
 from siamese_utils.data.splits import class_split
 from siamese_utils.errors import SamplingError, ShapeError, SplitError, UnknownNameError
 from siamese_utils.evaluation import episodes as evaluation_episodes
-from siamese_utils.evaluation import pairs as evaluation_pairs
 from siamese_utils.evaluation.episodes import (
     all_way_accuracy,
     all_way_confusion,
@@ -300,7 +299,7 @@ def slow_episode(z: torch.Tensor, support: torch.Tensor, query: torch.Tensor) ->
 def test_episodes_equal_the_slow_loop(
     ways: int, shots: int, queries: int, with_gram: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation_pairs, "MAX_GRAM", 0)  # no table but the one that is given
+    monkeypatch.setattr(evaluation_episodes, "MAX_GRAM", 0)  # no table but the one that is given
     z, labels = embeddings([8, 9, 10, 11, 12, 13, 14])
     episodes = sample_episodes(labels, ways, shots, queries, 40, rng())
     fast = episode_accuracies(z, episodes, z @ z.T if with_gram else None)
@@ -313,7 +312,7 @@ def test_looking_up_and_computing_agree(monkeypatch: pytest.MonkeyPatch) -> None
     z, labels = embeddings([30] * 8, dim=16, noise=2.0)
     by_lookup = few_shot_accuracy(z, labels, rng(), shots=5, episodes=500)
     all_way_by_lookup = all_way_accuracy(z, labels, rng(), supports=40)
-    monkeypatch.setattr(evaluation_pairs, "MAX_GRAM", 0)
+    monkeypatch.setattr(evaluation_episodes, "MAX_GRAM", 0)
     computed = few_shot_accuracy(z, labels, rng(), shots=5, episodes=500)
     assert computed.value == pytest.approx(by_lookup.value, abs=0.01)
     assert all_way_accuracy(z, labels, rng(), 40).value == pytest.approx(all_way_by_lookup.value, abs=0.02)

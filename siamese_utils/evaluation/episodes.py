@@ -11,44 +11,13 @@ import torch.nn.functional as F
 
 from siamese_utils.data.sampling import ClassIndex, Episodes, sample_episodes
 from siamese_utils.errors import SamplingError
-from siamese_utils.evaluation.estimates import Estimate, checked, mean_estimate
-from siamese_utils.evaluation.pairs import CELLS_AT_ONCE, MAX_GRAM
+from siamese_utils.evaluation.embeddings import CELLS_AT_ONCE, checked
+from siamese_utils.evaluation.estimates import Estimate, mean_estimate
+
+MAX_GRAM = 13_000  # images; the table of all similarities then takes at most 0.7 GB
 
 
-@dataclass(frozen=True, eq=False)
-class FewShotPredictions:
-    """Every answer of one few-shot task, for figures and confusion tables.
-
-    Attributes:
-        classes: int64 (N,), labels of the task's classes.
-        support: int64 (N, K), positions of the support images.
-        query: int64 (Q,), positions of the query images.
-        true: int64 (Q,), label of each query.
-        predicted: int64 (Q,), label of the most similar prototype.
-        similarity: float32 (Q, N), cosine similarity of each query to each class's prototype.
-    """
-
-    classes: torch.Tensor
-    support: torch.Tensor
-    query: torch.Tensor
-    true: torch.Tensor
-    predicted: torch.Tensor
-    similarity: torch.Tensor
-
-    @property
-    def correct(self) -> torch.Tensor:
-        """Whether each prediction is right; bool (Q,)."""
-        return self.predicted == self.true
-
-    @property
-    def margin(self) -> torch.Tensor:
-        """How sure each answer is: similarity of the best class minus that of the next; float32 (Q,)."""
-        best = self.similarity.topk(2, dim=1).values
-        return best[:, 0] - best[:, 1]
-
-
-# --- few-shot
-# -------------------------------------------------------------------------------------------------------
+# --- few classes, episode by episode --------------------------------------------------------------
 
 
 def few_shot_accuracy(
@@ -165,6 +134,9 @@ def _credit(similarity: torch.Tensor) -> torch.Tensor:
         rivals = similarity[episode, :, of_class, query] == own[tied][:, None]
         credit[tied] = 1 / (1 + rivals.sum(1))
     return credit
+
+
+# --- all classes at once --------------------------------------------------------------------------
 
 
 def all_way_accuracy(
@@ -298,6 +270,41 @@ def _random_supports(index: ClassIndex, rng: np.random.Generator, supports: int)
     return torch.from_numpy(index.order[index.starts + ranks])
 
 
+# --- one task, with every answer ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class FewShotPredictions:
+    """Every answer of one few-shot task, for figures and confusion tables.
+
+    Attributes:
+        classes: int64 (N,), labels of the task's classes.
+        support: int64 (N, K), positions of the support images.
+        query: int64 (Q,), positions of the query images.
+        true: int64 (Q,), label of each query.
+        predicted: int64 (Q,), label of the most similar prototype.
+        similarity: float32 (Q, N), cosine similarity of each query to each class's prototype.
+    """
+
+    classes: torch.Tensor
+    support: torch.Tensor
+    query: torch.Tensor
+    true: torch.Tensor
+    predicted: torch.Tensor
+    similarity: torch.Tensor
+
+    @property
+    def correct(self) -> torch.Tensor:
+        """Whether each prediction is right; bool (Q,)."""
+        return self.predicted == self.true
+
+    @property
+    def margin(self) -> torch.Tensor:
+        """How sure each answer is: similarity of the best class minus that of the next; float32 (Q,)."""
+        best = self.similarity.topk(2, dim=1).values
+        return best[:, 0] - best[:, 1]
+
+
 def few_shot_predictions(
     z: torch.Tensor,
     labels: torch.Tensor,
@@ -335,6 +342,9 @@ def few_shot_predictions(
     return FewShotPredictions(classes, support, query, labels[query], predicted, similarity)
 
 
+# --- the seed project's own metric ----------------------------------------------------------------
+
+
 def legacy_few_shot(
     z: torch.Tensor,
     labels: torch.Tensor,
@@ -346,8 +356,8 @@ def legacy_few_shot(
 
     One support image for every class, all other images are queries, and every support is paired with every
     query; a pair is called "same" when its similarity is above the threshold. Of N classes only one pair in N
-    is a same pair, so
-    this number must be read beside `legacy_always_different`: it cannot show that anything was learned.
+    is a same pair, so this number must be read beside `legacy_always_different`: it cannot show that anything was
+    learned.
 
     The interval covers the random choice of support images from these images.
 

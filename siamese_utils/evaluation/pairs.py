@@ -9,11 +9,10 @@ import torch
 
 from siamese_utils.data.sampling import ClassIndex, named_rng, sample_pairs, sample_triplets
 from siamese_utils.errors import SamplingError, ShapeError
-from siamese_utils.evaluation.estimates import Estimate, checked, share_estimate
+from siamese_utils.evaluation.embeddings import CELLS_AT_ONCE, checked
+from siamese_utils.evaluation.estimates import Estimate, share_estimate
 
-MAX_PAIRS = 50_000_000
-MAX_GRAM = 13_000  # images; the table of all similarities then takes at most 0.7 GB
-CELLS_AT_ONCE = 500_000  # of a gathered table, so that it stays in the processor cache
+MAX_PAIRS = 50_000_000  # of which all similarities are kept
 _AUC_BINS = 2**16
 
 
@@ -89,6 +88,21 @@ def threshold_for_balanced_accuracy(
             f"got shapes {values.shape} and {is_same.shape}, flags of type {is_same.dtype}."
         )
     return _best_threshold(np.sort(values[is_same]), np.sort(values[~is_same]))
+
+
+def threshold_over_all_pairs(z: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator) -> float:
+    """The same over all pairs of images or, where they are too many, over those of a random subset.
+
+    Args:
+        z: float32 (M, D), rows of unit length.
+        labels: int64 (M,).
+        rng: for the subset, where one is needed.
+
+    Raises:
+        SamplingError: fewer than 2 classes, or no class with 2 images.
+    """
+    pairs = _AllPairs(*_at_most_pairs(z, labels, MAX_PAIRS, rng))
+    return _best_threshold(np.sort(pairs.same), np.sort(pairs.different))
 
 
 def _best_threshold(same: np.ndarray, different: np.ndarray) -> float:
@@ -255,7 +269,3 @@ def _similarity(z: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> t
     step = max(1, 8 * CELLS_AT_ONCE // z.shape[1])
     parts = [(z[a] * z[b]).sum(1) for a, b in zip(first.split(step), second.split(step), strict=True)]
     return torch.cat(parts)
-
-
-# --- the seed project's own metric
-# ----------------------------------------------------------------------------------

@@ -1,17 +1,4 @@
-"""Every number of the evaluation protocol, from cached embeddings, with 95% confidence intervals.
-
-All functions take embeddings ``z``, float32 (M, D) with rows of unit length (so the dot product of two rows
-is their cosine similarity, and ordering by it is ordering by Euclidean distance), and ``labels``, int64 (M,).
-Results are in percent.
-
-What an interval covers: only the sampling named in the docstring (episodes, supports, pairs, triplets or
-images). All are conditional on the trained network and on the draw of the classes; how much another training
-seed or other classes would change a number is seen only by repeating the training.
-
-Where several classes are equally similar to a query (a collapsed network, duplicate images), the prediction
-counts as a fair random choice among them, so a network that maps everything to one point scores exactly
-chance.
-"""
+"""The protocol: every metric of one encoder on one split, each from a generator of its own."""
 
 from __future__ import annotations
 
@@ -24,24 +11,18 @@ import torch
 from siamese_utils.data.sampling import named_rng
 from siamese_utils.data.splits import ClassSplit
 from siamese_utils.errors import SplitError, unknown
+from siamese_utils.evaluation.embeddings import checked
 from siamese_utils.evaluation.episodes import (
+    MAX_GRAM,
     all_way_accuracy,
     few_shot_accuracy,
     legacy_always_different,
     legacy_few_shot,
 )
-from siamese_utils.evaluation.estimates import Estimate, checked
-from siamese_utils.evaluation.pairs import (
-    MAX_GRAM,
-    MAX_PAIRS,
-    _AllPairs,
-    _at_most_pairs,
-    _best_threshold,
-    pair_accuracy,
-    pair_auc,
-    triplet_accuracy,
-)
+from siamese_utils.evaluation.estimates import Estimate
+from siamese_utils.evaluation.pairs import pair_accuracy, pair_auc, threshold_over_all_pairs, triplet_accuracy
 
+EVALUATION_SEED = 0  # fixed beforehand: the episodes, pairs and triplets that every encoder is judged on
 METRICS: dict[str, str] = {
     "triplet_acc_seen": "seen classes: how often the anchor is nearer to its positive than its negative",
     "triplet_acc_unseen": "unseen classes: how often the anchor is nearer to its positive than its negative",
@@ -70,10 +51,6 @@ class SplitEvaluation:
 
     threshold: float
     metrics: dict[str, Estimate]
-
-
-# --- one encoder, one split
-# -----------------------------------------------------------------------------------------
 
 
 def evaluate_split(
@@ -127,9 +104,7 @@ def evaluate_split(
             f"The test images have none of class {missing[0]} of split {split.name}; give all test images."
         )
 
-    pairs = _AllPairs(*_at_most_pairs(held_z, held_labels, MAX_PAIRS, named_rng(seed, "threshold")))
-    threshold = _best_threshold(np.sort(pairs.same), np.sort(pairs.different))
-    del pairs
+    threshold = threshold_over_all_pairs(held_z, held_labels, named_rng(seed, "threshold"))
     parts = {
         "seen": _part(test_z, test_labels, split.seen),
         "unseen": _part(test_z, test_labels, split.unseen),
@@ -181,4 +156,3 @@ def _part(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     inside = torch.isin(labels, torch.tensor(classes, dtype=torch.int64))
     return z[inside], labels[inside]
-EVALUATION_SEED = 0  # fixed beforehand: the episodes, pairs and triplets that every encoder is judged on
