@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -276,19 +275,3 @@ def test_a_scheduler_that_is_not_there_or_has_no_workers(ground: Path) -> None:
         pytest.raises(ConfigError, match="No worker has joined the scheduler"),
     ):
         list(cluster.spread(max, [(1, 2)], empty.scheduler_address, seconds=0.2))
-
-
-def test_forked_processes_share_the_tables(ground: Path) -> None:
-    """Two processes that store at the same moment both find their rows in the table."""
-    context = multiprocessing.get_context("fork")
-    columns = ("side", "seed", "metric", "value", "ci95", "n")
-    rows = {"area": Estimate(1, 0, 1)}
-    jobs = [
-        context.Process(target=store.store_rows, args=(FAKE.path, {"side": side, "seed": 0}, rows, "", columns))
-        for side in range(8)
-    ]
-    for job in jobs:
-        job.start()
-    for job in jobs:
-        job.join()
-    assert sorted(store.read_table(FAKE.path).side) == list(range(8))

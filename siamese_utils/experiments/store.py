@@ -129,6 +129,8 @@ def store_rows(
     """
     if not len(rows):
         raise ResultsError(f"There is nothing to store in {path} for {dict(key)}; evaluate the run first.")
+    if columns and (strange := set(key) - set(columns)):
+        raise ResultsError(f"{path} has no columns {sorted(strange)} for {dict(key)}; it has {list(columns)}.")
     new = rows.copy() if isinstance(rows, pd.DataFrame) else metric_rows(rows)
     with locked(path.with_name(f".{path.name}.lock")):
         old = read_table(path, columns or None) if path.exists() else None

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,14 +18,14 @@ from hypothesis import strategies as st
 from siamese_utils.errors import ResultsError
 from siamese_utils.evaluation.estimates import Estimate
 from siamese_utils.evaluation.protocol import METRICS
-from siamese_utils.experiments import store as results
-from siamese_utils.experiments.store import SPLIT_SWEEP_COLUMNS, load_json, read_table, result, store_json, store_run
-from siamese_utils.studies.splits.stored import checkpoint_path, split_sweep
+from siamese_utils.experiments import store
+from siamese_utils.experiments.store import has_rows, load_json, read_table, result, store_json, store_rows
 from siamese_utils.system.files import atomic_path, write_text_atomically
 from siamese_utils.system.project import project_root, results_dir
 from siamese_utils.system.provenance import provenance
 
 KEY = {"split": "90-10", "draw": 0, "seed": 0, "recipe": "proxy-triplet"}
+COLUMNS = (*KEY, "metric", "value", "ci95", "n", "checkpoint")
 METRIC_VALUES = {"acc_5w1s": Estimate(70.123456, 0.21987, 10_000), "acc_5w5s": Estimate(85.0, 0.1, 10_000)}
 
 
@@ -36,6 +37,23 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (root / folder).mkdir(parents=True)
     monkeypatch.chdir(root)
     return root
+
+
+def put(
+    key: dict[str, Any],
+    metrics: dict[str, Estimate],
+    checkpoint: str = "",
+    path: Path | None = None,
+    columns: tuple[str, ...] = COLUMNS,
+) -> pd.DataFrame:
+    """Store rows and give the table as it then is."""
+    path = path or results_dir() / "table.csv"
+    store_rows(path, key, metrics, checkpoint, columns)
+    return read_table(path, columns)
+
+
+def table_here() -> pd.DataFrame:
+    return read_table(results_dir() / "table.csv", COLUMNS)
 
 
 def lines(path: Path) -> list[str]:
@@ -50,47 +68,45 @@ def test_project_is_found_from_below(project: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(project / "notebooks")
     assert project_root().resolve() == project.resolve()
     assert results_dir().resolve() == (project / "results").resolve()
-    expected = project / "results" / "checkpoints" / "cifar100-90-10-draw2.safetensors"
-    assert checkpoint_path("90-10", 2).resolve() == expected.resolve()
 
 
 def test_outside_a_project_the_packages_own_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert project_root() == Path(results.__file__).resolve().parents[2]
+    assert project_root() == Path(store.__file__).resolve().parents[2]
 
 
 # -------------------------------------------------------------------------------------------- tables
 
 
 def test_rows_are_tidy(project: Path) -> None:
-    table = store_run(KEY, METRIC_VALUES, "results/checkpoints/x.safetensors")
-    assert lines(project / "results" / "split_sweep.csv") == [
+    table = put(KEY, METRIC_VALUES, "results/checkpoints/x.safetensors")
+    assert lines(project / "results" / "table.csv") == [
         "split,draw,seed,recipe,metric,value,ci95,n,checkpoint",
         "90-10,0,0,proxy-triplet,acc_5w1s,70.1235,0.2199,10000,results/checkpoints/x.safetensors",
         "90-10,0,0,proxy-triplet,acc_5w5s,85.0,0.1,10000,results/checkpoints/x.safetensors",
     ]
-    stored = split_sweep()
+    stored = table_here()
     pd.testing.assert_frame_equal(stored, table, check_dtype=False)
-    assert tuple(stored.columns) == SPLIT_SWEEP_COLUMNS
+    assert tuple(stored.columns) == COLUMNS
     assert result(stored, metric="acc_5w1s", **KEY)["value"] == 70.1235
 
 
 def test_no_checkpoint_stays_an_empty_text(project: Path) -> None:
-    store_run(KEY, METRIC_VALUES, "")
-    assert split_sweep()["checkpoint"].tolist() == ["", ""]
-    store_run({**KEY, "seed": 1}, METRIC_VALUES, "")
-    assert all(line.endswith(",10000,") for line in lines(project / "results" / "split_sweep.csv")[1:])
+    put(KEY, METRIC_VALUES, "")
+    assert table_here()["checkpoint"].tolist() == ["", ""]
+    put({**KEY, "seed": 1}, METRIC_VALUES, "")
+    assert all(line.endswith(",10000,") for line in lines(project / "results" / "table.csv")[1:])
 
 
 def test_only_rows_of_the_same_key_are_replaced(project: Path) -> None:
-    path = project / "results" / "split_sweep.csv"
+    path = project / "results" / "table.csv"
     others = [{**KEY, "split": "80-20"}, {**KEY, "draw": 1}, {**KEY, "seed": 1}, {**KEY, "recipe": "triplet"}]
     rng = np.random.default_rng(0)
     for number, key in enumerate((KEY, *others)):
         metrics = {name: Estimate(*rng.uniform(0, 100, 2), 50_000) for name in METRICS}
-        store_run(key, metrics, f"{number}.safetensors")
+        put(key, metrics, f"{number}.safetensors")
     before = lines(path)
-    store_run(KEY, {"acc_5w1s": Estimate(99.0, 0.5, 7)}, "b.safetensors")
+    put(KEY, {"acc_5w1s": Estimate(99.0, 0.5, 7)}, "b.safetensors")
     after = lines(path)
     own = before[1 : 1 + len(METRICS)]
     assert all(line.startswith("90-10,0,0,proxy-triplet,") for line in own)
@@ -99,46 +115,46 @@ def test_only_rows_of_the_same_key_are_replaced(project: Path) -> None:
 
 
 def test_rows_of_an_overwritten_checkpoint_go(project: Path) -> None:
-    store_run(KEY, METRIC_VALUES, "one.safetensors")
-    store_run({**KEY, "draw": 1}, METRIC_VALUES, "other.safetensors")
-    store_run({**KEY, "draw": 2}, METRIC_VALUES, "")
-    store_run({**KEY, "recipe": "newer"}, METRIC_VALUES, "one.safetensors")
-    table = split_sweep()
+    put(KEY, METRIC_VALUES, "one.safetensors")
+    put({**KEY, "draw": 1}, METRIC_VALUES, "other.safetensors")
+    put({**KEY, "draw": 2}, METRIC_VALUES, "")
+    put({**KEY, "recipe": "newer"}, METRIC_VALUES, "one.safetensors")
+    table = table_here()
     assert set(zip(table.recipe, table.draw, strict=True)) == {("newer", 0), (KEY["recipe"], 1), (KEY["recipe"], 2)}
-    store_run({**KEY, "draw": 3}, METRIC_VALUES, "")  # no checkpoint is nobody's checkpoint
-    assert set(split_sweep().draw) == {0, 1, 2, 3}
+    put({**KEY, "draw": 3}, METRIC_VALUES, "")  # no checkpoint is nobody's checkpoint
+    assert set(table_here().draw) == {0, 1, 2, 3}
 
 
 def test_storing_again_changes_nothing(project: Path) -> None:
-    path = project / "results" / "split_sweep.csv"
-    store_run(KEY, METRIC_VALUES, "")
+    path = project / "results" / "table.csv"
+    put(KEY, METRIC_VALUES, "")
     first = path.read_bytes()
-    store_run(KEY, METRIC_VALUES, "")
+    put(KEY, METRIC_VALUES, "")
     assert path.read_bytes() == first
 
 
 @given(values=st.lists(st.floats(0, 100), min_size=1, max_size=20))
 def test_stored_numbers_survive_rewriting(values: list[float], tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("t") / "t.csv"
-    store_run(KEY, {f"m{n}": Estimate(v, v / 7, n) for n, v in enumerate(values)}, "", table=path)
+    put(KEY, {f"m{n}": Estimate(v, v / 7, n) for n, v in enumerate(values)}, "", path=path)
     before = lines(path)
-    store_run({**KEY, "draw": 1}, METRIC_VALUES, "", table=path)
+    put({**KEY, "draw": 1}, METRIC_VALUES, "", path=path)
     assert lines(path)[: len(before)] == before
     assert read_table(path)["value"][: len(values)].tolist() == [round(v, 4) for v in values]
 
 
 def test_metric_without_an_interval_leaves_the_others_numbers(project: Path) -> None:
-    store_run(KEY, {"exact": Estimate(90.0, float("nan"), 100), **METRIC_VALUES}, "")
-    table = split_sweep()
+    put(KEY, {"exact": Estimate(90.0, float("nan"), 100), **METRIC_VALUES}, "")
+    table = table_here()
     assert result(table, metric="acc_5w1s")["ci95"] == 0.2199
     assert pd.isna(result(table, metric="exact")["ci95"])
 
 
 def test_recipe_that_looks_like_a_number_is_a_name(project: Path) -> None:
     key = {**KEY, "recipe": "007"}
-    store_run(key, METRIC_VALUES, "")
-    store_run(key, METRIC_VALUES, "")
-    table = split_sweep()
+    put(key, METRIC_VALUES, "")
+    put(key, METRIC_VALUES, "")
+    table = table_here()
     assert table["recipe"].tolist() == ["007", "007"]
     assert result(table, metric="acc_5w1s", **key)["value"] == 70.1235
 
@@ -146,27 +162,26 @@ def test_recipe_that_looks_like_a_number_is_a_name(project: Path) -> None:
 def test_other_studies_have_their_own_columns(project: Path) -> None:
     columns = ("shots", "method", "metric", "value", "ci95", "n")
     path = project / "results" / "imprinting.csv"
-    store_run({"shots": 1, "method": "cosine"}, METRIC_VALUES, "", table=path, columns=columns)
-    store_run({"shots": 5, "method": "cosine"}, METRIC_VALUES, "", table=path, columns=columns)
+    put({"shots": 1, "method": "cosine"}, METRIC_VALUES, "", path=path, columns=columns)
+    put({"shots": 5, "method": "cosine"}, METRIC_VALUES, "", path=path, columns=columns)
     table = read_table(path, columns)
     assert result(table, shots=5, metric="acc_5w5s")["value"] == 85
-    assert not (project / "results" / "split_sweep.csv").exists()
 
 
-def test_is_stored(project: Path) -> None:
+def test_rows_of_a_key_are_found(project: Path) -> None:
     path = project / "results" / "study.csv"
     columns = ("trial", "seed", "metric", "value", "ci95", "n")
-    assert not results.is_stored({"trial": "a", "seed": 0}, path, columns)
-    results.store_run({"trial": "a", "seed": 0}, {"m": Estimate(1, 0, 1)}, "", table=path, columns=columns)
-    assert results.is_stored({"trial": "a", "seed": 0}, path, columns)
-    assert not results.is_stored({"trial": "a", "seed": 1}, path, columns)
-    assert not results.is_stored({"trial": "b", "seed": 0}, path, columns)
+    assert not has_rows(path, {"trial": "a", "seed": 0}, columns)
+    put({"trial": "a", "seed": 0}, {"m": Estimate(1, 0, 1)}, "", path, columns)
+    assert has_rows(path, {"trial": "a", "seed": 0}, columns)
+    assert not has_rows(path, {"trial": "a", "seed": 1}, columns)
+    assert not has_rows(path, {"trial": "b", "seed": 0}, columns)
     with pytest.raises(ResultsError, match="columns"):
-        results.is_stored({"trial": "a"}, path, ("trial",))
+        has_rows(path, {"trial": "a"}, ("trial",))
 
 
 def test_missing_and_ambiguous_rows(project: Path) -> None:
-    table = store_run(KEY, METRIC_VALUES, "")
+    table = put(KEY, METRIC_VALUES, "")
     with pytest.raises(ResultsError, match="found 0"):
         result(table, split="10-90", metric="acc_5w1s")
     with pytest.raises(ResultsError, match=r"found 2.*name more columns"):
@@ -175,26 +190,26 @@ def test_missing_and_ambiguous_rows(project: Path) -> None:
 
 def test_unknown_column(project: Path) -> None:
     with pytest.raises(ResultsError, match="spilt"):
-        result(store_run(KEY, METRIC_VALUES, ""), spilt="90-10")
+        result(put(KEY, METRIC_VALUES, ""), spilt="90-10")
 
 
 def test_missing_table(project: Path) -> None:
-    with pytest.raises(ResultsError, match=r"no results table .*split_sweep\.csv"):
-        split_sweep()
+    with pytest.raises(ResultsError, match=r"no results table .*table\.csv"):
+        table_here()
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00garbage", b'a,b\n"1,2\n', b"a,b\n1,2,3\n4,5,6,7\n"])
 def test_damaged_table(project: Path, content: bytes) -> None:
-    (project / "results" / "split_sweep.csv").write_bytes(content)
-    with pytest.raises(ResultsError, match=r"split_sweep\.csv") as error:
-        split_sweep()
+    (project / "results" / "table.csv").write_bytes(content)
+    with pytest.raises(ResultsError, match=r"table\.csv") as error:
+        table_here()
     assert "\n" not in str(error.value)
 
 
 def test_table_with_other_columns_is_left_alone(project: Path) -> None:
-    path = project / "results" / "split_sweep.csv"
+    path = project / "results" / "table.csv"
     path.write_text("split,draw,metric,value\n90-10,0,acc_5w1s,62.18\n")
-    for action in (split_sweep, lambda: store_run(KEY, METRIC_VALUES, "")):
+    for action in (table_here, lambda: put(KEY, METRIC_VALUES, "")):
         with pytest.raises(ResultsError, match="has columns"):
             action()
     assert path.read_text() == "split,draw,metric,value\n90-10,0,acc_5w1s,62.18\n"
@@ -202,21 +217,21 @@ def test_table_with_other_columns_is_left_alone(project: Path) -> None:
 
 @pytest.mark.parametrize("key", [{"split": "90-10"}, {**KEY, "colour": "blue"}])
 def test_key_that_does_not_fit_the_columns(project: Path, key: dict[str, object]) -> None:
-    store_run(KEY, METRIC_VALUES, "")
-    before = (project / "results" / "split_sweep.csv").read_bytes()
+    put(KEY, METRIC_VALUES, "")
+    before = (project / "results" / "table.csv").read_bytes()
     with pytest.raises(ResultsError, match="columns"):
-        store_run(key, METRIC_VALUES, "")
-    assert (project / "results" / "split_sweep.csv").read_bytes() == before
+        put(key, METRIC_VALUES, "")
+    assert (project / "results" / "table.csv").read_bytes() == before
 
 
 def test_run_without_metrics(project: Path) -> None:
-    with pytest.raises(ResultsError, match="metric"):
-        store_run(KEY, {}, "")
+    with pytest.raises(ResultsError, match="nothing to store"):
+        put(KEY, {}, "")
 
 
 def write_ten_runs(path: str, draw: int) -> None:
     for seed in range(10):
-        store_run({**KEY, "draw": draw, "seed": seed}, METRIC_VALUES, f"{draw}-{seed}", table=Path(path))
+        put({**KEY, "draw": draw, "seed": seed}, METRIC_VALUES, f"{draw}-{seed}", path=Path(path))
 
 
 def test_two_processes_at_once_lose_nothing(tmp_path: Path) -> None:
@@ -229,14 +244,14 @@ def test_two_processes_at_once_lose_nothing(tmp_path: Path) -> None:
     for writer in writers:
         writer.join(timeout=120)
         assert writer.exitcode == 0
-    table = read_table(path, SPLIT_SWEEP_COLUMNS)
+    table = read_table(path, COLUMNS)
     assert len(table) == 2 * 10 * len(METRIC_VALUES) and not table.duplicated().any()
     assert set(table["checkpoint"]) == {f"{draw}-{seed}" for draw in (1, 2) for seed in range(10)}
 
 
 def test_failing_write_leaves_the_old_table(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = project / "results" / "split_sweep.csv"
-    store_run(KEY, METRIC_VALUES, "")
+    path = project / "results" / "table.csv"
+    put(KEY, METRIC_VALUES, "")
     before = path.read_bytes()
 
     def full_disk(*_: object) -> None:
@@ -245,10 +260,10 @@ def test_failing_write_leaves_the_old_table(project: Path, monkeypatch: pytest.M
     with monkeypatch.context() as patch:
         patch.setattr("siamese_utils.system.files.os.replace", full_disk)
         with pytest.raises(OSError, match="No space"):
-            store_run({**KEY, "seed": 1}, METRIC_VALUES, "")
+            put({**KEY, "seed": 1}, METRIC_VALUES, "")
     assert path.read_bytes() == before
     assert {entry.name for entry in path.parent.iterdir()} <= {path.name, f".{path.name}.lock"}
-    store_run({**KEY, "seed": 1}, METRIC_VALUES, "")  # the lock was given back
+    put({**KEY, "seed": 1}, METRIC_VALUES, "")  # the lock was given back
     assert len(lines(path)) == 5
 
 
