@@ -382,9 +382,9 @@ def _run(
     again: bool,
     device: str,
     scheduler: str | None,
-    **options: Any,
+    options: Mapping[str, Any] | None = None,
 ) -> None:
-    runs = select(asked, only or (), seed or (), **options)
+    runs = select(asked, only or (), seed or (), **(options or {}))
     if plan:
         table = planning.plan(asked, runs)
         left = table[table.stored != "yes"]
@@ -443,10 +443,12 @@ def _add(name: str, command: Command) -> None:
         if command.argument:
             given["only"] = [given.pop(command.argument)]
         taken = inspect.signature(asked.runs).parameters
-        changed = {key: given.pop(key) for key in options if given[key] != options[key].default or key in taken}
+        asked_for = {key: given.pop(key) for key in options}
+        changed = {key: value for key, value in asked_for.items() if value != options[key].default}
         if strange := sorted(set(changed) - set(taken)):
             raise ConfigError(f"--{strange[0].replace('_', '-')} does not go with {asked.name}; leave it out.")
-        _run(asked, seed=given.pop("seed", None), **given, **changed)
+        seed = None if "seed" in options else given.pop("seed")
+        _run(asked, seed=seed, **given, options=changed)
 
     common = inspect.signature(run_by_name, eval_str=True).parameters
     parameters = [value for key, value in common.items() if key != "name" and key not in options]

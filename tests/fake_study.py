@@ -33,7 +33,7 @@ class Size:
             raise ConfigError("no size") from error
 
 
-def runs(sides: str = "1,2", seeds: str = "0,1", collapse: str = "", shape: str = "square") -> list[Run]:
+def runs(sides: str = "1,2", draws: str = "0,1", collapse: str = "", shape: str = "square") -> list[Run]:
     """Every side with every seed, side by side: the mechanism puts them into order."""
     return [
         Run(
@@ -44,7 +44,7 @@ def runs(sides: str = "1,2", seeds: str = "0,1", collapse: str = "", shape: str 
             built_on=(results_dir() / "ground.txt",),
         )
         for side in sides.split(",")
-        for seed in seeds.split(",")
+        for seed in draws.split(",")
     ]
 
 

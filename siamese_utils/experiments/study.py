@@ -263,7 +263,9 @@ def select(study: Study, only: Iterable[str] = (), seeds: Iterable[int] = (), **
         ConfigError: a seed is asked for that no run has.
     """
     runs = sorted(study.runs(**options), key=lambda run: run.key.get("seed", 0))
-    named = {run.label: {run.label, *map(str, run.key.values())} for run in runs}
+    named = {
+        run.label: {run.label, *(str(value) for name, value in run.key.items() if name != "seed")} for run in runs
+    }
     known = dict.fromkeys(str(run.key[study.key[0]]) for run in runs)
     for name in only:
         if not any(name in names for names in named.values()):
