@@ -157,11 +157,10 @@ def _all_chosen(to_positive: torch.Tensor, to_negative: torch.Tensor) -> Triplet
 
 def mine_random(distance: torch.Tensor, labels: torch.Tensor) -> Triplets:
     """One random positive and one random negative for every anchor that has a positive."""
-    same = labels[:, None] == labels[None, :]
-    positive = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    positive, negative = _pair_masks(labels)
     anchors = positive.any(dim=1).nonzero().squeeze(1)
     chosen_positive = positive[anchors].to(torch.float32).multinomial(1)
-    chosen_negative = (~same[anchors]).to(torch.float32).multinomial(1)
+    chosen_negative = negative[anchors].to(torch.float32).multinomial(1)
     rows = distance.index_select(0, anchors)
     return _all_chosen(rows.gather(1, chosen_positive).squeeze(1), rows.gather(1, chosen_negative).squeeze(1))
 
@@ -175,11 +174,10 @@ def mine_batch_all(distance: torch.Tensor, labels: torch.Tensor) -> Triplets:
 
 def mine_batch_hard(distance: torch.Tensor, labels: torch.Tensor) -> Triplets:
     """Farthest positive and nearest negative of every anchor (Hermans et al., 2017, equation 5)."""
-    same = labels[:, None] == labels[None, :]
-    positive = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    positive, negative = _pair_masks(labels)
     has_positive = positive.any(dim=1)
     farthest = distance.masked_fill(~positive, -torch.inf).amax(dim=1)
-    nearest = distance.masked_fill(same, torch.inf).amin(dim=1)
+    nearest = distance.masked_fill(~negative, torch.inf).amin(dim=1)
     return _all_chosen(farthest[has_positive], nearest[has_positive])
 
 
@@ -261,10 +259,7 @@ class TripletObjective(nn.Module):
             ShapeError: embeddings or labels of another shape or type.
             SamplingError: the batch has no positives or no negatives.
         """
-        z = _checked(embeddings, labels).float()
-        _pair_masks(labels)  # one clear error for a batch that holds no triplet
-        distance = self.distance(z)
-        mined = self.mine(distance, labels)
+        mined = self.mine(self.distance(_checked(embeddings, labels).float()), labels)
         loss = triplet_loss(mined, self.margin, self.temperature)
         return ObjectiveOutput(loss, {"triplet_loss": loss.detach(), **self._stats(mined)})
 
@@ -554,32 +549,12 @@ class Term(Config):
         return {name: getattr(self, name) for name in OBJECTIVE_FIELDS[self.objective]}
 
 
-def _make_triplet(term: Term, num_classes: int, embedding_dim: int) -> nn.Module:
-    return TripletObjective(**term.settings())
-
-
-def _make_proxy(term: Term, num_classes: int, embedding_dim: int) -> nn.Module:
-    return ProxyObjective(num_classes, embedding_dim, **term.settings())
-
-
-def _make_supcon(term: Term, num_classes: int, embedding_dim: int) -> nn.Module:
-    return SupConObjective(**term.settings())
-
-
-def _make_contrastive(term: Term, num_classes: int, embedding_dim: int) -> nn.Module:
-    return ContrastiveObjective(**term.settings())
-
-
-def _make_pair(term: Term, num_classes: int, embedding_dim: int) -> nn.Module:
-    return PairObjective(embedding_dim)
-
-
 OBJECTIVES: dict[str, Callable[[Term, int, int], nn.Module]] = {
-    "triplet": _make_triplet,
-    "proxy": _make_proxy,
-    "supcon": _make_supcon,
-    "contrastive": _make_contrastive,
-    "pair_bce": _make_pair,
+    "triplet": lambda term, num_classes, dim: TripletObjective(**term.settings()),
+    "proxy": lambda term, num_classes, dim: ProxyObjective(num_classes, dim, **term.settings()),
+    "supcon": lambda term, num_classes, dim: SupConObjective(**term.settings()),
+    "contrastive": lambda term, num_classes, dim: ContrastiveObjective(**term.settings()),
+    "pair_bce": lambda term, num_classes, dim: PairObjective(dim),
 }
 
 
