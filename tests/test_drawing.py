@@ -27,6 +27,7 @@ from PIL import Image, ImageDraw
 
 from siamese_utils import cli
 from siamese_utils.app import drawing
+from siamese_utils.app import notebook as app_notebook
 from siamese_utils.app import server as drawing_app
 from siamese_utils.app.drawing import (
     Drawing,
@@ -649,7 +650,7 @@ def front_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., 
     import IPython
     import IPython.display
 
-    monkeypatch.setattr(drawing_app.project, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(app_notebook.project, "project_root", lambda: tmp_path)
     (tmp_path / "figures").mkdir()
     shown: list[Any] = []
     monkeypatch.setattr(IPython.display, "display", lambda *things: shown.extend(things))
@@ -668,12 +669,12 @@ def test_a_notebook_nobody_watches_gets_pictures(
     front_end: Callable[..., list[Any]], allow_stdin: bool | None, tmp_path: Path
 ) -> None:
     shown = front_end(allow_stdin)
-    assert drawing_app.show_in_notebook() is None
+    assert app_notebook.show_in_notebook() is None
     assert len(shown) == 1 and "A program executed this notebook" in shown[0].data
     Image.new("L", (4, 4)).save(tmp_path / "figures" / "08_draw_pairs.png")
     (tmp_path / "figures" / "08_draw_pairs.alt.txt").write_text("The page with two drawings.\n")
-    drawing_app.show_in_notebook()
-    assert shown[2].alt == "The page with two drawings." and not drawing_app._shown
+    app_notebook.show_in_notebook()
+    assert shown[2].alt == "The page with two drawings." and not app_notebook._shown
 
 
 def test_a_notebook_somebody_watches_gets_the_page(
@@ -681,17 +682,17 @@ def test_a_notebook_somebody_watches_gets_the_page(
 ) -> None:
     shown = front_end(True)
     try:
-        first = drawing_app.show_in_notebook(checkpoint, height=700)
+        first = app_notebook.show_in_notebook(checkpoint, height=700)
         assert first is not None and fetch(first, "start")[0] == 200
         assert shown[0].src == first.url and shown[0].height == 700 and first.url in shown[1].data
-        second = drawing_app.show_in_notebook(checkpoint)
-        assert second is not None and drawing_app._shown == [second] and first._stopped.is_set()
+        second = app_notebook.show_in_notebook(checkpoint)
+        assert second is not None and app_notebook._shown == [second] and first._stopped.is_set()
     finally:
-        drawing_app.stop_in_notebook()
+        app_notebook.stop_in_notebook()
     with pytest.raises(urllib.error.URLError):
         fetch(second, "start")
     with pytest.raises(CheckpointError, match="no checkpoint"):
-        drawing_app.show_in_notebook(tmp_path / "none.safetensors")
+        app_notebook.show_in_notebook(tmp_path / "none.safetensors")
 
 
 def test_colab_gets_a_frame_through_its_own_proxy(
@@ -702,10 +703,10 @@ def test_colab_gets_a_frame_through_its_own_proxy(
     monkeypatch.setitem(sys.modules, "google.colab", types.SimpleNamespace(output=output))
     monkeypatch.setitem(sys.modules, "google", types.SimpleNamespace(colab=sys.modules["google.colab"]))
     try:
-        server = drawing_app.show_in_notebook(checkpoint)
+        server = app_notebook.show_in_notebook(checkpoint)
         assert server is not None and framed == [(server.port, "900")] and shown == []
     finally:
-        drawing_app.stop_in_notebook()
+        app_notebook.stop_in_notebook()
 
 
 def test_a_notebook_without_tornado_says_so(
@@ -713,5 +714,5 @@ def test_a_notebook_without_tornado_says_so(
 ) -> None:
     shown = front_end(True)
     monkeypatch.setitem(sys.modules, "tornado", None)
-    assert drawing_app.show_in_notebook(checkpoint) is None
+    assert app_notebook.show_in_notebook(checkpoint) is None
     assert "siamese_utils[draw]" in shown[0].data

@@ -13,21 +13,22 @@ symbol); J. Platt, *Probabilistic Outputs for Support Vector Machines*, 1999 (ca
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageOps, UnidentifiedImageError
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError, WrapValidator
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from siamese_utils.app.examples import CANVAS
 from siamese_utils.data.symbols import SIDE, as_images, canonical_symbol
@@ -57,115 +58,74 @@ _CONTRAST = 40  # grey levels between ink and paper below which an upload counts
 # --- drawings -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+def _says(sentence: str) -> WrapValidator:
+    """What is wrong with a value itself is told by this sentence; what is wrong inside it, by the inner value's."""
+
+    def check(value: object, validate: Callable[[object], Any]) -> Any:
+        try:
+            return validate(value)
+        except ValidationError as error:
+            cause = error.errors(include_input=False)[0].get("ctx", {}).get("error")
+            raise cause if isinstance(cause, DataError) else DataError(sentence) from error
+
+    return WrapValidator(check)
+
+
+def _within(low: float, high: float) -> AfterValidator:
+    return AfterValidator(lambda value: min(max(value, low), high))
+
+
+def _decoded(value: object) -> object:
+    short = isinstance(value, str) and len(value) <= _LONGEST_PICTURE
+    return base64.b64decode(value, validate=True) if short else value or b""
+
+
+# Python's JSON also reads NaN, infinities and numbers of any length. What lies off the canvas is moved to its edge.
+_finite = _says("Points and pen widths must be finite numbers; draw the stroke again.")
+_Number = Annotated[float, Field(strict=True, allow_inf_nan=False), _finite]
+_Coordinate = Annotated[_Number, _within(0.0, float(CANVAS))]
+_Point = Annotated[tuple[_Coordinate, _Coordinate], _says("A point must be two numbers; draw the stroke again.")]
+
+
+@pydantic_dataclass(frozen=True)
 class Stroke:
     """One line of a pen: its width and its points, in units of a canvas of 400 by 400, y downwards."""
 
-    width: float
-    points: tuple[tuple[float, float], ...]
+    width: Annotated[_Number, _within(MIN_PEN, MAX_PEN)]
+    points: Annotated[
+        tuple[_Point, ...], Field(min_length=1), _says("A stroke must have a list of points; draw it again.")
+    ]
 
 
-@dataclass(frozen=True)
+@pydantic_dataclass(frozen=True)
 class Drawing:
     """What is on one canvas; equal drawings are equal keys of a cache.
 
     Attributes:
         strokes: in the order drawn.
-        picture: an uploaded symbol under them, as the PNG that :func:`read_upload` makes; empty for none.
+        picture: an uploaded symbol under them, as the PNG that :func:`read_upload` makes; empty for none. A browser
+            sends it in base64.
     """
 
-    strokes: tuple[Stroke, ...] = ()
-    picture: bytes = b""
+    strokes: Annotated[
+        tuple[Annotated[Stroke, _says("A stroke must be an object with a width and points; draw it again.")], ...],
+        BeforeValidator(lambda value: value or ()),
+        _says("The strokes of a drawing must be a list; draw it again."),
+    ] = ()
+    picture: Annotated[
+        bytes, Field(strict=True), BeforeValidator(_decoded),
+        _says("The uploaded picture of a drawing is not readable; upload it again."),
+    ] = b""
+
+    def __post_init__(self) -> None:
+        """Check that the drawing is not too large."""
+        points = sum(len(stroke.points) for stroke in self.strokes)
+        for what, most, count in (("strokes", MAX_STROKES, len(self.strokes)), ("points", MAX_POINTS, points)):
+            if count > most:
+                raise DataError(f"A drawing may have {most} {what} at most, this one has {count}; clear it.")
 
 
-def parse_drawing(value: object) -> Drawing:
-    """Check what a browser sent as a drawing.
-
-    Args:
-        value: ``{"strokes": [{"width": 16, "points": [[x, y], ...]}, ...], "picture": base64 of a PNG or None}``; both
-            keys may be missing, other keys are ignored. Points off the canvas are moved to its edge.
-
-    Raises:
-        DataError: of another form, or more than the limits of this module allow.
-    """
-    if not isinstance(value, Mapping):
-        raise DataError("A drawing must be an object with strokes; draw it again.")
-    strokes = value.get("strokes") or []
-    if not isinstance(strokes, Sequence) or isinstance(strokes, str):
-        raise DataError("The strokes of a drawing must be a list; draw it again.")
-    if len(strokes) > MAX_STROKES:
-        raise DataError(f"A drawing may have {MAX_STROKES} strokes at most, this one has {len(strokes)}; clear it.")
-    parsed = tuple(_parse_stroke(stroke) for stroke in strokes)
-    if (count := sum(len(stroke.points) for stroke in parsed)) > MAX_POINTS:
-        raise DataError(f"A drawing may have {MAX_POINTS} points at most, this one has {count}; clear it.")
-    picture = value.get("picture") or ""
-    if not isinstance(picture, str) or len(picture) > _LONGEST_PICTURE:
-        raise DataError("The uploaded picture of a drawing is not readable; upload it again.")
-    try:
-        return Drawing(parsed, base64.b64decode(picture, validate=True))
-    except (binascii.Error, ValueError) as error:
-        raise DataError("The uploaded picture of a drawing is not readable; upload it again.") from error
-
-
-def _parse_stroke(value: object) -> Stroke:
-    if not isinstance(value, Mapping):
-        raise DataError("A stroke must be an object with a width and points; draw it again.")
-    points = value.get("points")
-    if not isinstance(points, Sequence) or isinstance(points, str) or not points:
-        raise DataError("A stroke must have a list of points; draw it again.")
-    if len(points) > MAX_POINTS:
-        raise DataError(f"A drawing may have {MAX_POINTS} points at most; clear it.")
-    parsed = []
-    for point in points:
-        if not isinstance(point, Sequence) or isinstance(point, str) or len(point) != 2:
-            raise DataError("A point must be two numbers; draw the stroke again.")
-        x, y = (min(max(_number(part), 0.0), float(CANVAS)) for part in point)
-        parsed.append((x, y))
-    return Stroke(min(max(_number(value.get("width")), MIN_PEN), MAX_PEN), tuple(parsed))
-
-
-def _number(value: object) -> float:
-    """A finite number, or an error; Python's JSON also reads NaN, infinities and numbers of any length."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except OverflowError:
-            number = math.inf
-        if math.isfinite(number):
-            return number
-    raise DataError("Points and pen widths must be finite numbers; draw the stroke again.")
-
-
-def parse_support(value: object) -> dict[str, tuple[Drawing, ...]]:
-    """Check what a browser sent as a support set.
-
-    Args:
-        value: ``[{"name": "sun", "examples": [drawing, ...]}, ...]``, up to ten symbols.
-
-    Returns:
-        the drawings of each symbol by its name, in the order given.
-
-    Raises:
-        DataError: of another form, too large, without drawings, or a name is missing, too long or there twice.
-    """
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        raise DataError("The support set must be a list of symbols; reload the page.")
-    if len(value) > MAX_CLASSES:
-        raise DataError(f"The support set may have {MAX_CLASSES} symbols at most; remove one.")
-    support: dict[str, tuple[Drawing, ...]] = {}
-    for symbol in value:
-        if not isinstance(symbol, Mapping):
-            raise DataError("A symbol must be an object with a name and examples; reload the page.")
-        name = parse_name(symbol.get("name"))
-        if name.casefold() in {known.casefold() for known in support}:
-            raise DataError(f"Two symbols are called {name!r}; rename one.")
-        examples = symbol.get("examples")
-        if not isinstance(examples, Sequence) or isinstance(examples, str) or not examples:
-            raise DataError(f"The symbol {name!r} has no example; draw one or remove it.")
-        if len(examples) > MAX_EXAMPLES:
-            raise DataError(f"A symbol may have {MAX_EXAMPLES} examples at most; {name!r} has {len(examples)}.")
-        support[name] = tuple(parse_drawing(example) for example in examples)
-    return support
+_Drawing = Annotated[Drawing, _says("A drawing must be an object with strokes; draw it again.")]
 
 
 def parse_name(value: object) -> str:
@@ -182,6 +142,69 @@ def parse_name(value: object) -> str:
     if not name.isprintable():
         raise DataError("A name may hold printable characters only; type it again.")
     return name
+
+
+@pydantic_dataclass(frozen=True)
+class Symbol:
+    """A symbol of a support set: what the user calls it, and drawings of it."""
+
+    name: Annotated[str, BeforeValidator(parse_name)] = Field(default="", validate_default=True)
+    examples: Annotated[tuple[_Drawing, ...], BeforeValidator(lambda it: it if isinstance(it, list) else ())] = ()
+
+    def __post_init__(self) -> None:
+        """Check that the number of examples is right."""
+        if not self.examples:
+            raise DataError(f"The symbol {self.name!r} has no example; draw one or remove it.")
+        if len(self.examples) > MAX_EXAMPLES:
+            count = len(self.examples)
+            raise DataError(f"A symbol may have {MAX_EXAMPLES} examples at most; {self.name!r} has {count}.")
+
+
+_Symbol = Annotated[Symbol, _says("A symbol must be an object with a name and examples; reload the page.")]
+_DRAWING = TypeAdapter(_Drawing)
+_SUPPORT = TypeAdapter(Annotated[list[_Symbol], _says("The support set must be a list of symbols; reload the page.")])
+
+
+def _parsed(kind: TypeAdapter[Any], value: object) -> Any:
+    try:
+        return kind.validate_python(value)
+    except ValidationError as error:  # of a sentence, which is an error of pydantic's again
+        raise error.errors(include_input=False)[0]["ctx"]["error"] from None
+
+
+def parse_drawing(value: object) -> Drawing:
+    """Check what a browser sent as a drawing.
+
+    Args:
+        value: ``{"strokes": [{"width": 16, "points": [[x, y], ...]}, ...], "picture": base64 of a PNG or None}``; both
+            keys may be missing, other keys are ignored. Points off the canvas are moved to its edge.
+
+    Raises:
+        DataError: of another form, or more than the limits of this module allow.
+    """
+    return _parsed(_DRAWING, value)
+
+
+def parse_support(value: object) -> dict[str, tuple[Drawing, ...]]:
+    """Check what a browser sent as a support set.
+
+    Args:
+        value: ``[{"name": "sun", "examples": [drawing, ...]}, ...]``, up to ten symbols.
+
+    Returns:
+        the drawings of each symbol by its name, in the order given.
+
+    Raises:
+        DataError: of another form, too large, without drawings, or a name is missing, too long or there twice.
+    """
+    symbols = _parsed(_SUPPORT, value)
+    if len(symbols) > MAX_CLASSES:
+        raise DataError(f"The support set may have {MAX_CLASSES} symbols at most; remove one.")
+    names = [symbol.name.casefold() for symbol in symbols]
+    for symbol in symbols:
+        if names.count(symbol.name.casefold()) > 1:
+            raise DataError(f"Two symbols are called {symbol.name!r}; rename one.")
+    return {symbol.name: symbol.examples for symbol in symbols}
 
 
 def render(drawing: Drawing) -> NDArray[np.uint8]:
