@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from siamese_utils.data.sampling import ClassIndex, named_rng
 from siamese_utils.data.splits import SPLIT_NAMES, ClassSplit, class_split
@@ -355,18 +356,14 @@ def relative_effect(table: pd.DataFrame, resamples: int = 500, seed: int = 0) ->
     Raises:
         ResultsError: no class is seen with different numbers of relatives, so that there is nothing to compare.
     """
-    groups = [part for _, part in table.groupby(["draw", "superclass"])]
-    value = _two_way_slope(table)
+    products = _products(table)
+    value = _slope(products.sum(axis=0))
     if not np.isfinite(value):
         raise ResultsError("The stored splits give no class more relatives in one than in another; store more splits.")
     rng = named_rng(seed, "relative effect")
-    slopes = []
-    for _ in range(resamples):
-        numbers = rng.integers(len(groups), size=len(groups))
-        drawn = [groups[number].assign(copy=place) for place, number in enumerate(numbers)]
-        slopes.append(_two_way_slope(pd.concat(drawn, ignore_index=True)))
-    slopes = np.array([slope for slope in slopes if np.isfinite(slope)])
-    low, high = np.percentile(slopes, [2.5, 97.5])
+    numbers = rng.integers(len(products), size=(resamples, len(products)))
+    slopes = np.array([_slope(products[drawn].sum(axis=0)) for drawn in numbers])
+    low, high = np.percentile(slopes[np.isfinite(slopes)], [2.5, 97.5])
     return Estimate(float(value), float(high - low) / 2, len(table))
 
 
@@ -401,19 +398,21 @@ def class_effects(table: pd.DataFrame) -> pd.Series:
     return pd.Series(new, index=pd.Index(labels, name="label"), name="effect").sort_values()
 
 
-def _two_way_slope(table: pd.DataFrame) -> float:
-    """Slope of ``value`` on ``relatives`` after class and split means are taken out of both, by alternating sweeps."""
-    keys = ["draw", "label", "copy"] if "copy" in table else ["draw", "label"]
-    classes = table.groupby(keys, sort=False).ngroup().to_numpy()
-    splits = table.groupby(["draw", "split"], sort=False).ngroup().to_numpy()
-    columns = table[["value", "relatives"]].to_numpy(dtype=np.float64)
-    for _ in range(200):
-        before = columns
-        for group in (classes, splits):
-            sums = np.stack([np.bincount(group, column) for column in columns.T], axis=1)
-            columns = columns - (sums / np.bincount(group)[:, None])[group]
-        if np.abs(columns - before).max() < 1e-9:
-            break
-    y, x = columns.T
-    variation = float(x @ x)
-    return float(x @ y) / variation if variation > 1e-9 else float("nan")
+def _products(table: pd.DataFrame) -> NDArray[np.float64]:
+    """Sums of products of value, relatives and split dummies, less their means over each class, (G, K, K).
+
+    One table for each superclass in each draw. A superclass that is drawn twice counts twice, as classes of its own;
+    their means are the same, so a sample is fitted from the sum of its tables, and its rows need not be gone through.
+    """
+    splits = pd.get_dummies(table.groupby(["draw", "split"], sort=False).ngroup(), dtype=np.float64)
+    columns = pd.concat([table[["value", "relatives"]].astype(np.float64), splits], axis=1)
+    columns -= columns.groupby([table.draw, table.label]).transform("mean")
+    parts = (part.to_numpy() for _, part in columns.groupby([table.draw, table.superclass]))
+    return np.stack([part.T @ part for part in parts])
+
+
+def _slope(products: NDArray[np.float64]) -> float:
+    """Slope of the first column on the second, given all others (Frisch and Waugh, 1933); NaN where they explain it."""
+    pair, others = products[:2, :2], products[2:, :2]
+    (_, with_value), (_, variation) = pair - others.T @ np.linalg.pinv(products[2:, 2:], 1e-10, hermitian=True) @ others
+    return float(with_value / variation) if variation > 1e-9 * max(1.0, pair[1, 1]) else float("nan")
