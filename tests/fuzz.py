@@ -98,7 +98,7 @@ def make_bench(folder: Path, config: TrainConfig) -> Bench:
         Image.fromarray(bench.train_set.images[6 * number].numpy()).save(target)
     for layout, write in test_data.WRITERS.items():
         bench.cifar100[layout] = folder / layout
-        write(bench.cifar100[layout])
+        write(bench.cifar100[layout], test_data.BOTH[0])
     return bench
 
 
@@ -365,7 +365,7 @@ def damaged_data_set(data: st.DataObject, bench: Bench) -> None:
     whole = path.read_bytes()
     other = data.draw(st.sampled_from(files))
     content = data.draw(damaged(whole) | st.just(other.read_bytes()) | st.none())
-    images, labels = test_data.SORTED[part]
+    images, labels = test_data.SORTED["cifar100"][part]
     try:
         path.unlink() if content is None else path.write_bytes(content)
         refused_or(
