@@ -11,12 +11,15 @@ from alone import ROOT, bare_python, execute, is_working_copy, publish, texts
 from siamese_utils.report.site import numbered_notebooks
 
 
-def setup_cell(path: Path) -> str:
-    return next(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
+def frame(path: Path) -> str:
+    """The first code cell, which readers of the report never see."""
+    first = next(cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
+    assert first.metadata.tags == ["frame"] and first.metadata.jupyter.source_hidden
+    return first.source
 
 
 def test_every_notebook_begins_with_the_same_cell() -> None:
-    cells = {setup_cell(path) for path in numbered_notebooks(ROOT / "notebooks")}
+    cells = {frame(path) for path in numbered_notebooks(ROOT / "notebooks")}
     assert len(cells) == 1 and "git" in cells.pop()
 
 
@@ -27,7 +30,7 @@ def test_a_notebook_alone_fetches_the_project_once(tmp_path: Path) -> None:
     alone.mkdir()
     cells = [
         "import importlib.util; print(importlib.util.find_spec('siamese_utils'))",
-        setup_cell(ROOT / "notebooks" / "05_one_shot_evaluation.ipynb"),
+        frame(ROOT / "notebooks" / "05_one_shot_evaluation.ipynb"),
         "import os; os.chdir('/')",
         "from siamese_utils.system import project; print(project.project_root())",
     ]
@@ -35,5 +38,6 @@ def test_a_notebook_alone_fetches_the_project_once(tmp_path: Path) -> None:
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells]), path)
     python, hub = bare_python(tmp_path), publish(tmp_path)
     for _ in range(2):
-        assert "".join(texts(execute(path, alone, python, hub))).split() == ["None", str(alone / "siamese-one-shot")]
+        first, *_, last = texts(execute(path, alone, python, hub))
+        assert (first.strip(), last.strip()) == ("None", str(alone / "siamese-one-shot"))
     assert (alone / "siamese-one-shot" / "results" / "split_sweep.csv").exists()

@@ -21,7 +21,7 @@ from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import CheckpointError, DataError, ResultsError, SamplingError, UnknownNameError
 from siamese_utils.evaluation.estimates import Estimate, wilson
 from siamese_utils.experiments import store as results
-from siamese_utils.report import page as notebook
+from siamese_utils.report import page
 from siamese_utils.studies.drawing import study
 from siamese_utils.studies.drawing.study import (
     RUNS,
@@ -345,13 +345,13 @@ def test_notebook_starts_without_data(tmp_path: Path, monkeypatch: pytest.Monkey
     shown: list[object] = []
     small = SymbolData(synthetic_symbols(10, 2), synthetic_symbols(10, 2, part="test"), synthetic_symbols(3, 2))
     monkeypatch.setattr(study, "synthetic_symbol_data", lambda: small)
-    monkeypatch.setattr(notebook, "display", shown.append)
+    monkeypatch.setattr(page, "display", shown.append)
     monkeypatch.setenv("SIAMESE_PROFILE", profile)
     monkeypatch.setenv("SIAMESE_DATA", str(tmp_path / "nothing"))
     monkeypatch.setattr("siamese_utils.data.sources.search_folders", lambda root=None: [(tmp_path, "./data")])
-    started = notebook.start_symbols()
+    started = page.start_symbols()
     assert started.is_synthetic and started.train_set is small.characters and started.test_set is small.test_digits
     assert 'data-siamese-source="synthetic"' in shown[0].data  # type: ignore[attr-defined]
     monkeypatch.setenv("SIAMESE_PROFILE", "fast")
     with pytest.raises(UnknownNameError, match="smoke, report, full"):
-        notebook.start_symbols()
+        page.start_symbols()

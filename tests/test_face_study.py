@@ -39,7 +39,7 @@ from siamese_utils.evaluation.estimates import Estimate, bootstrap_estimate
 from siamese_utils.evaluation.pairs import pair_auc
 from siamese_utils.experiments import plotting
 from siamese_utils.experiments import store as results
-from siamese_utils.report import page as notebook
+from siamese_utils.report import page
 from siamese_utils.studies import validation as studies
 from siamese_utils.studies.audit import Data, audit
 from siamese_utils.studies.faces import figures as face_figures
@@ -636,12 +636,12 @@ def test_stored_numbers_agree_with_stored_probabilities(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("profile", ["smoke", "report"])
 def test_notebook_starts_without_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profile: str) -> None:
     shown: list[object] = []
-    monkeypatch.setattr(notebook, "display", shown.append)
+    monkeypatch.setattr(page, "display", shown.append)
     monkeypatch.setenv("SIAMESE_PROFILE", profile)
     monkeypatch.setenv("SIAMESE_DATA", str(tmp_path / "nothing"))
     monkeypatch.setenv("SIAMESE_OFFLINE", "1")
     monkeypatch.setattr("siamese_utils.data.sources.search_folders", lambda root=None: [(tmp_path, "./data")])
-    started, faces, lists = notebook.start_faces()
+    started, faces, lists = page.start_faces()
     assert started.is_synthetic and faces.is_synthetic and set(lists) == {"train", "test"}
     assert not shared_people(lists["train"], lists["test"])
     assert 'data-siamese-source="synthetic"' in shown[0].data  # type: ignore[attr-defined]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 
-# As `notebook.start` shows it: light colours of its own, whatever the page's.
+# As `page.start` shows it: light colours of its own, whatever the page's.
 BANNER = "<div class='siamese-banner' style='background:#EAF4FB;color:#123'>Profile <code>report</code></div>"
 
 

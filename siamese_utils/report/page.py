@@ -1,4 +1,4 @@
-"""What every notebook starts with: the profile, the data, the encoder, and figures that save themselves.
+"""What every notebook starts with: the profile, the data, the encoder, and a place to show findings.
 
 The profile comes from the environment variable ``SIAMESE_PROFILE``:
 
@@ -15,16 +15,16 @@ import hashlib
 import json
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from IPython.display import HTML, Image, display
-from matplotlib.figure import Figure
+from IPython.display import HTML, Image, Markdown, display
 
 from siamese_utils.data.images import ImageSet
 from siamese_utils.data.load import SyntheticDataWarning, load_images
@@ -32,10 +32,11 @@ from siamese_utils.data.sources import MissingDataError, cache_folder
 from siamese_utils.data.splits import ClassSplit, class_split
 from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder, save_encoder
 from siamese_utils.encoders.encoder import Encoder
-from siamese_utils.errors import CheckpointError, unknown
+from siamese_utils.errors import CheckpointError, ResultsError, unknown
 from siamese_utils.evaluation.protocol import SplitEvaluation
 from siamese_utils.experiments import plotting
 from siamese_utils.experiments import store as results
+from siamese_utils.experiments.findings import Finding, Illustration, Shown, Table
 from siamese_utils.studies.splits import stored
 from siamese_utils.studies.splits.study import SplitRun, evaluate_encoder, run_split
 from siamese_utils.system import project
@@ -50,8 +51,8 @@ PROFILES = ("smoke", "report", "full")
 
 
 @dataclass(eq=False)
-class Study:
-    """The data and the encoder of one notebook.
+class Page:
+    """The profile, the data and the encoder of one notebook; shows findings.
 
     Attributes:
         profile: ``smoke``, ``report`` or ``full``.
@@ -64,12 +65,17 @@ class Study:
     train_set: ImageSet
     test_set: ImageSet
     split: ClassSplit
-    _history: pd.DataFrame | None = field(default=None, repr=False)
+    _missing: set[str] = field(default_factory=set, repr=False)
 
     @property
     def is_synthetic(self) -> bool:
         """Whether the images are the synthetic stand-in rather than CIFAR-100."""
         return self.test_set.is_synthetic
+
+    @property
+    def full(self) -> bool:
+        """Whether what is not stored yet is to be computed here, which takes hours: profile ``full``, real data."""
+        return self.profile == "full" and not self.is_synthetic
 
     @property
     def run_name(self) -> str:
@@ -131,16 +137,44 @@ class Study:
             save_encoder(trained.encoder, path, {"history": trained.history.to_dict(orient="records")})
         return path
 
-    def show_figure(self, figure: Figure, name: str, alt: str) -> None:
-        """Save a figure under ``name`` (SVG, PNG, alternative text) and display it."""
-        png = plotting.save_figure(figure, name, alt, self.figures)
-        display(Image(data=png, format="png", alt=" ".join(alt.split())))
+    def show(self, finding: Finding | Shown | Sequence[Shown], *args: Any, **kwargs: Any) -> None:
+        """Display a finding; where its numbers are not stored yet, say once on this page how to make them.
 
-    def show_table(self, table: pd.DataFrame, caption: str, decimals: int = 2) -> None:
-        """Display a table with a caption; the stored output is the same from run to run."""
-        html = table.to_html(index=False, border=0, na_rep="–", float_format=f"{{:.{decimals}f}}".format)
-        head, rest = html.split(">", 1)
-        display(HTML(f"{head}><caption>{escape(caption)}</caption>{rest}"))
+        Args:
+            finding: a function that makes it, or what such a function returns.
+            args: for the function.
+            kwargs: for the function.
+
+        Raises:
+            ConfigError: a figure without an alternative text.
+        """
+        try:
+            found = finding(*args, **kwargs) if callable(finding) else finding
+        except ResultsError as error:
+            if str(error) not in self._missing:
+                self._missing.add(str(error))
+                display(Markdown(f"*Not stored yet.* {error}"))
+            return
+        for thing in [found] if isinstance(found, Illustration | Table | str) else found:
+            if isinstance(thing, Illustration):
+                self._show_illustration(thing)
+            elif isinstance(thing, Table):
+                _show_table(thing)
+            else:
+                display(Markdown(thing))
+
+    def _show_illustration(self, shown: Illustration) -> None:
+        """Save a figure under its name (SVG, PNG, alternative text) and display it."""
+        png = plotting.save_figure(shown.figure, shown.name, shown.alt, self.figures)
+        display(Image(data=png, format="png", alt=" ".join(shown.alt.split())))
+
+
+def _show_table(shown: Table) -> None:
+    """Display a table with its caption; the stored output is the same from run to run."""
+    numbers = f"{{:.{shown.decimals}f}}".format
+    html = shown.frame.to_html(index=False, border=0, na_rep="–", float_format=numbers)
+    head, rest = html.split(">", 1)
+    display(HTML(f"{head}><caption>{escape(shown.caption)}</caption>{rest}"))
 
 
 def _profile() -> str:
@@ -150,7 +184,7 @@ def _profile() -> str:
     return profile
 
 
-def start(split: str = "90-10", draw: int = 0) -> Study:
+def start(split: str = "90-10", draw: int = 0) -> Page:
     """Begin a notebook: choose the profile, load the data, set the look, and say what is used.
 
     Args:
@@ -168,22 +202,22 @@ def start(split: str = "90-10", draw: int = 0) -> Study:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntheticDataWarning)  # the banner says it better
         train_set, test_set = load_images("train"), load_images("test")
-    study = Study(profile, train_set, test_set, class_split(split, draw, train_set.num_classes))
+    page = Page(profile, train_set, test_set, class_split(split, draw, train_set.num_classes))
     text = (
         "CIFAR-100 is not in use here, so the live cells below show drawn shapes and a small encoder trained on them "
         "within a minute. Their numbers say nothing about CIFAR-100. Tables that are read from <code>results/</code> "
         "are about CIFAR-100 and say so."
     )
-    if not study.is_synthetic:
+    if not page.is_synthetic:
         text = (
             f"Profile <code>{escape(profile)}</code>: {len(train_set):,} training and {len(test_set):,} test images of "
             "CIFAR-100."
         )
-    _announce(text, test_set.name, study.is_synthetic)
-    return study
+    _announce(text, test_set.name, page.is_synthetic)
+    return page
 
 
-def start_symbols() -> Study:
+def start_symbols() -> Page:
     """Begin the notebook on drawings: the training set is Omniglot's background set, the test set MNIST's.
 
     Where the data cannot be reached, and in the profile ``smoke``, made-up symbols stand in for both.
@@ -215,10 +249,10 @@ def start_symbols() -> Study:
             "Omniglot."
         )
     _announce(text, "MNIST and Omniglot", digits.is_synthetic)
-    return Study(profile, characters, digits, class_split("5-5", 0, digits.num_classes))
+    return Page(profile, characters, digits, class_split("5-5", 0, digits.num_classes))
 
 
-def start_faces() -> tuple[Study, FaceSet, dict[str, PairList]]:
+def start_faces() -> tuple[Page, FaceSet, dict[str, PairList]]:
     """Begin the notebook on faces: LFW's development training set, and its two lists of pairs.
 
     Where the data cannot be reached, and in the profile ``smoke``, made-up faces stand in for them. No test photograph
@@ -252,7 +286,7 @@ def start_faces() -> tuple[Study, FaceSet, dict[str, PairList]]:
     _announce(text, "LFW", faces.is_synthetic)
     images = people_as_classes(faces)
     split = ClassSplit(f"{images.num_classes}-0", 0, tuple(range(images.num_classes)), ())
-    return Study(profile, images, images, split), faces, lists
+    return Page(profile, images, images, split), faces, lists
 
 
 def _announce(text: str, source: str, is_synthetic: bool) -> None:

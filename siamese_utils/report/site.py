@@ -53,6 +53,7 @@ DEFAULT_TITLE = "Siamese networks for one-shot recognition"
 CELL_TIMEOUT = 1800
 """Seconds a cell may take in the profiles that retrain nothing; ``full`` has no limit."""
 
+LEFT_OUT = {"remove-cell", "frame"}
 SOURCE_NAMES = {"cifar100": "CIFAR-100", "synthetic": "synthetic"}
 _SOURCE_MARKER = re.compile(r"""data-siamese-source=["']([^"']+)["']""")
 _NUMBERED = re.compile(r"\d+[a-z]?_.+\.ipynb")
@@ -397,7 +398,7 @@ def tidy_notebook(notebook: NotebookNode, root: Path) -> None:
         }
     )
     for cell in notebook.cells:
-        kept = {"tags", "alt"} & cell.metadata.keys()
+        kept = {"tags", "alt", "jupyter"} & cell.metadata.keys()
         cell.metadata = NotebookNode({key: cell.metadata[key] for key in sorted(kept)})
         if cell.cell_type == "code":
             tidied = (_tidy_output(output, root) for output in cell.outputs)
@@ -518,7 +519,8 @@ class _Exporter(HTMLExporter):
 def render_notebook(notebook: NotebookNode, path: Path) -> Page:
     """Render the cells of an executed notebook.
 
-    Cells tagged ``remove-cell`` are left out, ``remove-input`` drops the code, ``show-input`` unfolds it.
+    Cells tagged ``remove-cell`` and those tagged ``frame``, which fetch the project on Colab, are left out;
+    ``remove-input`` drops the code, ``show-input`` unfolds it.
 
     Args:
         notebook: with its outputs; it is not changed.
@@ -534,7 +536,7 @@ def render_notebook(notebook: NotebookNode, path: Path) -> Page:
         if "text/html" in output.get("data", {})
     ]
     sources = sorted({source for html in html_outputs for source in _SOURCE_MARKER.findall(html)})
-    notebook.cells = [cell for cell in notebook.cells if "remove-cell" not in cell.metadata.get("tags", ())]
+    notebook.cells = [cell for cell in notebook.cells if not LEFT_OUT & set(cell.metadata.get("tags", ()))]
     for cell in notebook.cells:
         if cell.cell_type == "code":
             _prepare_code(cell)

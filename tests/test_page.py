@@ -27,7 +27,9 @@ from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import CheckpointError, DataError, ResultsError, SplitError, UnknownNameError
 from siamese_utils.evaluation.protocol import METRICS
 from siamese_utils.experiments import store as results
-from siamese_utils.report import page as notebook
+from siamese_utils.experiments.findings import Illustration, Table
+from siamese_utils.report import page as report_page
+from siamese_utils.report.page import Page
 from siamese_utils.studies.splits import stored
 from siamese_utils.studies.splits.study import SplitRun
 from siamese_utils.training.recipes import recipe
@@ -48,7 +50,7 @@ def sets() -> dict[str, ImageSet]:
 def shown(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What a notebook would display."""
     objects: list[Any] = []
-    monkeypatch.setattr(notebook, "display", lambda *things: objects.extend(things))
+    monkeypatch.setattr(report_page, "display", lambda *things: objects.extend(things))
     return objects
 
 
@@ -67,14 +69,14 @@ def project(
         warnings.warn("a stand-in", SyntheticDataWarning, stacklevel=2)
         return sets[part]
 
-    monkeypatch.setattr(notebook, "load_images", load)
+    monkeypatch.setattr(report_page, "load_images", load)
     return tmp_path
 
 
 @pytest.fixture
 def real(project: Path, monkeypatch: pytest.MonkeyPatch, sets: dict[str, ImageSet]) -> None:
     """The same, with a set that says it is CIFAR-100."""
-    monkeypatch.setattr(notebook, "load_images", lambda part: dataclasses.replace(sets[part], name="cifar100"))
+    monkeypatch.setattr(report_page, "load_images", lambda part: dataclasses.replace(sets[part], name="cifar100"))
 
 
 @pytest.fixture
@@ -83,11 +85,11 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     small = dataclasses.replace(
         recipe("smoke"), encoder="conv3", epochs=1, batch_size=32, held_out_images=3, images_per_class=2
     )
-    monkeypatch.setattr(notebook, "recipe", lambda name: {"smoke": small}[name])
+    monkeypatch.setattr(report_page, "recipe", lambda name: {"smoke": small}[name])
 
 
-def start() -> notebook.Study:
-    return notebook.start("18-2")  # 90-10 of twenty classes
+def start() -> Page:
+    return report_page.start("18-2")  # 90-10 of twenty classes
 
 
 # --------------------------------------------------------------------------------- profile and banner
@@ -97,8 +99,8 @@ def test_smoke_says_that_it_is_synthetic(project: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("SIAMESE_PROFILE", "smoke")
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the banner takes the warning's place
-        study = start()
-    assert study.is_synthetic and study.profile == "smoke"
+        page = start()
+    assert page.is_synthetic and page.profile == "smoke"
     assert os.environ["SIAMESE_SYNTHETIC"] == "1"
     (banner,) = shown
     assert "<strong>Synthetic data.</strong>" in banner.data and 'data-siamese-source="synthetic"' in banner.data
@@ -112,14 +114,14 @@ def test_smoke_forces_the_synthetic_set(
     monkeypatch.setattr("siamese_utils.data.load.make_synthetic", lambda part: sets[part])
     monkeypatch.setenv("SIAMESE_PROFILE", "smoke")
     monkeypatch.setenv("SIAMESE_SYNTHETIC", "0")
-    study = start()
-    assert study.train_set is sets["train"] and study.test_set is sets["test"]
-    assert study.split == class_split("18-2", num_classes=20)
+    page = start()
+    assert page.train_set is sets["train"] and page.test_set is sets["test"]
+    assert page.split == class_split("18-2", num_classes=20)
 
 
 def test_report_is_the_default(real: None, shown: list[Any]) -> None:
-    study = start()
-    assert study.profile == "report" and not study.is_synthetic
+    page = start()
+    assert page.profile == "report" and not page.is_synthetic
     (banner,) = shown
     assert 'data-siamese-source="cifar100"' in banner.data and "Synthetic" not in banner.data
     assert "320 training and 400 test images of CIFAR-100" in banner.data
@@ -127,8 +129,8 @@ def test_report_is_the_default(real: None, shown: list[Any]) -> None:
 
 
 def test_without_data_the_report_says_synthetic(project: Path, shown: list[Any]) -> None:
-    study = start()
-    assert study.profile == "report" and study.is_synthetic and "Synthetic data" in shown[0].data
+    page = start()
+    assert page.profile == "report" and page.is_synthetic and "Synthetic data" in shown[0].data
 
 
 def test_unknown_profile(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,14 +146,14 @@ def test_empty_profile_is_the_default(real: None, monkeypatch: pytest.MonkeyPatc
 
 def test_unknown_split(project: Path) -> None:
     with pytest.raises(SplitError):
-        notebook.start("91-9")
+        report_page.start("91-9")
 
 
 def test_damaged_data_is_an_error(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def damaged(part: str) -> ImageSet:
         raise DataError("The file x is damaged; fetch it again.")
 
-    monkeypatch.setattr(notebook, "load_images", damaged)
+    monkeypatch.setattr(report_page, "load_images", damaged)
     with pytest.raises(DataError, match="fetch it again"):
         start()
 
@@ -159,21 +161,21 @@ def test_damaged_data_is_an_error(project: Path, monkeypatch: pytest.MonkeyPatch
 # --------------------------------------------------------------------------------- figures and tables
 
 
-def draw(study: notebook.Study, alt: str = ALT) -> None:
+def draw(page: Page, alt: str = ALT) -> None:
     figure, axis = plt.subplots()
     axis.plot([1, 2, 3])
-    study.show_figure(figure, "line", alt)
+    page.show(Illustration(figure, "line", alt))
 
 
 def test_figures_of_synthetic_data_never_take_the_place_of_real_ones(project: Path, shown: list[Any]) -> None:
     (project / "figures").mkdir()
     (project / "figures" / "line.png").write_bytes(b"the real one")
-    study = start()
-    draw(study)
+    page = start()
+    draw(page)
     assert (project / "figures" / "line.png").read_bytes() == b"the real one"
     assert list((project / "figures").iterdir()) == [project / "figures" / "line.png"]
-    assert {path.name for path in study.figures.iterdir()} == {"line.svg", "line.png", "line.alt.txt"}
-    assert study.figures.resolve().is_relative_to((project / "build").resolve())  # which git ignores
+    assert {path.name for path in page.figures.iterdir()} == {"line.svg", "line.png", "line.alt.txt"}
+    assert page.figures.resolve().is_relative_to((project / "build").resolve())  # which git ignores
 
 
 def test_real_figures_go_to_figures(project: Path, real: None, shown: list[Any]) -> None:
@@ -190,13 +192,54 @@ def test_figure_without_alternative_text_is_refused(real: None, shown: list[Any]
 
 
 def test_table_is_shown_with_its_caption(real: None, shown: list[Any]) -> None:
-    study = start()
+    page = start()
     table = pd.DataFrame({"split": ["90-10"], "accuracy": [70.12345], "note": [float("nan")]})
     for _ in range(2):
-        study.show_table(table, "Accuracy of a test")
+        page.show(Table(table, "Accuracy of a test"))
     first, second = shown[1].data, shown[2].data
     assert first == second  # so that stored outputs change only when the table does
     assert "Accuracy of a test" in first and "70.12" in first and "70.123" not in first and "–" in first
+
+
+# ------------------------------------------------------------------------------------------- findings
+
+
+def line_and_words(title: str, *, stored: bool = True) -> tuple[Illustration, str]:
+    if not stored:
+        raise ResultsError(f"{title} is not stored; run `python -m siamese_utils sweep`.")
+    return Illustration(plt.figure(), "line", ALT), f"**{title}** rises."
+
+
+def test_a_finding_is_shown_part_by_part(real: None, shown: list[Any]) -> None:
+    page = start()
+    page.show(line_and_words, "Accuracy", stored=True)
+    page.show("More *words*.")
+    picture, words, more = shown[1:]
+    assert picture.alt == ALT and words.data == "**Accuracy** rises." and more.data == "More *words*."
+    assert (page.figures / "line.svg").exists()
+
+
+def test_what_is_not_stored_yet_is_said_once(real: None, shown: list[Any]) -> None:
+    page = start()
+    for title in ("Accuracy", "Accuracy", "Speed"):
+        page.show(line_and_words, title, stored=False)
+    first, second = shown[1:]
+    assert "Accuracy is not stored; run `python -m siamese_utils sweep`" in first.data and "Speed" in second.data
+
+
+def test_other_errors_of_a_finding_come_through(real: None, shown: list[Any]) -> None:
+    with pytest.raises(DataError):
+        start().show(load_nothing)
+
+
+def load_nothing() -> str:
+    raise DataError("The file x is damaged; fetch it again.")
+
+
+def test_only_the_full_profile_on_real_data_is_full(real: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not start().full
+    monkeypatch.setenv("SIAMESE_PROFILE", "full")
+    assert start().full
 
 
 # -------------------------------------------------------------------------------------------- encoder
@@ -205,14 +248,14 @@ def test_table_is_shown_with_its_caption(real: None, shown: list[Any]) -> None:
 def test_synthetic_encoder_is_trained_once_and_then_kept(
     project: Path, fast: None, monkeypatch: pytest.MonkeyPatch, sets: dict[str, ImageSet]
 ) -> None:
-    study = start()
-    first = study.encoder
-    assert study.encoder is first and study.config == notebook.recipe("smoke")
-    assert study.history["epoch"].tolist() == [1]
-    kept = list(notebook.cache_folder().glob("synthetic-*.safetensors"))
+    page = start()
+    first = page.encoder
+    assert page.encoder is first and page.config == report_page.recipe("smoke")
+    assert page.history["epoch"].tolist() == [1]
+    kept = list(report_page.cache_folder().glob("synthetic-*.safetensors"))
     assert len(kept) == 1
     with monkeypatch.context() as patch:
-        patch.setattr(notebook, "train", lambda *_, **__: pytest.fail("trained again"))
+        patch.setattr(report_page, "train", lambda *_, **__: pytest.fail("trained again"))
         again = start()
         assert torch.equal(again.encoder.embed(sets["test"].images[:4]), first.embed(sets["test"].images[:4]))
     assert not (project / "results").exists() or list((project / "results").iterdir()) == []
@@ -220,36 +263,36 @@ def test_synthetic_encoder_is_trained_once_and_then_kept(
 
 @pytest.mark.parametrize("content", [b"", b"half of it"])
 def test_damaged_cached_encoder_is_made_again(content: bytes, project: Path, fast: None) -> None:
-    study = start()
-    kept = study._synthetic_checkpoint()
+    page = start()
+    kept = page._synthetic_checkpoint()
     kept.write_bytes(content)
-    assert start().encoder.embed(study.test_set.images[:2]).shape[0] == 2
+    assert start().encoder.embed(page.test_set.images[:2]).shape[0] == 2
 
 
 def test_synthetic_evaluation_has_every_metric(project: Path, fast: None) -> None:
-    study = notebook.start("15-5")
-    assert set(study.evaluation.metrics) == set(METRICS)
-    assert all(0 <= estimate.value <= 100 for estimate in study.evaluation.metrics.values())
+    page = report_page.start("15-5")
+    assert set(page.evaluation.metrics) == set(METRICS)
+    assert all(0 <= estimate.value <= 100 for estimate in page.evaluation.metrics.values())
 
 
 def test_report_uses_what_is_stored(real: None, sets: dict[str, ImageSet], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notebook, "train", lambda *_, **__: pytest.fail("the report retrains nothing"))
-    monkeypatch.setattr(notebook, "run_split", lambda *_, **__: pytest.fail("the report retrains nothing"))
+    monkeypatch.setattr(report_page, "train", lambda *_, **__: pytest.fail("the report retrains nothing"))
+    monkeypatch.setattr(report_page, "run_split", lambda *_, **__: pytest.fail("the report retrains nothing"))
     torch.manual_seed(0)
-    encoder, config = Encoder("conv3").eval(), recipe("smoke")
-    save_encoder(encoder, stored.checkpoint_path("18-2", 0), {"config": config.to_json()})
+    kept, config = Encoder("conv3").eval(), recipe("smoke")
+    save_encoder(kept, stored.checkpoint_path("18-2", 0), {"config": config.to_json()})
     results.store_json("cifar100-18-2-draw0", {"history": [{"epoch": 1, "loss": 0.5}]})
-    study = start()
-    cosine = (study.encoder.embed(sets["test"].images[:4]) * encoder.embed(sets["test"].images[:4])).sum(dim=1)
+    page = start()
+    cosine = (page.encoder.embed(sets["test"].images[:4]) * kept.embed(sets["test"].images[:4])).sum(dim=1)
     assert cosine.min() > 0.999
-    assert study.config == config
-    assert study.history.to_dict(orient="records") == [{"epoch": 1, "loss": 0.5}]
+    assert page.config == config
+    assert page.history.to_dict(orient="records") == [{"epoch": 1, "loss": 0.5}]
 
 
 def test_report_without_a_checkpoint(real: None) -> None:
-    study = start()
+    page = start()
     with pytest.raises(CheckpointError, match=r"cifar100-18-2-draw0\.safetensors"):
-        _ = study.encoder
+        _ = page.encoder
 
 
 def test_report_without_a_run_record(real: None) -> None:
@@ -265,10 +308,10 @@ def test_full_retrains_and_stores(real: None, monkeypatch: pytest.MonkeyPatch) -
         calls.append((run.split, run.draw))
         save_encoder(Encoder("conv3"), stored.checkpoint_path(run.split, run.draw), {})
 
-    monkeypatch.setattr(notebook, "run_split", retrain)
+    monkeypatch.setattr(report_page, "run_split", retrain)
     monkeypatch.setenv("SIAMESE_PROFILE", "full")
-    study = start()
-    _ = study.encoder, study.encoder
+    page = start()
+    _ = page.encoder, page.encoder
     assert calls == [("18-2", 0)]
 
 
@@ -276,7 +319,8 @@ def test_full_without_data_does_not_store_synthetic_numbers(
     project: Path, fast: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run: Callable[..., None] = lambda *_, **__: pytest.fail("synthetic numbers must not be stored")  # noqa: E731
-    monkeypatch.setattr(notebook, "run_split", run)
+    monkeypatch.setattr(report_page, "run_split", run)
     monkeypatch.setenv("SIAMESE_PROFILE", "full")
-    assert start().encoder.name == "conv3"
+    page = start()
+    assert page.encoder.name == "conv3" and not page.full
     assert json.dumps([path.name for path in (project / "results").rglob("*")]) == "[]"
