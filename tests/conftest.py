@@ -21,6 +21,9 @@ settings.register_profile("siamese", deadline=None, derandomize=True, database=N
 settings.load_profile("siamese")
 
 
+USERS_CACHE = cache_folder()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave long campaigns out unless asked for; skip ``real_data`` where it cannot be found: no test downloads it."""
     if "long" not in config.option.markexpr:
@@ -38,6 +41,12 @@ def isolated_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SIAMESE_CACHE", str(tmp_path / "siamese-cache"))
     monkeypatch.setenv("SIAMESE_OFFLINE", "1")
     monkeypatch.delenv("SIAMESE_SYNTHETIC", raising=False)
+
+
+@pytest.fixture
+def users_cache(isolated_data: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read the user's cache after all: for real data, which take seconds to read without."""
+    monkeypatch.setenv("SIAMESE_CACHE", str(USERS_CACHE))
 
 
 @pytest.fixture
@@ -86,14 +95,12 @@ def real_data() -> Callable[[str], ImageSet]:
     source = find_cifar100()
     if source is None:
         pytest.skip("CIFAR-100 is not on this machine")
-    folder, cache = source.path.resolve(), cache_folder()
+    folder = source.path.resolve()
 
     @lru_cache
     def load(part: str) -> ImageSet:
-        with (
-            pytest.MonkeyPatch.context() as patch
-        ):  # the user's cache, which `isolated_data` hides from tests
-            patch.setenv("SIAMESE_CACHE", str(cache))
+        with pytest.MonkeyPatch.context() as patch:  # the user's cache, which `isolated_data` hides from tests
+            patch.setenv("SIAMESE_CACHE", str(USERS_CACHE))
             return load_cifar100(part, root=folder, download=False)
 
     return load

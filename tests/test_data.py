@@ -796,11 +796,12 @@ def test_damaged_cifar10(pristine_10: dict[str, Path], tmp_path: Path) -> None:
 
 
 @pytest.mark.real_data
+@pytest.mark.usefixtures("users_cache")
 @pytest.mark.skipif(find_cifar10() is None, reason="CIFAR-10 is not on this machine")
 def test_real_cifar10_has_the_published_statistics() -> None:
     source = find_cifar10()
     assert source is not None
-    train, test = (load_cifar10(part, root=source.path, cache=False) for part in PARTS)
+    train, test = (load_cifar10(part, root=source.path) for part in PARTS)
     assert torch.bincount(train.labels).tolist() == [5_000] * 10
     assert torch.bincount(test.labels).tolist() == [1_000] * 10
     # The channel means that CIFAR-10 code has carried about for years.

@@ -279,6 +279,7 @@ def test_stored_accuracy_on_the_runs_is_reproduced(train_on: str, monkeypatch: p
     assert TrainConfig.from_json(checkpoint_info(path)["config"]).augment.flip is False
 
 
+@pytest.mark.usefixtures("users_cache")
 @pytest.mark.skipif(not HAS_OMNIGLOT, reason="Omniglot is not on this machine")
 def test_encoder_that_is_taught_nothing_is_far_from_perfect(tmp_path: Path) -> None:
     """A leak between support and query would show here."""

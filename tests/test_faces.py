@@ -37,7 +37,6 @@ from siamese_utils.data.sources import MissingDataError, cache_folder, search_fo
 from siamese_utils.errors import ConfigError, DataError, SamplingError, ShapeError, SplitError, UnknownNameError
 
 HAS_LFW = any((folder / "lfw_home" / "pairsDevTrain.txt").is_file() for folder, _ in search_folders())
-USERS_CACHE = cache_folder()
 TRAIN = ["Ann", "1", "2"], ["Bo", "1", "3"], ["Ann", "1", "Cy", "1"], ["Bo", "3", "Ann", "3"]
 TEST = ["Di", "2", "3"], ["Di", "1", "Ed", "1"]
 
@@ -311,9 +310,9 @@ def test_missing_data_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("users_cache")
 @pytest.mark.skipif(not HAS_LFW, reason="LFW is not on this machine")
-def test_lfw_is_what_its_authors_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SIAMESE_CACHE", str(USERS_CACHE))
+def test_lfw_is_what_its_authors_say() -> None:
     faces, lists = load_training_faces(), load_pair_lists()
     assert (len(faces.people), len(faces), len(faces.pairs.same)) == (2132, 3443, 2200)
     assert int(faces.pairs.same.sum()) == 1100 and shared_people(faces, lists["test"]) == ()

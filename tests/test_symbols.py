@@ -383,11 +383,14 @@ HAS_OMNIGLOT = any((folder / "omniglot" / "all_runs.zip").is_file() for folder, 
 
 
 @pytest.mark.real_data
+@pytest.mark.usefixtures("users_cache")
 @pytest.mark.skipif(not HAS_OMNIGLOT or find_cifar100() is None, reason="needs Omniglot")
 def test_no_image_of_the_runs_is_in_the_background_set() -> None:
     background = load_omniglot_background()
     assert (len(background), background.num_classes, len(background.superclass_names)) == (4_840, 242, 8)
     assert torch.bincount(background.labels).tolist() == [20] * 242
+    some = load_omniglot_background(canonical=False).images[::700, ..., 0].numpy()  # is the cache today's form?
+    assert np.array_equal(np.stack([canonical_symbol(ink) for ink in some]), background.images[::700, ..., 0])
     runs = load_omniglot_runs()
     assert [len(run.true) for run in runs] == [20] * 20
     assert all(sorted(run.true.tolist()) == list(range(20)) for run in runs)
