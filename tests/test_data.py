@@ -325,15 +325,6 @@ def test_other_peoples_train_folder_is_not_taken_for_cifar100(tmp_path: Path) ->
     assert find_cifar100(tmp_path / "data") is None
 
 
-def test_a_file_in_place_of_the_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    file = tmp_path / "data.zip"
-    file.write_bytes(b"")
-    monkeypatch.setenv("SIAMESE_DATA", str(file))
-    with pytest.raises(DataError) as caught:
-        load_images("train")
-    _one_sentence(caught.value, file, "is not a folder")
-
-
 def test_unknown_part() -> None:
     for load in (load_cifar100, load_images):
         with pytest.raises(UnknownNameError, match=r"'validation'.*train, test"):

@@ -26,6 +26,7 @@ import threading
 import webbrowser
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,29 +96,17 @@ def answer(model: DrawingModel, question: str, data: object) -> dict[str, Any]:
         raise DataError("A request must be a JSON object; reload the page.")
     if question == "compare":
         left, right = parse_drawing(data.get("left")), parse_drawing(data.get("right"))
-        comparison = model.compare(left, right)
-        return {
-            "similarity": comparison.similarity, "probability": comparison.probability, "same": comparison.same,
-            "left": _seen(model, left), "right": _seen(model, right),
-        }  # fmt: skip
+        return {**asdict(model.compare(left, right)), "left": _seen(model, left), "right": _seen(model, right)}
     if question == "rank":
         support, query = parse_support(data.get("support")), parse_drawing(data.get("query"))
-        ranking = [
-            {"name": one.name, "similarity": one.similarity, "probability": one.probability}
-            for one in model.rank(support, query)
-        ]
-        return {"ranking": ranking, "query": _seen(model, query)}
+        return {"ranking": [asdict(one) for one in model.rank(support, query)], "query": _seen(model, query)}
     if question == "see":
         return {"drawing": _seen(model, parse_drawing(data.get("drawing")))}
     raise DataError("The page asks for something this server does not know; reload it.")
 
 
 def _seen(model: DrawingModel, drawing: Any) -> str:
-    return _data_address(symbol_png(model.symbol(drawing)))
-
-
-def _data_address(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+    return "data:image/png;base64," + base64.b64encode(symbol_png(model.symbol(drawing))).decode("ascii")
 
 
 @cache
