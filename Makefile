@@ -4,6 +4,8 @@
 PYTHON ?= python3
 BIN = .venv/bin
 STAMP = .venv/.installed
+# Test processes side by side, one thread each
+WORKERS ?= 2
 
 .PHONY: help venv report test test-long test-pythons verify lint notebooks bench constraints clean
 
@@ -40,8 +42,9 @@ report: $(STAMP)
 	$(BIN)/python -m siamese_utils report
 
 test: $(STAMP)
-	$(BIN)/python -m pytest tests
-	SIAMESE_PROFILE=smoke TQDM_DISABLE=1 $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests
+	OMP_NUM_THREADS=1 SIAMESE_PROFILE=smoke TQDM_DISABLE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
+	  --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
 
 test-long: $(STAMP)
 	SIAMESE_RECORD=1 TQDM_DISABLE=1 $(BIN)/python -m pytest tests/long -m long

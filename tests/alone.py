@@ -18,14 +18,19 @@ ROOT = Path(__file__).resolve().parents[1]
 NAME = "siamese-one-shot"
 
 
-def publish(folder: Path) -> str:
-    """Commit what Git follows in the working tree to a new repository; returns the address of its owner."""
+def publish(folder: Path, without: str = "") -> str:
+    """Commit what Git follows in the working tree to a new repository; returns the address of its owner.
+
+    Files whose path begins with ``without``, if given, are left out.
+    """
     repository = folder / "hub" / NAME / NAME
     repository.mkdir(parents=True)
     git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org", f"--git-dir={repository / '.git'}"]
     subprocess.run(["git", "init", "--quiet", str(repository)], check=True)
     followed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True).stdout
-    there = b"\0".join(name for name in followed.split(b"\0") if name and (ROOT / os.fsdecode(name)).exists())
+    names = [os.fsdecode(name) for name in followed.split(b"\0") if name]
+    wanted = [name for name in names if (ROOT / name).exists() and not (without and name.startswith(without))]
+    there = b"\0".join(map(os.fsencode, wanted))
     subprocess.run(
         [*git, f"--work-tree={ROOT}", "add", "--force", "--pathspec-from-file=-", "--pathspec-file-nul"],
         cwd=ROOT, input=there, check=True,

@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from alone import ROOT, bare_python, execute, is_working_copy, publish, texts
 
-from siamese_utils.report.site import numbered_notebooks
+from siamese_utils.report.execute import numbered_notebooks
 
 
 def frame(path: Path) -> str:
@@ -36,7 +36,7 @@ def test_a_notebook_alone_fetches_the_project_once(tmp_path: Path) -> None:
     ]
     path = alone / "alone.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells]), path)
-    python, hub = bare_python(tmp_path), publish(tmp_path)
+    python, hub = bare_python(tmp_path), publish(tmp_path, without="results/checkpoints/")
     for _ in range(2):
         first, *_, last = texts(execute(path, alone, python, hub))
         assert (first.strip(), last.strip()) == ("None", str(alone / "siamese-one-shot"))

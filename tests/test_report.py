@@ -19,7 +19,8 @@ from PIL import Image
 
 from siamese_utils.errors import SiameseError, UnknownNameError
 from siamese_utils.report import site as report
-from siamese_utils.report.site import ReportError
+from siamese_utils.report.equations import equation
+from siamese_utils.report.execute import ReportError, execute_notebooks
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
@@ -160,6 +161,36 @@ def test_in_place_execution_stores_stable_notebooks(tmp_path: Path) -> None:
     assert not list(path.parent.glob(".*.tmp"))
 
 
+def test_what_was_executed_is_kept_until_something_it_rests_on_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = "import pathlib; log = pathlib.Path('../log'); log.open('a').write('{}'); print(log.read_text())"
+    paths = [write(tmp_path / "notebooks" / f"0{n}_page.ipynb", f"# {n}", code(counted.format(n))) for n in (1, 2, 3)]
+    (tmp_path / "results").mkdir()
+
+    def executed_now() -> str:
+        """Which notebooks were executed, in whatever order two at a time end."""
+        (tmp_path / "log").write_text("")
+        given = [(path, notebook.metadata) for path, notebook, _ in execute_notebooks(paths, "smoke")]
+        assert [path for path, _ in given] == paths and not any("siamese_seconds" in data for _, data in given)
+        return "".join(sorted((tmp_path / "log").read_text()))
+
+    assert executed_now() == "123"
+    assert executed_now() == ""
+    write(paths[1], "# 2", code(counted.format(2) + "; 'changed'"))
+    assert executed_now() == "2"
+    (tmp_path / "results" / "table.csv").write_text("value\n1\n")
+    assert executed_now() == "123"
+    (tmp_path / "results" / "table.csv").write_text("value\n2\n")
+    assert executed_now() == "123"
+    monkeypatch.setenv("SIAMESE_DATA", str(tmp_path / "data"))
+    assert executed_now() == "123"
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "images.bin").write_text("other data")
+    assert executed_now() == "123" and executed_now() == ""
+    assert len(list((tmp_path / "build" / "executed").iterdir())) == 3  # older ones do not pile up
+
+
 # --- rendering stored outputs: no kernel needed -------------------------------------------------------------
 
 
@@ -216,7 +247,7 @@ def test_equations_become_mathml(tmp_path: Path) -> None:
     ],
 )
 def test_equations_of_the_field_are_understood(latex: str) -> None:
-    html = report.equation(latex, block=True)
+    html = equation(latex, block=True)
     assert "<math" in html and "tex-error" not in html
     assert "\\" not in BeautifulSoup(html, "html.parser").get_text()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from alone import NAME, ROOT, bare_python, execute, is_working_copy, publish
 
-from siamese_utils.report.site import numbered_notebooks
+from siamese_utils.report.execute import numbered_notebooks
 
 pytestmark = [pytest.mark.long, pytest.mark.skipif(not is_working_copy(), reason="not a working copy of Git")]
 

@@ -10,6 +10,7 @@ from browsers import DESKTOP, PHONE, browsing
 from sites import walk
 
 from siamese_utils.report import site as report
+from siamese_utils.report.execute import numbered_notebooks
 
 pytestmark = pytest.mark.long
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_every_page_of_the_report(tmp_path: Path, campaign: Callable) -> None:
     """As it is stored: what the notebooks show, with the README's headline."""
     report.build_report(ROOT / "notebooks", tmp_path / "site", execute=False)
-    expected = {"index.html", *(f"{path.stem}.html" for path in report.numbered_notebooks(ROOT / "notebooks"))}
+    expected = {"index.html", *(f"{path.stem}.html" for path in numbered_notebooks(ROOT / "notebooks"))}
     with campaign("pages of the report in a browser", 4 * len(expected)) as counted, browsing() as browser:
         for viewport in (DESKTOP, PHONE):
             for scheme in ("light", "dark"):
