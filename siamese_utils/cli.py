@@ -114,15 +114,15 @@ def encoder_speed(
     rounds: Annotated[int, typer.Option(help="How often every encoder is timed; the median counts.")] = 3,
 ) -> None:
     """Measure how fast every encoder learns on one core, and what it could learn from in the minutes of the study."""
-    from siamese_utils.studies import validation as studies
     from siamese_utils.studies.networks import speed as module
+    from siamese_utils.studies.networks import study as compared
 
-    config = studies.trials_of("encoders_equal_time")[0].config
-    speeds = module.measure_speeds(list(studies.IMAGES_IN_TIME), config, rounds=rounds)
+    config = compared.ENCODERS_EQUAL_TIME.runs()[0].config
+    speeds = module.measure_speeds(list(compared.IMAGES_IN_TIME), config, rounds=rounds)
     module.store_speeds(speeds)
     typer.echo(speeds[["encoder", "side", "images_per_second", "spread"]].to_string(index=False))
-    images = module.images_in(speeds, studies.EQUAL_MINUTES, config, list(studies.IMAGES_IN_TIME))
-    typer.echo(f"Images in {studies.EQUAL_MINUTES:g} minutes:\n{module.written_down(images)}")
+    images = module.images_in(speeds, compared.EQUAL_MINUTES, config, list(compared.IMAGES_IN_TIME))
+    typer.echo(f"Images in {compared.EQUAL_MINUTES:g} minutes:\n{module.written_down(images)}")
 
 
 @app.command("cifar-fs")

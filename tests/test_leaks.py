@@ -16,9 +16,9 @@ import pytest
 import test_face_study
 import test_faces
 import test_splits
-import test_studies
 import test_sweep
 import test_training
+import test_validation
 import torch
 from crashes import content
 
@@ -31,7 +31,7 @@ from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import DataError, SplitError
 from siamese_utils.evaluation.episodes import few_shot_accuracy
 from siamese_utils.experiments import store as results
-from siamese_utils.studies import validation as studies
+from siamese_utils.studies import validation
 from siamese_utils.studies.faces import study as face_study
 from siamese_utils.studies.splits import study as sweep
 from siamese_utils.studies.splits.study import judge_checkpoint, train_run
@@ -286,16 +286,16 @@ def test_model_chosen_by_test_accuracy(
         check_test_images_decide_nothing(parts, swept)
 
 
-def test_trials_judged_on_test_classes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = studies.fewshot_split_cifar_fs
+def test_trials_judged_on_test_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = validation.fewshot_split_cifar_fs
 
     def leaky(names: tuple[str, ...]) -> CifarFSSplit:
         return dataclasses.replace(real(names), val=real(names).test)
 
-    monkeypatch.setattr(studies, "fewshot_split_cifar_fs", leaky)
-    train_set = test_studies.train_set.__wrapped__()
+    monkeypatch.setattr(validation, "fewshot_split_cifar_fs", leaky)
+    train_set = test_validation.train_set.__wrapped__()
     with caught():
-        test_studies.test_only_training_and_validation_classes_are_touched(train_set, project, monkeypatch)
+        test_validation.test_only_training_and_validation_classes_are_touched(train_set, None)
 
 
 # ----------------------------------------------------------------------- a person on both sides of LFW

@@ -27,11 +27,12 @@ from siamese_utils.data import symbols
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.evaluation.protocol import evaluate_split
 from siamese_utils.experiments import store as results
-from siamese_utils.studies import validation as studies
 from siamese_utils.studies.budgets import study as budgets
 from siamese_utils.studies.drawing import study as drawing_study
 from siamese_utils.studies.faces import koch
 from siamese_utils.studies.imprinting import moved
+from siamese_utils.studies.recipe.study import RECIPE_SEARCH
+from siamese_utils.studies.validation import JUDGED_IMAGES, trial_runs
 
 ROOT = Path(__file__).resolve().parents[1]
 SPAN = r"(?:percent|(?:percentage )?points?|hours?|minutes?|seconds?|days?|times)\b"
@@ -86,7 +87,7 @@ def trials_on_omniglot() -> str:
 
 
 def rate_ratio() -> str:
-    rates = [studies.read_record("recipe_search", name)["config"]["muon_rate"] for name in ("muon", "muon-rate-0.05")]
+    rates = [trial_runs(RECIPE_SEARCH)[name].config.muon_rate for name in ("muon", "muon-rate-0.05")]
     return f"{rates[1] / rates[0]:g}"
 
 
@@ -162,7 +163,7 @@ SOURCED: tuple[Sourced, ...] = (
     Sourced("03_*", "Thirty-six points of three colours", "points of the toy example"),
     Sourced("03_*", "all embeddings into one point", "no measurement"),
     Sourced("03_*", "mapped them to one point", "no measurement"),
-    computed("03_*", "judged on {} training images", lambda: str(studies._JUDGED_IMAGES)),
+    computed("03_*", "judged on {} training images", lambda: str(JUDGED_IMAGES)),
     computed("03_*", "a rate {} times as high", rate_ratio),
     # 04
     computed("04_*", "metric rises from {} to {} percent while the score of always answering different falls from {} "

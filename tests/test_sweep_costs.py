@@ -1,4 +1,4 @@
-"""What the sweep took, and what the study of precisions says, on made-up records whose answer is known."""
+"""What the sweep took, on made-up records whose answer is known."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from pathlib import Path
 import pytest
 
 from siamese_utils.errors import ResultsError
-from siamese_utils.evaluation import estimates
 from siamese_utils.evaluation.estimates import Estimate
 from siamese_utils.experiments import store as results
-from siamese_utils.studies import validation as studies
 from siamese_utils.studies.splits import findings as sweep_costs
 
 
@@ -37,29 +35,3 @@ def test_costs_are_those_of_the_records(project: Path) -> None:
     (project / "results" / "runs" / "cifar100-50-50-draw1.json").unlink()
     with pytest.raises(ResultsError, match="50-50"):
         sweep_costs.costs()
-
-
-def study_run(trial: str, seed: int, accuracy: float) -> None:
-    metrics = {"acc_5w1s": Estimate(accuracy, 0.3, 9), "seconds": estimates.exact(9)}
-    results.store_run(
-        {"trial": trial, "seed": seed}, metrics, "", table=studies.study_path("precision"),
-        columns=studies.STUDY_COLUMNS,
-    )  # fmt: skip
-
-
-def test_precisions_are_compared_seed_by_seed(project: Path) -> None:
-    with pytest.raises(ResultsError, match="no results table"):
-        sweep_costs.precision_sentence()
-    study_run("float32", 0, 60.0)
-    with pytest.raises(ResultsError, match="study precision"):
-        sweep_costs.precision_results()
-    study_run("bfloat16", 0, 60.5)
-    study_run("bfloat16", 1, 61.0)
-    study_run("float32", 1, 61.2)
-    study_run("float32", 2, 80.0)  # alone, so not compared
-    table = sweep_costs.precision_results()
-    assert table.seed.tolist() == [0, 1]
-    assert (table.bfloat16 - table.float32).tolist() == pytest.approx([0.5, -0.2])
-    told = sweep_costs.precision_sentence()
-    assert "60.0 and 60.5, 61.2 and 61.0 percent" in told and "± 0.3 over episodes" in told
-    assert told.endswith("**+0.1** points on average, between -0.2 and +0.5.")

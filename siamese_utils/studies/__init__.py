@@ -8,6 +8,15 @@ from siamese_utils.errors import unknown
 from siamese_utils.experiments.study import Study
 
 STUDIES: dict[str, str] = {
+    "encoders_equal_time": "networks.study:ENCODERS_EQUAL_TIME",
+    "encoders_equal_images": "networks.study:ENCODERS_EQUAL_IMAGES",
+    "embedding_size": "networks.study:EMBEDDING_SIZE",
+    "distances": "networks.study:DISTANCES",
+    "objectives": "objectives.study:OBJECTIVES",
+    "triplet_sensitivity": "objectives.study:TRIPLET_SENSITIVITY",
+    "recipe_search": "recipe.study:RECIPE_SEARCH",
+    "few_classes": "recipe.study:FEW_CLASSES",
+    "precision": "recipe.study:PRECISION",
     "training_time": "budgets.study:TRAINING_TIME",
     "classes_or_images": "budgets.study:CLASSES_OR_IMAGES",
 }

@@ -1,29 +1,42 @@
-"""The stored comparison of encoders as tables and numbers: equal time, equal images, embedding size, distances.
+"""What the comparison of encoders found: equal time, equal images, embedding size, distances.
 
-The runs are the studies ``COMPARISONS`` of ``studies.validation``, judged on CIFAR-FS's validation classes. What is
-not stored yet is left out and named by ``progress_table``.
+All is judged on CIFAR-FS's validation classes. What is not stored yet is left out and named by ``progress_table``.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 
 import pandas as pd
 import torch
+from torch.nn import functional as F
 
 from siamese_utils.encoders.backbones import count_macs
 from siamese_utils.encoders.encoder import Encoder, count_parameters
 from siamese_utils.encoders.pretrained import PRETRAINED
 from siamese_utils.errors import MissingPackageError, ResultsError
-from siamese_utils.studies import validation as studies
+from siamese_utils.experiments.findings import Table
+from siamese_utils.experiments.seeds import cell, over_seeds
+from siamese_utils.experiments.study import Study
 from siamese_utils.studies.networks.speed import speed_path, stored_speeds, training_rate
+from siamese_utils.studies.networks.study import (
+    DISTANCES,
+    EMBEDDING_SIZE,
+    ENCODERS_EQUAL_IMAGES,
+    ENCODERS_EQUAL_TIME,
+    EQUAL_IMAGES,
+    EQUAL_MINUTES,
+    IMAGES_IN_TIME,
+)
+from siamese_utils.studies.validation import trial_runs
 
-COMPARISONS: dict[str, str] = {
-    "encoders_equal_time": "equal time",
-    "encoders_equal_images": "equal images",
-    "embedding_size": "embedding size",
-    "distances": "distances",
+COMPARISONS: dict[Study, str] = {
+    ENCODERS_EQUAL_TIME: "equal time",
+    ENCODERS_EQUAL_IMAGES: "equal images",
+    EMBEDDING_SIZE: "embedding size",
+    DISTANCES: "distances",
 }
 """The studies, and what each is called in tables."""
 
@@ -50,43 +63,14 @@ def family(encoder: str) -> str:
     return FAMILIES.get(encoder) or FAMILIES.get(encoder.split("-")[0], "other")
 
 
-def stored_runs(study: str) -> pd.DataFrame:
-    """One row a finished run: ``trial``, ``seed``, ``encoder``, ``pretrained``, and each metric with its ``ci95_…``.
-
-    A run that failed is not among them.
-
-    Raises:
-        ResultsError: no run is stored, or the table is damaged.
-    """
-    table = studies.read_study(study)
-    configs = {trial.name: trial.config for trial in studies.trials_of(study)}
-    values = table.pivot(index=["trial", "seed"], columns="metric", values="value")
-    halves = table.pivot(index=["trial", "seed"], columns="metric", values="ci95").add_prefix("ci95_")
-    runs = values.join(halves)
-    if "acc_5w1s" not in runs:
-        raise ResultsError(f"The study {study!r} has no finished run; run `python -m siamese_utils study {study}`.")
-    runs = runs[runs.acc_5w1s.notna()].reset_index()
-    runs = runs[runs.trial.isin(configs)]
-    return runs.assign(
-        encoder=[configs[trial].encoder for trial in runs.trial],
-        pretrained=[configs[trial].pretrained for trial in runs.trial],
-    )
-
-
-def progress_table() -> pd.DataFrame:
-    """One row a study: how many of its runs are stored, and which are not.
-
-    Columns: ``study``, ``runs``, ``stored``, ``failed``, ``missing`` (by seed).
-    """
+def progress_table() -> Table:
+    """One row a study: how many of its runs are stored, which failed, and which are missing, by seed."""
     rows = []
     for study, name in COMPARISONS.items():
-        planned = [(trial.name, seed) for trial in studies.trials_of(study) for seed in trial.seeds]
-        stored: set[tuple[str, int]] = set()
-        failed: set[tuple[str, int]] = set()
-        if studies.study_path(study).exists():
-            table = studies.read_study(study)
-            stored = {(row.trial, row.seed) for row in table.itertuples()}
-            failed = {(row.trial, row.seed) for row in table[table.metric == "failed"].itertuples()}
+        planned = [(str(run.key["trial"]), int(run.key["seed"])) for run in study.runs()]
+        table = study.table() if study.path.exists() else pd.DataFrame(columns=study.all_columns)
+        stored = {(row.trial, row.seed) for row in table.itertuples()}
+        failed = {(row.trial, row.seed) for row in table[table.metric == "failed"].itertuples()}
         rows.append(
             {
                 "study": name,
@@ -96,7 +80,7 @@ def progress_table() -> pd.DataFrame:
                 "missing": _missing([run for run in planned if run not in stored], len(planned)),
             }
         )
-    return pd.DataFrame(rows)
+    return Table(pd.DataFrame(rows), "Runs planned and stored so far")
 
 
 def _missing(runs: list[tuple[str, int]], planned: int) -> str:
@@ -115,27 +99,29 @@ def _missing(runs: list[tuple[str, int]], planned: int) -> str:
     )
 
 
-def over_seeds(study: str, metric: str = "acc_5w1s") -> pd.DataFrame:
+def by_trial(study: Study, metric: str = "acc_5w1s") -> pd.DataFrame:
     """A metric over the seeds that are stored: one row a trial, in the study's order.
 
-    Columns: ``trial``, ``encoder``, ``pretrained``, ``seeds`` (how many), ``mean``, ``low`` and ``high`` (smallest and
-    largest seed), ``ci95`` (half width within a run, the mean over seeds), ``images`` (shown in training).
+    Columns: ``trial``, those of ``over_seeds``, ``encoder``, ``pretrained``, ``images`` (shown in training). Runs that
+    failed are not among them.
 
     Raises:
-        ResultsError: no run is stored, or none has this metric.
+        ResultsError: no run with this metric is stored.
     """
-    runs = stored_runs(study)
-    runs = runs[runs[metric].notna()] if metric in runs else runs[:0]
-    if runs.empty:
-        raise ResultsError(f"No run of the study {study!r} has the metric {metric!r}.")
-    grouped = runs.groupby("trial", sort=False)
-    table = grouped[metric].agg(seeds="count", mean="mean", low="min", high="max")
-    for column in ("encoder", "pretrained", "images"):
-        table[column] = grouped[column].first()
-    table["ci95"] = grouped[f"ci95_{metric}"].mean()
-    order = [trial.name for trial in studies.trials_of(study) if trial.name in table.index]
-    columns = ["trial", "encoder", "pretrained", "seeds", "mean", "low", "high", "ci95", "images"]
-    return table.loc[order].reset_index()[columns]
+    table, runs = study.table(), trial_runs(study)
+    found = over_seeds(table, metric, ["trial"]).set_index("trial")
+    found = found.loc[[name for name in runs if name in found.index]]
+    if found.empty:
+        raise ResultsError(
+            f"The study {study.name!r} has no finished run with {metric!r}; run `python -m siamese_utils study "
+            f"{study.name}`."
+        )
+    configs = [runs[name].config for name in found.index]
+    return found.assign(
+        encoder=[config.encoder for config in configs],
+        pretrained=[config.pretrained for config in configs],
+        images=over_seeds(table, "images", ["trial"]).set_index("trial")["mean"],
+    ).reset_index()
 
 
 def rates() -> pd.Series:
@@ -145,12 +131,12 @@ def rates() -> pd.Series:
         ResultsError: no speeds are stored, or not at every side of the training.
     """
     speeds = stored_speeds()
-    resolutions = studies.trials_of("encoders_equal_time")[0].config.resolutions
+    resolutions = ENCODERS_EQUAL_TIME.runs()[0].config.resolutions
     names = speeds.encoder.unique()
     return pd.Series({name: training_rate(speeds, name, resolutions) for name in names}, name="images_per_second")
 
 
-def encoder_table() -> pd.DataFrame:
+def encoder_sizes() -> pd.DataFrame:
     """One row an encoder of the comparison: its size and its speed.
 
     Columns: ``encoder``, ``kind``, ``features``, ``parameters`` and ``macs`` (millions), ``images_per_second``. The
@@ -159,7 +145,7 @@ def encoder_table() -> pd.DataFrame:
     """
     speeds = rates() if speed_path().exists() else pd.Series(dtype=float)
     rows = []
-    for name in studies.IMAGES_IN_TIME:
+    for name in IMAGES_IN_TIME:
         try:
             features, parameters, macs = _size(name)
         except MissingPackageError:
@@ -177,6 +163,13 @@ def encoder_table() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def encoder_table() -> Table:
+    """``encoder_sizes`` for display."""
+    names = {"parameters": "parameters (M)", "macs": "MACs (M)", "images_per_second": "images/s"}
+    caption = "Millions of parameters and of MACs (a forward pass at 32 × 32 pixels), and training speed of one core"
+    return Table(encoder_sizes().rename(columns=names), caption)
+
+
 @cache
 def _size(name: str) -> tuple[int, int, int]:
     """Features, parameters and multiplications of an encoder."""
@@ -185,38 +178,40 @@ def _size(name: str) -> tuple[int, int, int]:
     return encoder.embedding_dim, count_parameters(encoder.body), count_macs(encoder.body)
 
 
-def result_table(study: str) -> pd.DataFrame:
-    """What was expected of each trial and what came out, for display: one row a trial.
+def result_table(study: Study) -> Table:
+    """What was expected of each trial and what came out: one row a trial.
 
-    Columns: trial, expected, images (thousands), 5-way 1-shot (mean over seeds ± 95% interval within a run), lowest to
-    highest seed, pair AUC (likewise), seeds.
+    Accuracy and area are means over seeds ± the 95% interval within a run; images are thousands.
 
     Raises:
         ResultsError: no run is stored.
     """
-    accuracy = over_seeds(study)
-    auc = over_seeds(study, "pair_auc").set_index("trial")
-    expected = {trial.name: trial.expectation for trial in studies.trials_of(study)}
-    rows = []
+    accuracy, auc = by_trial(study), by_trial(study, "pair_auc").set_index("trial")
+    runs, rows = trial_runs(study), []
     for row in accuracy.itertuples():
         area = auc.loc[row.trial]
         rows.append(
             {
                 "trial": row.trial,
-                "expected": expected[row.trial],
+                "expected": runs[row.trial].expectation,
                 "images (k)": row.images / 1000,
-                "5-way 1-shot": f"{row.mean:.1f} ± {row.ci95:.1f}",
+                "5-way 1-shot": cell(row.mean, row.ci95),
                 "lowest to highest seed": f"{row.low:.1f} to {row.high:.1f}" if row.seeds > 1 else "–",
-                "pair AUC": f"{area['mean']:.1f} ± {area.ci95:.1f}",
+                "pair AUC": cell(area["mean"], area.ci95),
                 "seeds": row.seeds,
             }
         )
-    return pd.DataFrame(rows)
+    seeds = int(accuracy.seeds.max())
+    caption = (
+        f"{COMPARISONS[study].capitalize()}: percent on CIFAR-FS's validation classes, "
+        f"{f'means over up to {seeds} seeds' if seeds > 1 else 'one seed'}, 95% intervals within a run"
+    )
+    return Table(pd.DataFrame(rows), caption, 1)
 
 
 def seen_notes() -> list[str]:
     """One sentence for each kind of start from published weights: why it is no one-shot result."""
-    used = [trial.config.pretrained for trial in studies.trials_of("encoders_equal_time")]
+    used = [run.config.pretrained for run in trial_runs(ENCODERS_EQUAL_TIME).values()]
     notes = [PRETRAINED[name].seen_classes_note for name in used if name]
     return list(dict.fromkeys(notes))
 
@@ -246,17 +241,19 @@ class Ranking:
     encoders: int
 
 
-def ranking(study: str) -> Ranking:
+def ranking(study: Study) -> Ranking:
     """Order the encoders of a comparison, and say what the order goes with.
 
     Raises:
         ResultsError: fewer than three encoders are stored.
     """
-    table = over_seeds(study)
+    table = by_trial(study)
     table = table[table.pretrained == ""].sort_values("mean", ascending=False, kind="stable")
     if len(table) < 3:
-        raise ResultsError(f"Fewer than three encoders of the study {study!r} are stored: no order to speak of yet.")
-    sizes = encoder_table().set_index("encoder").loc[table.encoder]
+        raise ResultsError(
+            f"Fewer than three encoders of the study {study.name!r} are stored: no order to speak of yet."
+        )
+    sizes = encoder_sizes().set_index("encoder").loc[table.encoder]
     values = table.set_index("encoder")["mean"]
 
     def agreement(column: str) -> float:
@@ -284,7 +281,7 @@ def side_by_side() -> pd.DataFrame:
     Raises:
         ResultsError: one of the comparisons is not stored, or they share no encoder.
     """
-    time, images = over_seeds("encoders_equal_time"), over_seeds("encoders_equal_images")
+    time, images = by_trial(ENCODERS_EQUAL_TIME), by_trial(ENCODERS_EQUAL_IMAGES)
     both = time[time.pretrained == ""].merge(images, on="encoder", suffixes=("_time", "_images"))
     if both.empty:
         raise ResultsError("The two comparisons share no stored encoder yet.")
@@ -292,52 +289,215 @@ def side_by_side() -> pd.DataFrame:
     return table.assign(gain=table.time - table.images)
 
 
-def whole_table() -> pd.DataFrame:
-    """The one table of the report: every trial of both comparisons, for display.
+def whole_table() -> Table:
+    """The one table of the report: every trial of both comparisons.
 
     A start from published weights is no one-shot result, which a column says. Trials and columns that are not stored
     yet show a dash.
     """
-    rows = []
-    stored = {}
-    for study in ("encoders_equal_time", "encoders_equal_images"):
-        for metric in ("acc_5w1s", "pair_auc"):
-            try:
-                stored[study, metric] = over_seeds(study, metric).set_index("trial")
-            except ResultsError:
-                stored[study, metric] = pd.DataFrame()
-
-    def cell(study: str, metric: str, trial: str) -> str:
-        table = stored[study, metric]
-        return f"{table['mean'][trial]:.1f} ± {table.ci95[trial]:.1f}" if trial in table.index else "–"
-
-    for trial in studies.trials_of("encoders_equal_time"):
-        rows.append(
-            {
-                "encoder": trial.name,
-                "one-shot": "no" if trial.config.pretrained else "yes",
-                "time: 1-shot": cell("encoders_equal_time", "acc_5w1s", trial.name),
-                "images: 1-shot": cell("encoders_equal_images", "acc_5w1s", trial.name),
-                "time: AUC": cell("encoders_equal_time", "pair_auc", trial.name),
-                "images: AUC": cell("encoders_equal_images", "pair_auc", trial.name),
-            }
-        )
-    return pd.DataFrame(rows)
+    both, shown = (
+        {"time": ENCODERS_EQUAL_TIME, "images": ENCODERS_EQUAL_IMAGES},
+        {"acc_5w1s": "1-shot", "pair_auc": "AUC"},
+    )
+    runs = trial_runs(ENCODERS_EQUAL_TIME)
+    columns = {"encoder": list(runs), "one-shot": ["no" if run.config.pretrained else "yes" for run in runs.values()]}
+    for metric, name in shown.items():
+        for by, study in both.items():
+            columns[f"{by}: {name}"] = _cells(study, metric, list(runs))
+    caption = "At an equal time and from equal images: percent on validation classes, with 95% intervals within a run"
+    return Table(pd.DataFrame(columns), caption)
 
 
-def stored_seeds(study: str) -> int:
-    """How many seeds a study has of the trials of which it has most; 0 while nothing is stored."""
+def _cells(study: Study, metric: str, trials: list[str]) -> list[str]:
     try:
-        return int(over_seeds(study).seeds.max())
+        table = by_trial(study, metric).set_index("trial")
     except ResultsError:
-        return 0
+        return ["–"] * len(trials)
+    return [cell(table["mean"][name], table.ci95[name]) if name in table.index else "–" for name in trials]
 
 
-def table_caption(study: str) -> str:
-    """What a table of a study shows, in a line."""
-    seeds = stored_seeds(study)
+@torch.no_grad()
+def neighbour_table(encoder: Encoder, images: torch.Tensor, labels: torch.Tensor) -> Table:
+    """Whether cosine and Euclidean distance find the same nearest neighbour, and how often one of the right class.
+
+    Args:
+        encoder: whose embeddings and features are compared.
+        images: uint8 (N, H, W, 3).
+        labels: int64 (N,).
+    """
+    z = encoder.embed(images)
+    rows = []
+    for name, vectors in (("embeddings of unit length", z), ("features as they are", encoder.features(images))):
+        cosine = F.normalize(vectors, dim=1) @ F.normalize(vectors, dim=1).T
+        euclidean = -torch.cdist(vectors.double(), vectors.double())
+        nearest = [similarity.fill_diagonal_(-torch.inf).argmax(dim=1) for similarity in (cosine, euclidean)]
+        same = 100 * (nearest[0] == nearest[1]).double().mean().item()
+        rows.append((name, same, *(100 * (labels[one] == labels).double().mean().item() for one in nearest)))
+    columns = ["compared", "same nearest neighbour (%)", "neighbour of the right class, cosine (%)", "Euclidean (%)"]
+    caption = f"Nearest neighbours among {len(z):,} images of unseen classes"
+    return Table(pd.DataFrame(rows, columns=columns), caption, 1)
+
+
+# ------------------------------------------------------------------------------------------- sentences
+
+
+def budget_sentence() -> str:
+    """What equal time and equal images mean here.
+
+    Raises:
+        ResultsError: no speeds are stored.
+    """
+    speeds, rate = stored_speeds(), rates()
+    runs = trial_runs(ENCODERS_EQUAL_IMAGES)
+    images = {name: IMAGES_IN_TIME[name] for name in runs}
+    minutes = {name: EQUAL_IMAGES / rate[name] / 60 for name in images if name in rate}
+    most, fewest = max(images, key=images.__getitem__), min(images, key=images.__getitem__)
+    slowest, fastest = max(minutes, key=minutes.__getitem__), min(minutes, key=minutes.__getitem__)
+    side = ", ".join(
+        f"{side} pixels from {begin:.0%}" for begin, side in ENCODERS_EQUAL_IMAGES.runs()[0].config.resolutions
+    )
     return (
-        f"{COMPARISONS[study].capitalize()}: percent on CIFAR-FS's validation classes, "
-        f"{f'means over up to {seeds} seeds' if seeds > 1 else 'one seed'}, 95% intervals within a run"
+        f"**Equal time** is {EQUAL_MINUTES:g} minutes of one core, as images fixed beforehand: "
+        f"{images[most]:,} for {most}, {images[fewest]:,} for {fewest}. **Equal images** is {EQUAL_IMAGES:,} "
+        f"for each, which takes {fastest} {minutes[fastest]:.1f} minutes and {slowest} {minutes[slowest]:.0f}. Speeds "
+        f"are the median of {speeds.rounds.iloc[0]} rounds on one thread of {speeds.processor.iloc[0]}. In both, "
+        f"images grow during the training: {side} of it on."
     )
 
+
+def cost_sentence() -> str:
+    """How far the number of multiplications explains the speed.
+
+    Raises:
+        ResultsError: no speeds are stored.
+    """
+    rate = rates()
+    table = encoder_sizes().set_index("encoder").assign(rate=rate).dropna(subset=["rate"])
+    product = table.macs * table.rate
+    usual = product[table.kind != "EfficientNet"]
+    speed = table.rate[usual.index]
+    told = (
+        f"The fastest network learns {speed.max() / speed.min():.0f} times as many images a second as the slowest, and "
+        f"multiplications explain most of it: multiplications times speed differ by a factor of "
+        f"{usual.max() / usual.min():.1f}, from {usual.idxmin()} to {usual.idxmax()}."
+    )
+    other = product[table.kind == "EfficientNet"]
+    if len(other):
+        told += (
+            f" The exception is {other.index[0]}, {usual.median() / other.iloc[0]:.0f} times below the median: it "
+            "works on enlarged images throughout, and its convolutions of single channels wait for memory."
+        )
+    return told
+
+
+def ranking_sentence(study: Study) -> str:
+    """Who comes first, whether that is more than chance, and what the order goes with.
+
+    Raises:
+        ResultsError: fewer than three encoders are stored.
+    """
+    found = ranking(study)
+    table = by_trial(study).set_index("trial")
+    best = table.loc[found.best]
+    ahead = f"{found.lead:.1f} points before {found.second}" if round(found.lead, 1) else f"level with {found.second}"
+    told = (
+        f"**{COMPARISONS[study].capitalize()}.** Of {found.encoders} encoders **{found.best}** comes first with "
+        f"{best['mean']:.1f} ± {best.ci95:.1f} percent, {ahead}. "
+    )
+    if math.isnan(found.spread):
+        told += "One seed is stored, so how far the seeds of an encoder lie apart is not known. "
+    else:
+        verdict = "no wider than that" if found.lead <= found.spread else "wider"
+        told += (
+            f"The lowest and the highest seed of an encoder lie {found.spread:.1f} points apart (the median over "
+            f"encoders); the lead is {verdict}. "
+        )
+    ties = {"speed": found.by_speed, "parameters": found.by_parameters, "multiplications": found.by_macs}
+    known = [f"{value:+.2f} with {what}" for what, value in ties.items() if not math.isnan(value)]
+    return told + f"Rank correlation of accuracy: {', '.join(known)}."
+
+
+def gain_sentence() -> str:
+    """Whom equal time helps against equal images, and whom it costs.
+
+    Raises:
+        ResultsError: the comparisons are not both stored.
+    """
+    table = side_by_side().set_index("encoder")
+    up, down = table.gain.idxmax(), table.gain.idxmin()
+    agreement = float(table.time.rank().corr(table.images.rank()))
+
+    def one(name: str) -> str:
+        return f"{name} ({table.gain[name]:+.1f} points, {IMAGES_IN_TIME[name]:,} images instead of {base})"
+
+    base = f"{EQUAL_IMAGES:,}"
+    order = "" if math.isnan(agreement) else f" The two orders agree with a rank correlation of {agreement:+.2f}."
+    return f"From equal images to equal time {one(up)} gains most, and {one(down)} gains least or loses most.{order}"
+
+
+def started_sentence() -> str:
+    """What published weights bring at equal time, and why that is no one-shot result.
+
+    Raises:
+        ResultsError: no start from published weights is stored.
+    """
+    table = by_trial(ENCODERS_EQUAL_TIME)
+    fresh = table[table.pretrained == ""].set_index("encoder")["mean"]
+    told = []
+    for row in table[table.pretrained != ""].itertuples():
+        beside = f", {row.mean - fresh[row.encoder]:+.1f} against random weights" if row.encoder in fresh.index else ""
+        told.append(f"{row.trial} reaches {row.mean:.1f} percent with {row.images:,.0f} images{beside}")
+    if not told:
+        raise ResultsError("No start from published weights is stored yet.")
+    return f"{'; '.join(told)}. " + " ".join(seen_notes())
+
+
+def size_sentence() -> str:
+    """What the size of the embedding changes.
+
+    Raises:
+        ResultsError: no size is stored.
+    """
+    table = by_trial(EMBEDDING_SIZE).set_index("trial")
+    sizes = table.drop(index="features", errors="ignore")
+    if sizes.empty:
+        raise ResultsError("No size of an embedding is stored yet.")
+    first, best, last = sizes.iloc[0], sizes.loc[sizes["mean"].idxmax()], sizes.iloc[-1]
+    told = (
+        f"From {first.name} to {last.name} dimensions accuracy goes from {first['mean']:.1f} to {last['mean']:.1f} "
+        f"percent; {best.name} dimensions are best with {best['mean']:.1f} ± {best.ci95:.1f}."
+    )
+    if "features" in table.index:
+        plain = table.loc["features"]
+        told += (
+            f" The features without a projection reach {plain['mean']:.1f} ± {plain.ci95:.1f}, "
+            f"{plain['mean'] - best['mean']:+.1f} points against that."
+        )
+    return told
+
+
+def distance_sentence() -> str:
+    """What the distance of the training is worth, and what that of the judgement.
+
+    Raises:
+        ResultsError: nothing is stored.
+    """
+    metrics = ("acc_5w1s", "acc_5w1s_plain_cosine", "acc_5w1s_plain_euclidean")
+    table = pd.DataFrame({metric: by_trial(DISTANCES, metric).set_index("trial")["mean"] for metric in metrics})
+    told = []
+    for cosine, euclidean, loss in (
+        ("cosine", "euclidean", "a soft margin"),
+        ("cosine-margin", "euclidean-margin", "a margin"),
+    ):
+        if {cosine, euclidean} <= set(table.index):
+            gain = table.acc_5w1s[cosine] - table.acc_5w1s[euclidean]
+            told.append(f"{round(gain, 1) or 0.0:+.1f} points with {loss}")  # no minus before a zero
+    worth = f"**In training**, the cosine is worth {' and '.join(told)} against the Euclidean distance. "
+    start = worth if told else ""
+    cost = table.acc_5w1s_plain_cosine - table.acc_5w1s_plain_euclidean
+    polish = table.acc_5w1s - table.acc_5w1s_plain_cosine
+    return start + (
+        f"**In judging** the same features, the cosine is worth between {cost.min():+.1f} ({cost.idxmin()}) and "
+        f"{cost.max():+.1f} ({cost.idxmax()}) points; centring and averaging with the mirror image bring between "
+        f"{polish.min():+.1f} and {polish.max():+.1f} more."
+    )

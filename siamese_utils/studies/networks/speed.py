@@ -203,5 +203,5 @@ def images_in(table: pd.DataFrame, minutes: float, config: TrainConfig, encoders
 
 
 def written_down(images: Mapping[str, int]) -> str:
-    """Numbers of images in the form in which ``studies.IMAGES_IN_TIME`` holds them."""
+    """Numbers of images in the form in which ``study.IMAGES_IN_TIME`` holds them."""
     return "\n".join(f'    "{encoder}": {count:_},' for encoder, count in images.items())

@@ -13,7 +13,12 @@ from dataclasses import dataclass
 import pandas as pd
 
 from siamese_utils.errors import ResultsError
-from siamese_utils.studies.validation import read_study, trials_of
+from siamese_utils.experiments.findings import Table
+from siamese_utils.experiments.seeds import cell, over_seeds
+from siamese_utils.experiments.study import Study
+from siamese_utils.studies.networks.study import DISTANCES
+from siamese_utils.studies.objectives.study import OBJECTIVES, TRIPLET_SENSITIVITY
+from siamese_utils.studies.validation import trial_runs
 
 PROXIES, TRIPLETS, PAIRS = "proxies", "triplets", "pairs"
 
@@ -29,50 +34,45 @@ class Compared:
         kind: ``PROXIES`` where they are part of it, else ``TRIPLETS`` or ``PAIRS``.
     """
 
-    study: str
+    study: Study
     trial: str
     label: str
     kind: str
 
 
-OBJECTIVES: tuple[Compared, ...] = (
-    Compared("distances", "recipe", "proxies + triplets (the recipe)", PROXIES),
-    Compared("objectives", "proxy", "proxies", PROXIES),
-    Compared("objectives", "proxy-and-supcon", "proxies + contrast in the batch", PROXIES),
-    Compared("objectives", "proxy-then-triplets", "proxies, then triplets", PROXIES),
-    Compared("distances", "cosine", "all triplets, soft margin", TRIPLETS),
-    Compared("distances", "cosine-margin", "semi-hard triplets", TRIPLETS),
-    Compared("objectives", "batch-hard", "batch-hard triplets", TRIPLETS),
-    Compared("objectives", "batch-hard-soft", "batch-hard triplets, soft margin", TRIPLETS),
-    Compared("objectives", "batch-hard-euclidean", "batch-hard triplets, Euclidean", TRIPLETS),
-    Compared("objectives", "random", "random triplets", TRIPLETS),
-    Compared("objectives", "random-euclidean", "random triplets, Euclidean", TRIPLETS),
-    Compared("objectives", "supcon", "contrast in the batch", PAIRS),
-    Compared("objectives", "contrastive", "contrastive pairs", PAIRS),
-    Compared("objectives", "contrastive-euclidean", "contrastive pairs, Euclidean", PAIRS),
-    Compared("objectives", "pair-bce", "pairs with a head (same or different)", PAIRS),
+COMPARED: tuple[Compared, ...] = (
+    Compared(DISTANCES, "recipe", "proxies + triplets (the recipe)", PROXIES),
+    Compared(OBJECTIVES, "proxy", "proxies", PROXIES),
+    Compared(OBJECTIVES, "proxy-and-supcon", "proxies + contrast in the batch", PROXIES),
+    Compared(OBJECTIVES, "proxy-then-triplets", "proxies, then triplets", PROXIES),
+    Compared(DISTANCES, "cosine", "all triplets, soft margin", TRIPLETS),
+    Compared(DISTANCES, "cosine-margin", "semi-hard triplets", TRIPLETS),
+    Compared(OBJECTIVES, "batch-hard", "batch-hard triplets", TRIPLETS),
+    Compared(OBJECTIVES, "batch-hard-soft", "batch-hard triplets, soft margin", TRIPLETS),
+    Compared(OBJECTIVES, "batch-hard-euclidean", "batch-hard triplets, Euclidean", TRIPLETS),
+    Compared(OBJECTIVES, "random", "random triplets", TRIPLETS),
+    Compared(OBJECTIVES, "random-euclidean", "random triplets, Euclidean", TRIPLETS),
+    Compared(OBJECTIVES, "supcon", "contrast in the batch", PAIRS),
+    Compared(OBJECTIVES, "contrastive", "contrastive pairs", PAIRS),
+    Compared(OBJECTIVES, "contrastive-euclidean", "contrastive pairs, Euclidean", PAIRS),
+    Compared(OBJECTIVES, "pair-bce", "pairs with a head (same or different)", PAIRS),
 )
 SEMI_HARD, BATCH_HARD = "semi-hard", "batch-hard"
-_USUAL = {SEMI_HARD: ("distances", "cosine-margin"), BATCH_HARD: ("objectives", "batch-hard")}
+_USUAL = {SEMI_HARD: (DISTANCES, "cosine-margin"), BATCH_HARD: (OBJECTIVES, "batch-hard")}
 MARGIN = 0.2  # of the usual run
 
 
-def _outcome(study: str, trial: str) -> dict[str, object] | None:
+def _outcome(study: Study, trial: str) -> dict[str, object] | None:
     """A trial over its stored seeds, or ``None`` if there is none: see ``objective_results`` for the keys."""
-    try:
-        table = read_study(study)
-    except ResultsError:
-        return None
+    table = study.table() if study.path.is_file() else pd.DataFrame(columns=study.all_columns)
     table = table[table.trial == trial]
     if table.empty:
         return None
-    found = dict(list(table.groupby("metric")))
-    row: dict[str, object] = {"runs": table.seed.nunique(), "collapsed": len(found.get("failed", ()))}
-    for column, metric in (("mean", "acc_5w1s"), ("auc", "pair_auc")):
-        row[column] = found[metric].value.mean() if metric in found else float("nan")
-    if "acc_5w1s" in found:
-        accuracy = found["acc_5w1s"]
-        row |= {"low": accuracy.value.min(), "high": accuracy.value.max(), "ci95": accuracy.ci95.mean()}
+    row: dict[str, object] = {"runs": table.seed.nunique(), "collapsed": int((table.metric == "failed").sum())}
+    ended = over_seeds(table, "acc_5w1s", ["trial"])
+    if len(ended):
+        row |= ended.loc[0, ["mean", "low", "high", "ci95"]].to_dict()
+        row["auc"] = over_seeds(table, "pair_auc", ["trial"])["mean"][0]
     return row
 
 
@@ -96,9 +96,9 @@ def objective_results() -> pd.DataFrame:
         ResultsError: none is stored.
     """
     rows = []
-    for one in OBJECTIVES:
+    for one in COMPARED:
         if outcome := _outcome(one.study, one.trial):
-            expected = {trial.name: trial.expectation for trial in trials_of(one.study)}[one.trial]
+            expected = trial_runs(one.study)[one.trial].expectation
             rows.append({"trial": one.trial, "label": one.label, "kind": one.kind, "expected": expected, **outcome})
     nothing = "No objective is stored; run `python -m siamese_utils study objectives`."
     table = _framed(rows, ["trial", "label", "kind", "expected"], nothing)
@@ -107,10 +107,10 @@ def objective_results() -> pd.DataFrame:
 
 def missing_objectives() -> list[str]:
     """Labels of the objectives of which no run is stored."""
-    return [one.label for one in OBJECTIVES if not _outcome(one.study, one.trial)]
+    return [one.label for one in COMPARED if not _outcome(one.study, one.trial)]
 
 
-def objective_table() -> pd.DataFrame:
+def objective_table() -> Table:
     """``objective_results`` for display, with what was expected of each before its first run.
 
     Raises:
@@ -118,18 +118,16 @@ def objective_table() -> pd.DataFrame:
     """
     rows = []
     for row in objective_results().itertuples():
-        ended = row.runs - row.collapsed
         rows.append(
             {
                 "objective": row.label,
-                "5-way 1-shot": f"{row.mean:.1f} ± {row.ci95:.1f}" if ended else "collapsed",
-                "lowest to highest seed": f"{row.low:.1f} to {row.high:.1f}" if ended > 1 else "–",
-                "pair AUC": f"{row.auc:.1f}" if ended else "–",
+                "5-way 1-shot": cell(row.mean, row.ci95) if row.runs > row.collapsed else "collapsed",
                 "seeds": f"{row.runs}" + (f", {row.collapsed} collapsed" if row.collapsed else ""),
                 "expected beforehand": row.expected,
             }
         )
-    return pd.DataFrame(rows)
+    caption = "Percent on CIFAR-FS's validation classes; the interval is one run's, over its episodes"
+    return Table(pd.DataFrame(rows), caption)
 
 
 def sensitivity_results() -> pd.DataFrame:
@@ -142,15 +140,13 @@ def sensitivity_results() -> pd.DataFrame:
         ResultsError: none of the study is stored.
     """
     rows = []
-    for trial in trials_of("triplet_sensitivity"):
-        if not (outcome := _outcome("triplet_sensitivity", trial.name)):
+    for name, run in trial_runs(TRIPLET_SENSITIVITY).items():
+        if not (outcome := _outcome(TRIPLET_SENSITIVITY, name)):
             continue
-        if trial.name.startswith("margin-"):
-            rows.append(
-                {"mining": SEMI_HARD, "parameter": "margin", "value": trial.config.terms[0].margin, **outcome}
-            )
+        if name.startswith("margin-"):
+            rows.append({"mining": SEMI_HARD, "parameter": "margin", "value": run.config.terms[0].margin, **outcome})
         else:
-            mining, _, factor = trial.name.partition("-rate-x")
+            mining, _, factor = name.partition("-rate-x")
             rows.append({"mining": mining, "parameter": "rate", "value": float(factor), **outcome})
     for mining, parameter in {(str(row["mining"]), str(row["parameter"])) for row in rows}:
         if usual := _outcome(*_USUAL[mining]):

@@ -12,8 +12,7 @@ import torch
 
 from siamese_utils import cli
 from siamese_utils.errors import ConfigError, ResultsError, UnknownNameError
-from siamese_utils.studies import validation as studies
-from siamese_utils.studies.networks import speed as encoder_speed
+from siamese_utils.studies.networks import speed
 from siamese_utils.studies.networks.speed import (
     SPEED_COLUMNS,
     images_in,
@@ -22,6 +21,7 @@ from siamese_utils.studies.networks.speed import (
     stored_speeds,
     training_rate,
 )
+from siamese_utils.studies.networks.study import ENCODERS_EQUAL_TIME, EQUAL_MINUTES, IMAGES_IN_TIME
 from siamese_utils.training.recipes import recipe
 
 QUICK = dataclasses.replace(recipe("smoke"), batch_size=16)
@@ -55,7 +55,7 @@ def test_every_encoder_is_timed_at_every_side_in_turn(monkeypatch: pytest.Monkey
             timed.append(self.what)
             return next(self.rest)
 
-    monkeypatch.setattr(encoder_speed, "_Steps", Steps)
+    monkeypatch.setattr(speed, "_Steps", Steps)
     threads = torch.get_num_threads()
     table = measure_speeds(["conv3", "resnet9-16"], QUICK, sides=(16, 32), rounds=1, progress=False)
     one_round = [("conv3", 16), ("conv3", 32), ("resnet9-16", 16), ("resnet9-16", 32)]
@@ -76,7 +76,7 @@ def test_median_of_the_rounds_counts(monkeypatch: pytest.MonkeyPatch) -> None:
         def seconds(self) -> float:
             return next(taken)
 
-    monkeypatch.setattr(encoder_speed, "_Steps", Steps)
+    monkeypatch.setattr(speed, "_Steps", Steps)
     (row,) = measure_speeds(["conv3"], QUICK, sides=(16,), rounds=3, progress=False).itertuples()
     assert row.images_per_second == 8.0 and row.spread == round((16 - 1.6) / 2, 2)
 
@@ -85,7 +85,7 @@ def test_steps_are_real_and_slower_at_larger_sides() -> None:
     table = measure_speeds(["conv3"], QUICK, sides=(16, 32), rounds=1, least_seconds=0.05, progress=False)
     small, large = table.images_per_second
     assert small > large > 0
-    step = encoder_speed._Steps("conv3", 16, QUICK)
+    step = speed._Steps("conv3", 16, QUICK)
     before = [parameter.clone() for parameter in step.learner.encoder.parameters()]
     assert step.seconds() > 0
     assert any(not torch.equal(a, b) for a, b in zip(before, step.learner.encoder.parameters(), strict=True))
@@ -93,7 +93,7 @@ def test_steps_are_real_and_slower_at_larger_sides() -> None:
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bfloat16", torch.bfloat16), ("float32", torch.float32)])
 def test_steps_multiply_in_the_precision_of_a_training(precision: str, dtype: torch.dtype) -> None:
-    step = encoder_speed._Steps("conv3", 16, dataclasses.replace(QUICK, precision=precision))
+    step = speed._Steps("conv3", 16, dataclasses.replace(QUICK, precision=precision))
     made: list[torch.dtype] = []
     convolution = next(m for m in step.learner.encoder.modules() if isinstance(m, torch.nn.Conv2d))
     convolution.register_forward_hook(lambda *given: made.append(given[-1].dtype))
@@ -103,9 +103,9 @@ def test_steps_multiply_in_the_precision_of_a_training(precision: str, dtype: to
 
 def test_processor_time_is_what_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock on the wall, which other programs slow down, is not looked at."""
-    monkeypatch.setattr(encoder_speed.time, "perf_counter", lambda: pytest.fail("wall time"))
-    monkeypatch.setattr(encoder_speed.time, "process_time", iter([5.0, 7.0]).__next__)
-    assert encoder_speed._Steps("conv3", 16, QUICK).seconds() == 2.0
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: pytest.fail("wall time"))
+    monkeypatch.setattr(speed.time, "process_time", iter([5.0, 7.0]).__next__)
+    assert speed._Steps("conv3", 16, QUICK).seconds() == 2.0
 
 
 def test_rate_over_a_training_weighs_the_sides_by_their_images() -> None:
@@ -156,12 +156,19 @@ def test_command_measures_stores_and_prints_what_the_study_takes(
         asked.append((tuple(encoders), rounds))
         return speeds(**dict.fromkeys(encoders, (1000.0, 1000.0, 1000.0)))
 
-    monkeypatch.setattr(encoder_speed, "measure_speeds", measured)
+    monkeypatch.setattr(speed, "measure_speeds", measured)
     monkeypatch.setattr(sys, "argv", ["siamese_utils", "encoder-speed", "--rounds", "2"])
     with pytest.raises(SystemExit) as stop:
         cli.main()
-    assert not stop.value.code and asked == [(tuple(studies.IMAGES_IN_TIME), 2)]
-    assert len(stored_speeds()) == 3 * len(studies.IMAGES_IN_TIME)
-    batches = int(60_000 * studies.EQUAL_MINUTES // 256)
+    assert not stop.value.code and asked == [(tuple(IMAGES_IN_TIME), 2)]
+    assert len(stored_speeds()) == 3 * len(IMAGES_IN_TIME)
+    batches = int(60_000 * EQUAL_MINUTES // 256)
     out = capsys.readouterr().out
-    assert f'    "conv3": {256 * batches:_},\n' in out and out.count('": ') == len(studies.IMAGES_IN_TIME)
+    assert f'    "conv3": {256 * batches:_},\n' in out and out.count('": ') == len(IMAGES_IN_TIME)
+
+
+def test_equal_time_is_what_the_stored_speeds_say() -> None:
+    """The numbers written down in the code follow from ``results/encoder_speed.csv``."""
+    table = stored_speeds()
+    assert images_in(table, EQUAL_MINUTES, ENCODERS_EQUAL_TIME.runs()[0].config, list(IMAGES_IN_TIME)) == IMAGES_IN_TIME
+    assert (table.threads == 1).all() and table.processor.nunique() == 1 and (table.rounds > 2).all()

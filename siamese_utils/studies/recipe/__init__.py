@@ -1,0 +1,1 @@
+"""The search for the recipe (notebook 03b)."""
