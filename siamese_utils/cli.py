@@ -165,28 +165,6 @@ def triplet_systems(
 
 
 @app.command()
-def drawing(
-    trials: Annotated[bool, typer.Option("--trials", help="Run the trials by which the settings were chosen.")] = False,
-    only: Annotated[list[str] | None, typer.Option(help="A run alone, such as mnist or 5-5; may be repeated.")] = None,
-    images: Annotated[int | None, typer.Option(help="Images shown in the training on characters.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-) -> None:
-    """Train and judge the encoders of the drawing demo on MNIST and Omniglot; started again, it goes on."""
-    from siamese_utils.studies.drawing import study  # brings scikit-learn and scikit-image, needed here alone
-
-    if trials:
-        data = study.load_symbol_data()
-        for trial in study.TRIALS:
-            typer.echo(f"{trial.name:<12} {study.run_trial(trial, data, device=device)}   {trial.expectation}")
-        return
-    for run, metrics in study.run_all(only=only or (), images=images, device=device):
-        if not metrics:
-            typer.echo(f"{run.name}: stored")
-        for name, estimate in metrics.items():
-            typer.echo(f"{run.name:<24} {name:<28} {estimate!s:>15}   {study.METRICS[name]}")
-
-
-@app.command()
 def faces(
     trials: Annotated[bool, typer.Option("--trials", help="Run the trials by which the settings were chosen.")] = False,
     grid: Annotated[bool, typer.Option("--grid", help="Run the assignment's network at other settings.")] = False,
@@ -426,6 +404,7 @@ class Command:
 COMMANDS: dict[str, Command] = {
     "training-time": Command("training_time"),
     "classes-or-images": Command("classes_or_images"),
+    "drawing": Command("drawing", parts={"trials": "drawing_trials"}),
 }
 
 

@@ -12,7 +12,6 @@ import torch
 from torch.nn import functional as F
 
 import siamese_utils
-from siamese_utils import cli
 from siamese_utils.data.images import ImageSet
 from siamese_utils.data.sources import search_folders
 from siamese_utils.data.symbols import OneShotRun, load_omniglot_background, synthetic_symbols
@@ -20,24 +19,26 @@ from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder, sa
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import CheckpointError, DataError, ResultsError, SamplingError, UnknownNameError
 from siamese_utils.evaluation.estimates import Estimate, wilson
-from siamese_utils.experiments import store as results
+from siamese_utils.experiments import store
+from siamese_utils.experiments.study import Bench, Run, run_study, select, stored
 from siamese_utils.report import page
-from siamese_utils.studies.drawing import study
-from siamese_utils.studies.drawing.study import (
-    RUNS,
-    DrawingRun,
+from siamese_utils.studies.drawing import data as module
+from siamese_utils.studies.drawing import figures, findings, judging, study
+from siamese_utils.studies.drawing.data import (
+    SOURCES,
     SymbolData,
-    accuracy_on_alphabets,
-    accuracy_on_runs,
     characters_of,
     in_four_turns,
-    is_stored,
     joined,
-    run_drawing,
-    stored_drawing,
+    load_symbol_data,
+    runs_from,
+    synthetic_symbol_data,
     training_images,
     validation_alphabets,
 )
+from siamese_utils.studies.drawing.demo import demo_encoder
+from siamese_utils.studies.drawing.judging import accuracy_on_alphabets, accuracy_on_runs
+from siamese_utils.studies.drawing.study import DRAWING, DRAWING_TRIALS
 from siamese_utils.training.config import TrainConfig
 
 ROOT = Path(siamese_utils.__file__).resolve().parents[1]
@@ -63,17 +64,15 @@ def runs(data: SymbolData) -> list[OneShotRun]:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "results").mkdir()
-    (tmp_path / "siamese_utils").mkdir()
-    monkeypatch.chdir(tmp_path)
-    tiny = {"encoder": "conv3", "embedding_dim": 8, "batch_size": 32, "held_out_images": 3, "most_images": 64}
+def small(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty project in which every training takes a second."""
+    tiny = {"encoder": "conv3", "embedding_dim": 8, "batch_size": 32}
     for name in ("DIGITS", "SOME_DIGITS"):
-        monkeypatch.setattr(study, name, dataclasses.replace(getattr(study, name), **tiny))
-    few = dataclasses.replace(study.CHARACTERS, encoder="conv3", embedding_dim=8, batch_size=32)
-    monkeypatch.setattr(study, "CHARACTERS", few)
-    monkeypatch.setattr(study, "MNIST_SAMPLE", 5)
-    return tmp_path
+        less = dataclasses.replace(getattr(study, name), **tiny, held_out_images=3, most_images=64)
+        monkeypatch.setattr(study, name, less)
+    monkeypatch.setattr(study, "CHARACTERS", dataclasses.replace(study.CHARACTERS, **tiny))
+    monkeypatch.setattr(module, "MNIST_SAMPLE", 5)
+    return project
 
 
 class FlatPixels:
@@ -112,7 +111,7 @@ def test_joined_keeps_every_name(data: SymbolData) -> None:
 def test_held_out_alphabets_are_never_learned(
     data: SymbolData, train_on: str, turns: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(study, "MNIST_SAMPLE", 5)
+    monkeypatch.setattr(module, "MNIST_SAMPLE", 5)
     without = validation_alphabets(data.characters, 1)
     images, classes = training_images(data, train_on, without=without, turns=turns)
     hidden = characters_of(data.characters, without).tolist()
@@ -128,7 +127,7 @@ def test_held_out_alphabets_are_never_learned(
 
 
 def test_digits_are_never_turned(data: SymbolData, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study, "MNIST_SAMPLE", 5)
+    monkeypatch.setattr(module, "MNIST_SAMPLE", 5)
     images, _ = training_images(data, "both")
     known = {image.numpy().tobytes() for image in data.digits.images}
     digits = [i for i in range(len(images)) if images.class_names[images.labels[i]] in data.digits.class_names
@@ -145,10 +144,21 @@ def test_validation_alphabets_can_hold_a_run(data: SymbolData) -> None:
 
 
 def test_symbols_are_not_mirrored() -> None:
-    for run in RUNS:
+    for run in (*DRAWING.runs(), *DRAWING_TRIALS.runs()):
         assert not run.config.augment.flip
-    assert len({run.name for run in RUNS}) == len(RUNS)
-    assert [run.train_on for run in RUNS].index("validation") < [run.train_on for run in RUNS].index("both")
+
+
+def test_the_validation_run_comes_before_those_that_use_its_verdict() -> None:
+    runs = select(DRAWING)
+    assert len({DRAWING.record_path(run) for run in runs}) == len(runs)
+    sources = [run.key["train_on"] for run in runs]
+    for run in runs:
+        for path in run.built_on:
+            assert path == DRAWING.record_path(runs[sources.index("validation")])
+            assert sources.index("validation") < runs.index(run)
+    assert {run.key["train_on"] for run in runs if run.built_on} == {"omniglot", "both"}
+    with pytest.raises(UnknownNameError, match="known are: mnist"):
+        select(DRAWING, ["mnits"])
 
 
 def test_the_official_runs_are_opened_in_one_place() -> None:
@@ -162,7 +172,7 @@ def test_the_official_runs_are_opened_in_one_place() -> None:
                 used |= {node.attr for node in ast.walk(function) if isinstance(node, ast.Attribute)}
                 if "load_omniglot_runs" in used:
                     places.append((f"{path.parent.name}/{path.stem}", function.name))
-    assert places == [("drawing/study", "accuracy_on_runs")]
+    assert places == [("drawing/judging", "accuracy_on_runs")]
 
 
 # --- judging --------------------------------------------------------------------------------------
@@ -218,60 +228,83 @@ def test_support_and_query_are_by_different_people(data: SymbolData) -> None:
 # --- storing --------------------------------------------------------------------------------------
 
 
-def test_study_is_stored_and_reproduced(data: SymbolData, runs: list[OneShotRun], project: Path) -> None:
-    validation, both = (DrawingRun(name, images=64) for name in ("validation", "both"))
-    plan = [DrawingRun("mnist"), validation, both, DrawingRun("5-5", 1)]
-    for run in plan:
-        assert not is_stored(run)
-        run_drawing(run, data, runs=runs, device="cpu", progress=False)
-        assert is_stored(run)
-    assert not is_stored(DrawingRun("both", images=96))  # another configuration
-    table = stored_drawing()
-    assert set(table.metric) <= set(study.METRICS)
+def test_study_is_stored_and_reproduced(
+    data: SymbolData, runs: list[OneShotRun], small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judging, "load_omniglot_runs", lambda: runs)
+    bench = Bench("cpu", progress=False, given={(load_symbol_data,): data})
+    plan = select(DRAWING, ["mnist", "validation", "both", "5-5-draw1-seed1"], images=64)
+    assert len(list(run_study(DRAWING, plan, bench))) == 4
+    table = DRAWING.table()
+    assert set(table.metric) <= set(DRAWING.metrics)
     assert set(table[table.train_on == "both"].checkpoint) == {"results/checkpoints/drawing.safetensors"}
-    path = project / "results" / "checkpoints" / "drawing.safetensors"
+    path = small / "results" / "checkpoints" / "drawing.safetensors"
     info, encoder = checkpoint_info(path), load_encoder(path)
     assert not encoder.mirror and encoder.image_size == 28
     assert set(info["calibration"]) == {"slope", "intercept"} and isinstance(info["threshold"], float)
-    again = accuracy_on_runs(encoder, runs).metrics
-    stored = table.query("train_on == 'both'").set_index("metric").value
-    assert stored["acc_20w1s_runs"] == pytest.approx(again["acc_20w1s_runs"].value, abs=1e-3)
+    rows = table[table.train_on == "both"].set_index("metric").value
+    assert rows["acc_20w1s_runs"] == pytest.approx(accuracy_on_runs(encoder).metrics["acc_20w1s_runs"].value, abs=1e-3)
+    again = DRAWING.again(path, bench)["drawing"]
+    assert {name: round(estimate.value, 4) for name, estimate in again.items()} == rows.to_dict()
     # Only the digits that a division names are learned, and the validation run says how to read similarities.
-    record = results.load_json("drawing-5-5-draw1")
+    record = store.load_json("drawing-5-5-draw1")
     assert sorted(record["learned"]) == sorted(np.random.default_rng(1).permutation(10)[:5].tolist())
-    assert results.load_json("drawing-validation")["verdict"]["threshold"] == info["threshold"]
-    assert results.load_json("drawing-validation")["held_out"] == ["A", "B"]
-    assert not (project / "runs" / "drawing-both").exists()
+    assert store.load_json("drawing-validation")["verdict"]["threshold"] == info["threshold"]
+    assert store.load_json("drawing-validation")["held_out"] == ["A", "B"]
+    # Another validation run has another verdict: what was built on the old one does not count.
+    both = select(DRAWING, ["both"], images=64)[0]
+    assert stored(DRAWING, both) == "yes"
+    store.store_json("drawing-validation", {**store.load_json("drawing-validation"), "verdict": {}})
+    assert stored(DRAWING, both) == "other"
 
 
-def test_a_source_waits_for_the_validation_run(data: SymbolData, project: Path) -> None:
+def test_a_source_waits_for_the_validation_run(data: SymbolData, small: Path) -> None:
+    bench = Bench("cpu", progress=False, given={(load_symbol_data,): data})
     with pytest.raises(ResultsError):
-        run_drawing(DrawingRun("omniglot", images=64), data, runs=[], device="cpu", progress=False)
+        list(run_study(DRAWING, select(DRAWING, ["omniglot"], images=64), bench))
 
 
-def test_trials_change_what_they_say(data: SymbolData, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_another_study_is_not_computed_anew(small: Path) -> None:
+    save_encoder(Encoder("conv3", 8, image_size=28, mirror=False), small / "another.safetensors", {"split": "90-10"})
+    with pytest.raises(CheckpointError, match="no encoder of the drawing study"):
+        DRAWING.again(small / "another.safetensors", Bench())
+
+
+def test_trials_change_what_they_say(data: SymbolData, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "TRIAL_IMAGES", 256)
     monkeypatch.setattr(study, "validation_alphabets", lambda characters: (0,))
-    first = study.TRIALS[0]
-    estimate = study.run_trial(first, data, device="cpu", progress=False)
-    log = study.trial_log()
-    assert log.trial.tolist() == [first.name] and log.result[0] == f"{estimate.value:.1f} ± {estimate.ci95:.1f}"
-    for trial in study.TRIALS:
-        for name, value in trial.changes:
-            assert getattr(trial.config, name) == value != getattr(study.CHARACTERS, name)
+    bench = Bench("cpu", progress=False, given={(load_symbol_data,): data})
+    base, *others = DRAWING_TRIALS.runs()
+    ((_, metrics),) = run_study(DRAWING_TRIALS, [base], bench)
+    log, estimate = findings.trials_table().frame, metrics["acc_20w1s_validation"]
+    assert log.trial.tolist() == ["base"] and log.result[0] == f"{estimate.value:.1f} ± {estimate.ci95:.1f}"
+    assert log.expectation[0] == base.expectation
+    assert findings.trials_sentence() == "Not stored yet: large-batches, mnist-too, unbent, upright."
+    assert not list(run_study(DRAWING_TRIALS, [base], Bench(given={})))  # no trial is run twice
+    for trial in others:
+        assert changes(trial, base) == {
+            "large-batches": {"batch_size", "learning_rate"}, "upright": {"turns"}, "unbent": {"augment"},
+            "mnist-too": {"train_on"},
+        }[trial.key["trial"]]  # fmt: skip
+
+
+def changes(trial: Run, base: Run) -> set[str]:
+    """The fields, and settings beside the configuration, in which two trials differ."""
+    one, other = ({**run.config.to_json(), **run.settings} for run in (trial, base))
+    return {name for name in one if one[name] != other[name]} - {"config", "recipe"}
 
 
 # --- the stored encoder ---------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(not HAS_OMNIGLOT, reason="Omniglot is not on this machine")
-@pytest.mark.parametrize("train_on", study.SOURCES)
+@pytest.mark.parametrize("train_on", SOURCES)
 def test_stored_accuracy_on_the_runs_is_reproduced(train_on: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     path = study.checkpoint_path(train_on)
-    if not path.is_file() or not study.table_path().is_file():
+    if not path.is_file() or not DRAWING.path.is_file():
         pytest.skip("no stored encoder")
-    rows = stored_drawing().query("checkpoint == @path.relative_to(@ROOT).as_posix() and metric == 'acc_20w1s_runs'")
+    rows = DRAWING.table().query("checkpoint == @path.relative_to(@ROOT).as_posix() and metric == 'acc_20w1s_runs'")
     if rows.empty:
         pytest.skip("no stored number")
     again = accuracy_on_runs(load_encoder(path)).metrics["acc_20w1s_runs"]
@@ -300,52 +333,61 @@ def test_synthetic_set_has_no_alphabets(data: SymbolData) -> None:
 
 
 def test_demo_encoder_of_made_up_symbols_knows_them() -> None:
-    made_up = study.synthetic_symbol_data()
-    encoder, verdict = study.demo_encoder(made_up.characters)
-    metrics = accuracy_on_runs(encoder, study.runs_from(made_up.characters, (0, 1))).metrics
-    assert metrics["acc_20w1s_runs"].value > 60 and -1 < verdict.threshold < 1 and verdict.slope > 0
+    made_up = synthetic_symbol_data()
+    encoder, verdict = demo_encoder(made_up.characters)
+    answers = accuracy_on_runs(encoder, runs_from(made_up.characters, (0, 1)))
+    assert answers.metrics["acc_20w1s_runs"].value > 60 and -1 < verdict.threshold < 1 and verdict.slope > 0
+    assert f"names **{int(answers.hits.sum())} of 40** queries right" in findings.recomputed_sentence(answers)
+    same, different = findings.similarities_of_digits(encoder, made_up.test_digits)
+    assert len(same) == len(different) == 10_000 and same.mean() > different.mean()
+    assert f"threshold of {verdict.threshold:.2f}" in findings.threshold_sentence(same, different, verdict)
 
 
-def test_demo_encoder_needs_its_verdict(data: SymbolData, project: Path) -> None:
+def test_demo_encoder_needs_its_verdict(data: SymbolData, small: Path) -> None:
     real = dataclasses.replace(data.characters, name="omniglot")
     with pytest.raises(CheckpointError, match="no checkpoint"):
-        study.demo_encoder(real)
+        demo_encoder(real)
     save_encoder(Encoder("conv3", 8, image_size=28, mirror=False), study.checkpoint_path(), {"threshold": 0.5})
     with pytest.raises(CheckpointError, match="similarities"):
-        study.demo_encoder(real)
+        demo_encoder(real)
 
 
-def test_run_all_goes_on_where_it_was(data: SymbolData, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study, "load_symbol_data", lambda: data)
-    first = [(run.name, bool(metrics)) for run, metrics in study.run_all(only=["4-6"], device="cpu", progress=False)]
-    assert first == [(f"drawing-4-6-draw{draw}", True) for draw in range(3)]
-    monkeypatch.setattr(study, "load_symbol_data", None)  # nothing is loaded when all is stored
-    assert [bool(metrics) for _, metrics in study.run_all(only=["4-6"])] == [False] * 3
-    with pytest.raises(UnknownNameError, match="known are: mnist"):
-        list(study.run_all(only=["mnits"]))
+def test_findings_say_what_is_stored(project: Path) -> None:
+    def put(train_on: str, draw: int = 0, **metrics: Estimate) -> None:
+        key = {"train_on": train_on, "draw": draw, "seed": draw}
+        store.store_rows(DRAWING.path, key, metrics, columns=DRAWING.all_columns)
 
-
-def test_command_line_prints_every_metric(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    asked: dict[str, object] = {}
-
-    def pretend(**how: object) -> list[tuple[DrawingRun, dict[str, Estimate]]]:
-        asked.update(how)
-        return [(RUNS[0], {"pair_acc_digits": Estimate(99.123, 0.05, 10)}), (RUNS[1], {})]
-
-    monkeypatch.setattr(study, "run_all", pretend)
-    monkeypatch.setattr("sys.argv", ["siamese_utils", "drawing", "--only", "mnist", "--images", "500"])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    out = capsys.readouterr().out
-    assert not stop.value.code and "99.12 ± 0.05" in out and "drawing-validation: stored" in out
-    assert asked == {"only": ["mnist"], "images": 500, "device": "auto"}
+    with pytest.raises(ResultsError, match="run the study"):
+        findings.official_accuracy()
+    for draw, value in enumerate((60.0, 70.0)):
+        put("2-8", draw, pair_auc_unseen_digits=Estimate(value, 1.0, 9))
+        put("5-5", draw, pair_auc_unseen_digits=Estimate(90, 1, 9), acc_5w1s_unseen_digits=Estimate(value, 1, 9))
+        store.store_json(f"drawing-5-5-draw{draw}", {"learned": [draw, 2, 4, 6, 8]})
+    assert "With 2 digits learned, the AUC on unseen digits is **65.0**" in findings.unseen_sentence()
+    assert "with 5 it is **90.0**. The widest range between draws is **10.0**" in findings.unseen_sentence()
+    fives = findings.five_digits().frame
+    assert fives.learned.tolist() == ["02468", "12468"] and fives["never seen"].tolist() == ["13579", "03579"]
+    assert fives["5-way 1-shot (%)"].tolist() == ["60.0 ± 1.0", "70.0 ± 1.0"]
+    put("omniglot", acc_20w1s_runs=Estimate(91, 3, 400), acc_20w1s_by_run=Estimate(91, 2, 20),
+        acc_5w1s_unseen_digits=Estimate(88, 0.1, 9))
+    assert len(findings.official_runs()) == 1 and findings.official_accuracy().index.tolist() == ["omniglot"]
+    for source, value in (("mnist", 50), ("both", 94)):
+        put(source, acc_20w1s_runs=Estimate(value, 3, 400), acc_20w1s_by_run=Estimate(value, 2, 20))
+    table, gains, letters = findings.official_runs()
+    low, high = wilson(376, 400)
+    assert table.frame["95%, over trials"].tolist()[-1] == f"{low:.1f} to {high:.1f}"
+    assert "**+3.0** points, the alphabets beside MNIST by **+44.0**" in gains
+    assert "**88.0 ± 0.1%**" in letters and letters.endswith("60.0 to 70.0%.")
+    labels = [text.get_text() for text in figures.omniglot().figure.axes[0].get_yticklabels()]
+    assert labels.index("this network, MNIST alone") == 0 and labels[-1] == "Bayesian program learning (30 alphabets)"
+    assert labels[3:5] == ["this network, 8 alphabets", "Siamese network (Koch) (30 alphabets)"]
 
 
 @pytest.mark.parametrize("profile", ["smoke", "report"])
 def test_notebook_starts_without_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profile: str) -> None:
     shown: list[object] = []
     small = SymbolData(synthetic_symbols(10, 2), synthetic_symbols(10, 2, part="test"), synthetic_symbols(3, 2))
-    monkeypatch.setattr(study, "synthetic_symbol_data", lambda: small)
+    monkeypatch.setattr(module, "synthetic_symbol_data", lambda: small)
     monkeypatch.setattr(page, "display", shown.append)
     monkeypatch.setenv("SIAMESE_PROFILE", profile)
     monkeypatch.setenv("SIAMESE_DATA", str(tmp_path / "nothing"))

@@ -228,7 +228,7 @@ def start_symbols() -> Page:
     """
     # The other notebooks do without what these need.
     from siamese_utils.data.symbols import load_mnist, load_omniglot_background
-    from siamese_utils.studies.drawing.study import synthetic_symbol_data
+    from siamese_utils.studies.drawing.data import synthetic_symbol_data
 
     profile = _profile()
     plotting.set_style()

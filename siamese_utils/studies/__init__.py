@@ -19,6 +19,8 @@ STUDIES: dict[str, str] = {
     "precision": "recipe.study:PRECISION",
     "training_time": "budgets.study:TRAINING_TIME",
     "classes_or_images": "budgets.study:CLASSES_OR_IMAGES",
+    "drawing": "drawing.study:DRAWING",
+    "drawing_trials": "drawing.study:DRAWING_TRIALS",
 }
 """Where each study is defined: module below this package, and name. The study's name is that of its table."""
 

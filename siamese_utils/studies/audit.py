@@ -17,7 +17,6 @@ from siamese_utils.errors import SiameseError, unknown
 from siamese_utils.evaluation.estimates import Estimate
 from siamese_utils.experiments import store
 from siamese_utils.experiments import store as results
-from siamese_utils.studies.drawing import study as drawing_study
 from siamese_utils.studies.ensembles import cifar_fs as cifarfs
 from siamese_utils.studies.ensembles import study as ensembles
 from siamese_utils.studies.faces import study as face_study
@@ -40,13 +39,11 @@ class Data:
     Attributes:
         train_set: CIFAR-100's training images, from which thresholds come.
         test_set: its test images.
-        symbols: see ``drawing_study.load_symbol_data``; ``None`` loads them.
-        faces, test_faces: LFW's development sets; likewise.
+        faces, test_faces: LFW's development sets; ``None`` loads them.
     """
 
     train_set: ImageSet
     test_set: ImageSet
-    symbols: drawing_study.SymbolData | None = None
     faces: FaceSet | None = None
     test_faces: FaceSet | None = None
 
@@ -96,10 +93,6 @@ def _ensemble(path: Path, data: Data) -> Mapping[str, Estimate]:
     return ensembles.reevaluate_member(path, data.train_set, data.test_set)
 
 
-def _drawing(path: Path, data: Data) -> Mapping[str, Estimate]:
-    return drawing_study.reevaluate_drawing(path, data.symbols or drawing_study.load_symbol_data())
-
-
 def _faces(path: Path, data: Data) -> Mapping[str, Estimate]:
     return face_study.reevaluate_faces(path, data.faces, data.test_faces)
 
@@ -130,7 +123,6 @@ SOURCES: dict[str, Source] = {
     "class_accuracy": Source(growth.class_path, store.SPLIT_SWEEP_COLUMNS, _by_class),
     "cifar_fs": Source(cifarfs.table_path, cifarfs.CIFAR_FS_COLUMNS, _cifar_fs),
     "ensembles": Source(ensembles.table_path, ensembles.ENSEMBLE_COLUMNS, _ensemble),
-    "drawing": Source(drawing_study.table_path, drawing_study.DRAWING_COLUMNS, _drawing),
     "faces": Source(face_study.table_path, face_study.FACE_COLUMNS, _faces, of_the_training=face_study.OF_THE_TRAINING),
     "imprinting": _imprinting(imprinting_study.table_path, imprinting_study.COLUMNS),
     "imprinting_classes": _imprinting(imprinting_study.classes_path, imprinting_study.CLASS_COLUMNS),
