@@ -1,5 +1,7 @@
 """No number in the prose without a source: README, the notebooks' text, and the sentences in their code.
 
+Where a page's sentences stand in the package, ``SENTENCES`` names the modules, and they are read as the page's own.
+
 Numbers that a notebook prints are computed by it, and the README's tables are made from ``results/``, as
 ``test_summary`` checks. What is left was typed by hand. There, every number that could be a measurement (one with a
 decimal point, a unit or three digits, or in words before a unit) must lie in a sentence that ``SOURCED`` names, with a
@@ -43,6 +45,11 @@ WORDS = (
     "|forty|fifty|sixty|seventy|eighty|ninety|hundred"
 )
 SPELLED = re.compile(rf"\b(?:{WORDS})[ -]{SPAN}", re.IGNORECASE)
+SENTENCES = {
+    "01": ("exploration/findings.py", "exploration/figures.py"),
+    "05": ("splits/one_shot.py",),
+}
+"""Modules of ``siamese_utils/studies`` that hold sentences of a page, by the page's number."""
 
 
 # ------------------------------------------------------------------------------------- sources of numbers
@@ -241,10 +248,14 @@ def readable(markdown: str) -> list[str]:
 
 
 def sentences_in(code: str) -> list[str]:
-    """Texts of four words or more in a cell's code; what is computed in between is left out."""
+    """Texts of four words or more in code, but no docstrings; what is computed in between is left out."""
     lines = [line for line in code.splitlines() if not line.lstrip().startswith(("%", "!"))]
+    nodes = list(ast.walk(ast.parse("\n".join(lines))))
+    docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
     parts = []
-    for node in ast.walk(ast.parse("\n".join(lines))):
+    for node in nodes:
+        if id(node) in docstrings:
+            continue
         if isinstance(node, ast.JoinedStr):
             parts.append("".join(str(p.value) if isinstance(p, ast.Constant) else "…" for p in node.values))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -260,6 +271,9 @@ def prose() -> tuple[tuple[str, str], ...]:
         for cell in nbformat.read(path, as_version=4).cells:
             read = readable if cell.cell_type == "markdown" else sentences_in
             found += [(path.name, text) for text in read(cell.source)]
+        for module in SENTENCES.get(path.name[:2], ()):
+            code = (ROOT / "siamese_utils" / "studies" / module).read_text(encoding="utf-8")
+            found += [(path.name, text) for text in sentences_in(code)]
     return tuple(found)
 
 
@@ -322,6 +336,7 @@ def test_a_planted_number_is_found(planted: str) -> None:
     (text,) = readable(f"**{planted}** [link](https://example.org/99.9)")
     assert len(unsourced("README.md", text)) == 1
     assert len(unsourced("README.md", sentences_in(f"print(f'and so on, {{x}} {planted}')")[0])) == 1
+    assert sentences_in(f'"""A docstring and {planted}"""') == []
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,11 @@ from torch.nn import functional as F
 
 from siamese_utils.data.images import ImageSet
 from siamese_utils.data.pixels import check_images
-from siamese_utils.data.splits import ClassSplit, class_split
+from siamese_utils.data.sampling import named_rng
+from siamese_utils.data.splits import SPLIT_NAMES, ClassSplit, class_split
 from siamese_utils.errors import ConfigError, ShapeError
+from siamese_utils.evaluation.episodes import few_shot_accuracy
+from siamese_utils.experiments.findings import Table
 
 NEAR_DUPLICATE = 0.7
 """Cosine of two images' edges from which on they count as one photograph. Labels, which the search never looks
@@ -123,6 +126,17 @@ def channel_statistics(images: torch.Tensor) -> ChannelStatistics:
     return ChannelStatistics(histogram, total / count, np.sqrt(variance))
 
 
+def colour_sentence(statistics: ChannelStatistics) -> str:
+    """Mean and deviation of each channel, and how much of it lies at the ends."""
+    ends = 100 * statistics.histogram[:, [0, 255]].sum(axis=1) / statistics.histogram.sum(axis=1)
+    return (
+        f"The channel means are {', '.join(f'{v:.1f}' for v in statistics.mean)} and the deviations "
+        f"{', '.join(f'{v:.1f}' for v in statistics.std)} (red, green, blue; 0 to 255). Between {ends.min():.1f}% and "
+        f"{ends.max():.1f}% of a channel's values are exactly 0 or 255; they are left out of the curves, which they "
+        "would flatten."
+    )
+
+
 def mean_images(images: torch.Tensor, groups: torch.Tensor, count: int) -> torch.Tensor:
     """Average the images of each group.
 
@@ -173,6 +187,20 @@ def exact_duplicates(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         if not within or position < other
     ]
     return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
+
+
+def equal_pairs(train: ImageSet, test: ImageSet) -> Table:
+    """How many pairs of images agree in every pixel, between the two parts and within each."""
+    rows = []
+    for where, first, second in (
+        ("training and test", test, train),
+        ("within test", test, test),
+        ("within training", train, train),
+    ):
+        one, other = exact_duplicates(first.images, second.images).T
+        differing = int((first.labels[one] != second.labels[other]).sum())
+        rows.append({"where": where, "equal pairs": len(one), "of them with two different labels": differing})
+    return Table(pd.DataFrame(rows), "Images equal in every pixel")
 
 
 def edge_descriptors(images: torch.Tensor, side: int = _FINE) -> torch.Tensor:
@@ -300,6 +328,43 @@ def near_duplicates(
     )
 
 
+def twins_sentence(train: ImageSet, test: ImageSet, split: ClassSplit, nearest: Twins) -> str:
+    """How many test images have a near-duplicate, and what that means for seen classes, unseen ones and episodes.
+
+    Args:
+        train: training images.
+        test: test images.
+        split: which classes are learned.
+        nearest: the training image most similar to each test image.
+    """
+    twins, within = near_duplicates(test, train, twins=nearest), near_duplicates(test, test)
+    of_seen = twins[twins.label.isin(split.seen) & twins.same_class]
+    of_unseen = twins[twins.label.isin(split.unseen)]
+    foreign = of_unseen[~of_unseen.twin_label.isin(split.unseen)]
+    in_episodes = within[within.label.isin(split.unseen) & within.same_class]
+    seen, unseen = (len(test.indices_of(classes)) for classes in (split.seen, split.unseen))
+    sizes = torch.bincount(test.labels, minlength=test.num_classes)[list(split.unseen)]
+    possible = int((sizes * (sizes - 1)).sum())  # ordered pairs of a support image and a query of its class
+    return (
+        f"**{len(twins):,}** of {len(test):,} test images ({_percent(len(twins), len(test))}) have a near-duplicate "
+        f"among the training images (similarity {NEAR_DUPLICATE} or more); "
+        f"{_percent(twins.same_class.sum(), len(twins))} of those share its label. "
+        f"For the split {split.name}, draw {split.draw}:\n\n"
+        f"- **seen classes**: {len(of_seen)} of {seen:,} test images ({_percent(len(of_seen), seen)}) have a twin of "
+        "their own class in the training part, and could be recognised from memory;\n"
+        f"- **unseen classes**: {len(foreign)} of {unseen:,} test images have a twin that may have been trained on, "
+        f"under the label of a seen class ({len(of_unseen) - len(foreign)} more have one among training images that "
+        "this split never uses);\n"
+        f"- **episodes**: {len(in_episodes)} test images of unseen classes have a twin of their class within the test "
+        f"part, so about {100 * len(in_episodes) / max(possible, 1):.3f}% of queries meet their own twin as the "
+        "support image of their class."
+    )
+
+
+def _percent(part: float, whole: float) -> str:
+    return f"{100 * part / max(whole, 1):.1f}%"
+
+
 # --- splits -------------------------------------------------------------------------------------------------
 
 
@@ -331,3 +396,32 @@ def sibling_table(images: ImageSet, split: ClassSplit) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows, columns=["unseen class", "superclass", "seen siblings", "their names"])
+
+
+def relatives_table(images: ImageSet, draws: int = 3) -> pd.DataFrame:
+    """Share of unseen classes with at least one seen sibling; one row a split, a column a class draw, percent."""
+
+    def share(split: ClassSplit) -> float:
+        return 100 * sibling_table(images, split)["seen siblings"].gt(0).mean()
+
+    return pd.DataFrame(
+        {"split": name}
+        | {f"draw {draw} (%)": share(class_split(name, draw, images.num_classes)) for draw in range(draws)}
+        for name in SPLIT_NAMES[:-1]
+    )
+
+
+def floor_sentence(train: ImageSet, test: ImageSet, split: ClassSplit) -> str:
+    """What comparing pixels, or edges, instead of embeddings reaches in 5-way 1-shot episodes of the unseen classes."""
+    asked = test.subset(test.indices_of(split.unseen))
+    usual = train.images[train.indices_of(split.seen)[::50]].flatten(1).float().mean(0)
+    pixels, edges = (
+        few_shot_accuracy(F.normalize(z, dim=1), asked.labels, named_rng(0, "floor in 01"))
+        for z in (asked.images.flatten(1).float() - usual, edge_descriptors(asked.images))
+    )
+    return (
+        f"Guessing names 20% of the queries right. Comparing raw pixels instead of embeddings gets {pixels.value:.1f}% "
+        f"(± {pixels.ci95:.1f}), comparing the edges used above {edges.value:.1f}% (± {edges.ci95:.1f}), over "
+        f"{pixels.n:,} episodes of the unseen classes of {split.name}: what a network must beat to have learned "
+        "anything."
+    )
