@@ -300,9 +300,9 @@ def draw(
 
 @app.command()
 def readme(
-    path: Annotated[Path | None, typer.Argument(help="The README to update.")] = None,
+    path: Annotated[Path | None, typer.Argument(help="The README to update, with docs/ beside it.")] = None,
 ) -> None:
-    """Write the headline figure, and the README's headline table, from the stored results."""
+    """Write the headline figure, the README's headline and the speeds in docs/numbers.md from the stored results."""
     from siamese_utils.experiments import plotting
     from siamese_utils.report import (
         readme as summary,  # matplotlib and seaborn are slow to import, and needed here alone
@@ -312,7 +312,7 @@ def readme(
     figure, alt = summary.headline_figure()
     plotting.save_figure(figure, "headline", alt, project.project_root() / "figures")
     changed = summary.update_readme(path or project.project_root() / "README.md")
-    typer.echo("The headline figure is written; the README " + ("has changed." if changed else "was up to date."))
+    typer.echo("The headline figure is written; the text " + ("has changed." if changed else "was up to date."))
 
 
 def _print(evaluation: SplitEvaluation) -> None:

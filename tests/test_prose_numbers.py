@@ -1,8 +1,8 @@
-"""No number in the prose without a source: README, the notebooks' text, and the sentences in their code.
+"""No number in the prose without a source: README, docs, the notebooks' text, and the sentences in their code.
 
 Where a page's sentences stand in the package, ``SENTENCES`` names the modules, and they are read as the page's own.
 
-Numbers that a notebook prints are computed by it, and the README's tables are made from ``results/``, as
+Numbers that a notebook prints are computed by it, and the tables of README and docs are made from ``results/``, as
 ``test_summary`` checks. What is left was typed by hand. There, every number that could be a measurement (one with a
 decimal point, a unit or three digits, or in words before a unit) must lie in a sentence that ``SOURCED`` names, with a
 reason. Where the number follows from ``results/`` or from the code, the entry has a gap, which is filled by computing
@@ -151,9 +151,9 @@ SOURCED: tuple[Sourced, ...] = (
     *(computed("*", text, lambda: EPISODES) for text in ("protocol takes {}", "{} five-way one-shot episodes")),
     # README
     computed("README.md", "Python {} or newer", lowest_python),
-    Sourced("README.md", "169 MB", "size of cifar-100-python.tar.gz"),
-    Sourced("README.md", "Science 350, 2015", "volume of a journal"),
-    Sourced("README.md", "cosine triplet loss, 150 epochs", "setting of the seed project"),
+    Sourced("docs/commands.md", "169 MB", "size of cifar-100-python.tar.gz"),
+    Sourced("docs/sources.md", "Science 350, 2015", "volume of a journal"),
+    Sourced("docs/sources.md", "cosine triplet loss, 150 epochs", "setting of the seed project"),
     computed("README.md", "{} a class draw", lambda: about("three hours", hours_of("cifar100-*-draw0"))),
     computed("README.md", "cost the old ones? | a minute | {}", lambda: about("an hour", hours_of("imprinting*"))),
     computed("README.md", "a page to draw on. | a minute | {}", lambda: about("half an hour", hours_of("drawing*"))),
@@ -266,7 +266,12 @@ def sentences_in(code: str) -> list[str]:
 @cache
 def prose() -> tuple[tuple[str, str], ...]:
     """File and text of every passage."""
-    found = [("README.md", text) for text in readable((ROOT / "README.md").read_text(encoding="utf-8"))]
+    pages = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    found = [
+        (page.relative_to(ROOT).as_posix(), text)
+        for page in pages
+        for text in readable(page.read_text(encoding="utf-8"))
+    ]
     for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
         for cell in nbformat.read(path, as_version=4).cells:
             read = readable if cell.cell_type == "markdown" else sentences_in

@@ -29,8 +29,11 @@ def in_project(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("in_project")
 def test_readme_headline_is_what_the_results_give() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for block, expected in (("headline", summary.headline_text()), ("speed", summary.speed_text())):
+    for page, block, expected in (
+        ("README.md", "headline", summary.headline_text()),
+        ("docs/numbers.md", "speed", summary.speed_text()),
+    ):
+        text = (ROOT / page).read_text(encoding="utf-8")
         begin, end = summary._marks(block)
         assert text.split(begin)[1].split(end)[0].strip() == expected, "run `python -m siamese_utils readme`"
 
@@ -70,18 +73,17 @@ def test_headline_figure_description_is_current() -> None:
 
 def test_readme_update_changes_a_wrong_number_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    right = (ROOT / "README.md").read_text(encoding="utf-8")
-    copy = tmp_path / "README.md"
-    wrong = right
-    for name in ("headline", "speed"):
+    (tmp_path / "docs").mkdir()
+    right = {}
+    for page, name in (("README.md", "headline"), ("docs/numbers.md", "speed")):
+        right[page] = (ROOT / page).read_text(encoding="utf-8")
         begin, end = summary._marks(name)
-        head, rest = wrong.split(begin)
+        head, rest = right[page].split(begin)
         block, tail = rest.split(end)
-        wrong = head + begin + re.sub(r"\d", "7", block) + end + tail
-    copy.write_text(wrong, encoding="utf-8")
-    assert summary.update_readme(copy) is True
-    assert copy.read_text(encoding="utf-8") == right
-    assert summary.update_readme(copy) is False
+        (tmp_path / page).write_text(head + begin + re.sub(r"\d", "7", block) + end + tail, encoding="utf-8")
+    assert summary.update_readme(tmp_path / "README.md") is True
+    assert {page: (tmp_path / page).read_text(encoding="utf-8") for page in right} == right
+    assert summary.update_readme(tmp_path / "README.md") is False
 
 
 def test_readme_without_markers_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The README's numbers: headline figure and table, and the table of speeds, made from ``results/`` by code."""
+"""Numbers in the prose, made from ``results/`` by code: the README's headline, and the speeds in docs/numbers.md."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ HEADLINE_METRICS = {
     "acc_allway_1s": "all-way 1-shot",
     "pair_auc_unseen": "pair AUC",
 }
-_BLOCKS = ("headline", "speed")
 _NUMBER_WORDS = {2: "two", 3: "three", 4: "four", 5: "five"}
 # benchmark, first side (the alternative), our side, and what is compared, in words
 _SPEEDS = (
@@ -194,7 +193,7 @@ def benchmark_table(benchmark: str) -> pd.DataFrame:
 
 
 def speed_text() -> str:
-    """The README's table of speeds, in Markdown: ours and the alternative, timed in turn in one run.
+    """The table of speeds, in Markdown: ours and the alternative, timed in turn in one run.
 
     Raises:
         ResultsError: a benchmark has not been run.
@@ -220,23 +219,32 @@ def _marks(block: str) -> tuple[str, str]:
 
 
 def update_readme(readme: Path) -> bool:
-    """Put the blocks made from the results between their markers in the README; True if that changed the file.
+    """Put what is made from the results between its markers: the headline in the README, the speeds in its docs/.
+
+    Returns:
+        whether that changed a file.
 
     Raises:
-        ResultsError: the README lacks markers.
+        ResultsError: a file lacks its markers; none is changed then.
     """
-    old = new = readme.read_text(encoding="utf-8")
-    texts = {"headline": headline_text, "speed": speed_text}
-    for block in _BLOCKS:
-        begin, end = _marks(block)
-        pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-        if not pattern.search(new):
-            raise ResultsError(f"{readme} has no {block} markers; put {begin} and {end} where the block belongs.")
-        text = f"{begin}\n{texts[block]()}\n{end}"
-        new = pattern.sub(lambda _, text=text: text, new)
-    if new != old:
-        write_text_atomically(readme, new)
-    return new != old
+    numbers = readme.parent / "docs" / "numbers.md"
+    new = {
+        readme: _with_block(readme, "headline", headline_text()),
+        numbers: _with_block(numbers, "speed", speed_text()),
+    }
+    changed = {file: text for file, text in new.items() if text != file.read_text(encoding="utf-8")}
+    for file, text in changed.items():
+        write_text_atomically(file, text)
+    return bool(changed)
+
+
+def _with_block(file: Path, block: str, text: str) -> str:
+    begin, end = _marks(block)
+    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+    old = file.read_text(encoding="utf-8") if file.is_file() else ""
+    if not pattern.search(old):
+        raise ResultsError(f"{file} has no {block} markers; put {begin} and {end} where the block belongs.")
+    return pattern.sub(lambda _: f"{begin}\n{text}\n{end}", old)
 
 
 def headline_figure() -> tuple[Figure, str]:
