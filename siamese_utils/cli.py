@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import pandas as pd
 import typer
 
 from siamese_utils.data.cifar import load_cifar100
@@ -19,7 +20,7 @@ from siamese_utils.errors import ConfigError, SiameseError
 from siamese_utils.evaluation.protocol import METRICS, SplitEvaluation
 from siamese_utils.experiments import plan as planning
 from siamese_utils.experiments.study import Bench, Rows, Run, Study, run_study, select
-from siamese_utils.studies import STUDIES, study
+from siamese_utils.studies import STUDIES, all_studies, study
 from siamese_utils.studies.ensembles.cifar_fs import run_cifar_fs
 from siamese_utils.studies.splits import stored
 from siamese_utils.studies.splits.study import (
@@ -255,10 +256,18 @@ def audit(
     only: Annotated[list[str] | None, typer.Option(help="A table alone, such as growth; may be repeated.")] = None,
 ) -> None:
     """Compute every stored number that has a checkpoint anew, and fail where one does not hold."""
+    from siamese_utils.experiments.audit import AUDIT_COLUMNS
+    from siamese_utils.experiments.audit import audit as audit_studies
     from siamese_utils.studies import audit as module  # brings what every study needs
 
-    data = module.Data(load_cifar100("train"), load_cifar100("test"))
-    found = module.audit(data, only or ())
+    old = [name for name in only or () if name in module.SOURCES]
+    new = [name for name in only or () if name not in module.SOURCES]
+    found = pd.DataFrame(columns=list(AUDIT_COLUMNS))
+    if new or not only:
+        found = audit_studies(all_studies(), Bench(), new, processes=2)
+    if old or not only:
+        rest = module.audit(module.Data(load_cifar100("train"), load_cifar100("test")), old)
+        found = pd.concat([found, rest]) if len(found) else rest
     wrong = found[found.verdict != "holds"]
     for row in wrong.itertuples():
         typer.echo(f"{row.table}, {row.checkpoint}, {row.metric}: {row.stored} stored, {row.again} now: {row.verdict}")

@@ -2,138 +2,173 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+from fake_study import FAKE
 from typer.testing import CliRunner
 
 from siamese_utils import cli
-from siamese_utils.data.images import ImageSet
-from siamese_utils.errors import UnknownNameError
-from siamese_utils.experiments import store as results
-from siamese_utils.studies import audit as module
-from siamese_utils.studies.audit import Data, audit
-from siamese_utils.studies.splits.study import SplitRun, run_split
+from siamese_utils.errors import CheckpointError, UnknownNameError
+from siamese_utils.evaluation.estimates import Estimate
+from siamese_utils.experiments import store
+from siamese_utils.experiments.audit import AUDIT_COLUMNS, THRESHOLD_SLACK, audit
+from siamese_utils.experiments.study import Bench, complete
+from siamese_utils.system.project import results_dir
 
-CHECKPOINT = "results/checkpoints/cifar100-12-8-draw0.safetensors"
-
-
-@pytest.fixture
-def data(synthetic_train: ImageSet, synthetic_test: ImageSet) -> Data:
-    return Data(synthetic_train, synthetic_test)
+QUIET = Bench("cpu", progress=False)
+CHECKPOINTS = [f"results/checkpoints/side{side}-seed{seed}.bin" for side in (1, 2) for seed in (0, 1)]
+HALF = 0.5  # of the interval around each area
 
 
-@pytest.fixture
-def stored(project: Path, data: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with one small run of the sweep, trained once."""
-    kept = tmp_path_factory.getbasetemp() / "audited-run"
-    if not kept.exists():
-        run_split(SplitRun("12-8", recipe="smoke"), data.train_set, data.test_set, device="cpu", progress=False)
-        (project / "results").rename(kept)
-    shutil.copytree(kept, project / "results", dirs_exist_ok=True)
+def again(path: Path, bench: Bench) -> Mapping[str, Mapping[str, Estimate] | pd.DataFrame]:
+    """The numbers of a checkpoint: two metrics and a threshold, and as a table of several columns its edges."""
+    try:
+        area = float(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"There is no checkpoint {path}.") from error
+    edges = [{"edge": name, "metric": "length", "value": area**0.5, "ci95": 0.0, "n": 1} for name in ("left", "top")]
+    metrics = {"area": Estimate(area, HALF, 9), "threshold": Estimate(area / 10, 0, 9), "seconds": Estimate(7, 0, 1)}
+    return {"fake": metrics, "edges": pd.DataFrame(edges)}
+
+
+STUDY = dataclasses.replace(FAKE, again=again, once=("seconds",))
+
+
+@pytest.fixture(autouse=True)
+def stored(project: Path) -> Path:
+    """A project in which four runs of the fake study are stored, with the numbers that ``again`` gives."""
+    (project / "results" / "ground.txt").write_text("firm")
+    complete(FAKE, QUIET)
+    (project / "results" / "edges.csv").unlink()
+    for run, checkpoint in zip(FAKE.runs(), CHECKPOINTS, strict=True):
+        numbers = again(project / checkpoint, QUIET)
+        trained = {**numbers["fake"], "seconds": Estimate(0.5, 0, 1)}
+        store.store_rows(FAKE.path, run.key, trained, checkpoint, FAKE.all_columns)
+        store.store_rows(
+            results_dir() / "edges.csv", run.key, numbers["edges"], checkpoint,
+            ("side", "seed", "edge", "metric", "value", "ci95", "n", "checkpoint"),
+        )  # fmt: skip
     return project
 
 
-def change(path: Path, edit: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
-    table = pd.read_csv(io.StringIO(path.read_text()), keep_default_na=False)
-    path.write_text(edit(table).to_csv(index=False, lineterminator="\n"))
+def change(table: str, edit: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    path = results_dir() / f"{table}.csv"
+    rows = pd.read_csv(io.StringIO(path.read_text()), keep_default_na=False)
+    path.write_text(edit(rows).to_csv(index=False, lineterminator="\n"))
 
 
-def verdict(data: Data, metric: str, table: str = "split_sweep") -> str:
-    found = audit(data, progress=False)
-    row = found[(found.metric == metric) & (found.table == table)]
-    assert set(found[(found.metric != metric) | (found.table != table)].verdict) == {"holds"}
-    return row.verdict.item()
+def shifted(by: float, metric: str, checkpoint: str = CHECKPOINTS[2]) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """Another value of one metric of one checkpoint."""
+    return lambda t: t.assign(value=t.value + by * ((t.metric == metric) & (t.checkpoint == checkpoint)))
 
 
-def test_what_a_run_has_stored_holds(stored: Path, data: Data) -> None:
-    found = audit(data, progress=False)
-    assert set(found.table) == {"split_sweep", "growth", "class_accuracy"}
-    assert set(found.checkpoint) == {CHECKPOINT}
-    assert set(found.verdict) == {"holds"}
-    assert len(found) == sum(len(pd.read_csv(stored / "results" / f"{name}.csv")) for name in set(found.table))
+def wrong() -> list[tuple[str, ...]]:
+    """Table, checkpoint, metric and verdict of all that does not hold."""
+    found = audit([STUDY], QUIET)
+    columns = ["table", "checkpoint", "metric", "verdict"]
+    return list(found.loc[found.verdict != "holds", columns].itertuples(index=False, name=None))
 
 
-@pytest.mark.parametrize(("table", "metric"), [("split_sweep", "acc_5w1s"), ("growth", "same_right_unseen")])
-def test_a_number_beyond_its_interval_is_found(stored: Path, data: Data, table: str, metric: str) -> None:
-    path = stored / "results" / f"{table}.csv"
-    rows = pd.read_csv(path)
-    half = float(rows[rows.metric == metric].ci95.item())
-
-    def shifted(by: float) -> Callable[[pd.DataFrame], pd.DataFrame]:
-        return lambda t: t.assign(value=t.value.astype(float) + by * (t.metric == metric))
-
-    change(path, shifted(0.9 * half))
-    assert verdict(data, metric, table) == "holds"
-    change(path, shifted(0.2 * half))
-    assert "another value" in verdict(data, metric, table)
+def test_what_is_stored_holds() -> None:
+    found = audit([STUDY], QUIET)
+    assert list(found.columns) == list(AUDIT_COLUMNS) and set(found.verdict) == {"holds"}
+    assert found.checkpoint.drop_duplicates().tolist() == CHECKPOINTS
+    # Every stored row but the seconds, which no checkpoint gives.
+    assert len(found) == 4 * (2 + 2) and "seconds" not in set(found.metric)
+    assert {"left, length", "top, length"} < set(found.metric)
 
 
-def test_a_wrong_row_does_not_hide_behind_its_double(stored: Path, data: Data) -> None:
-    path = stored / "results" / "split_sweep.csv"
-    change(path, lambda t: pd.concat([t[t.metric == "acc_5w1s"].assign(value=99.0), t]))
-    found = audit(data, ["split_sweep"], progress=False)
-    assert found[found.metric == "acc_5w1s"].verdict.tolist() == ["the checkpoint gives another value", "holds"]
+def test_a_number_beyond_its_interval_is_found() -> None:
+    change("fake", shifted(0.9 * HALF, "area"))
+    assert wrong() == []
+    change("fake", shifted(0.2 * HALF, "area"))
+    assert wrong() == [("fake", CHECKPOINTS[2], "area", "the checkpoint gives another value")]
 
 
-def test_a_threshold_is_held_to_its_own_scale(stored: Path, data: Data) -> None:
-    path = stored / "results" / "growth.csv"
-    change(path, lambda t: t.assign(value=t.value.astype(float) + 0.003 * (t.metric == "threshold_seen")))
-    assert "another value" in verdict(data, "threshold_seen", "growth")
+def test_a_number_without_an_interval_may_be_rounded_otherwise() -> None:
+    change("edges", lambda t: t.assign(value=t.value + 0.01))
+    assert wrong() == []
+    change("edges", lambda t: t.assign(value=t.value + 0.02 * ((t.edge == "top") & (t.checkpoint == CHECKPOINTS[0]))))
+    assert wrong() == [("edges", CHECKPOINTS[0], "top, length", "the checkpoint gives another value")]
 
 
-def test_rows_too_many_and_too_few_are_found(stored: Path, data: Data) -> None:
-    path = stored / "results" / "split_sweep.csv"
-    whole = path.read_text()
-    change(path, lambda t: t[t.metric != "pair_auc_seen"])
-    assert verdict(data, "pair_auc_seen") == "is not in the table"
-    path.write_text(whole)
-    change(path, lambda t: t.assign(metric=t.metric.replace("pair_auc_seen", "beauty")))
-    found = audit(data, progress=False).set_index("metric")
-    assert "does not give this metric" in found.verdict["beauty"]
-    path.write_text(whole)
-    change(path, lambda t: t.assign(n=t.n.astype(int) + (t.metric == "acc_5w1s")))
-    assert verdict(data, "acc_5w1s").startswith("rests on")
+def test_a_wrong_row_does_not_hide_behind_its_double() -> None:
+    change("fake", lambda t: pd.concat([t[t.metric == "area"].assign(value=99.0), t]))
+    assert [row[-1] for row in wrong()] == ["the checkpoint gives another value"] * 4
 
 
-def test_a_checkpoint_that_cannot_be_read_fails_all_its_rows(stored: Path, data: Data) -> None:
-    (stored / CHECKPOINT).write_bytes(b"nothing")
-    found = audit(data, ["growth"], progress=False)
-    assert found.verdict.str.startswith("cannot be computed").all()
-    (stored / CHECKPOINT).unlink()
-    assert audit(data, ["growth"], progress=False).verdict.str.contains("There is no checkpoint").all()
+def test_a_threshold_is_held_to_its_own_scale() -> None:
+    change("fake", shifted(1.5 * THRESHOLD_SLACK, "threshold"))
+    assert wrong() == [("fake", CHECKPOINTS[2], "threshold", "the checkpoint gives another value")]
 
 
-def test_only_some_tables_or_checkpoints(stored: Path, data: Data) -> None:
-    assert set(audit(data, ["growth"], progress=False).table) == {"growth"}
-    assert audit(data, checkpoints=["another"], progress=False).empty
-    with pytest.raises(UnknownNameError, match="grwoth"):
-        audit(data, ["grwoth"])
+def test_rows_too_many_too_few_and_of_another_count_are_found() -> None:
+    change("fake", lambda t: t[(t.metric != "area") | (t.checkpoint != CHECKPOINTS[1])])
+    assert wrong() == [("fake", CHECKPOINTS[1], "area", "is not in the table")]
+    change("fake", lambda t: t.assign(metric=t.metric.where(t.checkpoint != CHECKPOINTS[2], t.metric + " of wood")))
+    found = [(metric, verdict) for _, checkpoint, metric, verdict in wrong() if checkpoint == CHECKPOINTS[2]]
+    assert ("area of wood", "the checkpoint does not give this metric") in found
+    assert ("area", "is not in the table") in found
+    change("fake", lambda t: t.assign(n=t.n + (t.checkpoint == CHECKPOINTS[0])))
+    assert ("fake", CHECKPOINTS[0], "area", "rests on 9, not on 10") in wrong()
 
 
-def test_rows_without_a_checkpoint_and_tables_that_are_not_there_are_passed_over(
-    project: Path, data: Data
-) -> None:
-    assert list(audit(data, progress=False).columns) == list(module.AUDIT_COLUMNS)
-    key = {"split": "12-8", "draw": 0, "seed": 0, "recipe": "smoke"}
-    results.store_run(key, {"acc_5w1s": module.Estimate(50.0, 1.0, 10)}, "")
-    assert audit(data, progress=False).empty
+def test_a_checkpoint_that_cannot_be_read_fails_all_its_rows(stored: Path) -> None:
+    (stored / CHECKPOINTS[0]).write_bytes(b"nothing")
+    (stored / CHECKPOINTS[1]).unlink()
+    found = audit([STUDY], QUIET).set_index("checkpoint").verdict
+    for lost in CHECKPOINTS[:2]:
+        assert len(found[lost]) == 4 and found[lost].str.startswith("cannot be computed: There is no checkpoint").all()
+    assert set(found[CHECKPOINTS[2:]]) == {"holds"}
 
 
-def test_the_command_fails_where_a_number_does_not_hold(
-    stored: Path, data: Data, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cli, "load_cifar100", lambda part: {"train": data.train_set, "test": data.test_set}[part])
+def test_only_some_tables_or_checkpoints() -> None:
+    assert set(audit([STUDY], QUIET, ["edges"]).table) == {"edges"}
+    assert set(audit([STUDY], QUIET, checkpoints=CHECKPOINTS[:1]).checkpoint) == {CHECKPOINTS[0]}
+    assert audit([STUDY], QUIET, checkpoints=["another"]).empty
+    with pytest.raises(UnknownNameError, match="egdes"):
+        audit([STUDY], QUIET, ["egdes"])
+
+
+def test_what_has_no_checkpoint_is_passed_over(stored: Path) -> None:
+    change("fake", lambda t: t.assign(checkpoint=""))
+    (stored / "results" / "edges.csv").unlink()
+    assert list(audit([STUDY], QUIET).columns) == list(AUDIT_COLUMNS) and audit([STUDY], QUIET).empty
+    assert audit([dataclasses.replace(STUDY, again=None)], QUIET).empty
+
+
+def threads_and_loads(path: Path, bench: Bench) -> dict[str, dict[str, Estimate]]:
+    loads = Estimate(bench.load(number_of_load), 0, 1)
+    return {"fake": {"area": Estimate(torch.get_num_threads(), 0, 9), "loads": loads}}
+
+
+def number_of_load() -> int:
+    """How often this was asked for in all processes, this time included."""
+    with open(results_dir() / "loads.txt", "a") as log:
+        log.write("1")
+    return (results_dir() / "loads.txt").stat().st_size
+
+
+def test_processes_share_the_checkpoints_with_a_thread_each() -> None:
+    counting = dataclasses.replace(STUDY, again=threads_and_loads, tables=())
+    found = audit([counting], QUIET, processes=2)
+    assert found.checkpoint.drop_duplicates().tolist() == CHECKPOINTS  # in order, whoever is done first
+    assert set(found[found.metric == "area"].again) == {1}
+    assert (results_dir() / "loads.txt").stat().st_size <= 2
+
+
+def test_the_command_fails_where_a_number_does_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "all_studies", lambda: [STUDY])
     monkeypatch.setenv("TQDM_DISABLE", "1")
-    good = CliRunner().invoke(cli.app, ["audit", "--only", "growth"])
-    assert good.exit_code == 0
-    assert "stored numbers of 1 checkpoints hold" in good.output
-    path = stored / "results" / "growth.csv"
-    change(path, lambda t: t.assign(value=t.value.astype(float) + 5 * (t.metric == "same_right_seen")))
-    bad = CliRunner().invoke(cli.app, ["audit", "--only", "growth"])
-    assert bad.exit_code == 1
-    assert "same_right_seen" in bad.output
+    good = CliRunner().invoke(cli.app, ["audit", "--only", "fake"])
+    assert good.exit_code == 0 and "8 of 8 stored numbers of 4 checkpoints hold" in good.output
+    change("fake", shifted(5, "area"))
+    bad = CliRunner().invoke(cli.app, ["audit", "--only", "fake"])
+    assert bad.exit_code == 1 and "7 of 8 stored numbers" in bad.output
+    assert f"fake, {CHECKPOINTS[2]}, area: 9.0 stored, 4.0 now: the checkpoint gives another value" in bad.output

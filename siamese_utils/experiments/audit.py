@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
+from joblib import Parallel, delayed, parallel_config
 from tqdm.auto import tqdm
 
 from siamese_utils.errors import SiameseError, unknown
@@ -22,7 +23,12 @@ _NUMBERS = ("value", "ci95", "n", "checkpoint")
 
 
 def audit(
-    studies: Sequence[Study], bench: Bench, only: Sequence[str] = (), *, checkpoints: Sequence[str] = ()
+    studies: Sequence[Study],
+    bench: Bench,
+    only: Sequence[str] = (),
+    *,
+    checkpoints: Sequence[str] = (),
+    processes: int = 1,
 ) -> pd.DataFrame:
     """Compute every stored row that names a checkpoint anew.
 
@@ -34,6 +40,7 @@ def audit(
         bench: where the data are.
         only: names of tables; all if empty. Tables that are not stored are passed over.
         checkpoints: as the tables name them; all if empty.
+        processes: how many compute side by side, with one thread each; each loads the data that it needs once.
 
     Returns:
         One row a stored row, with the columns ``AUDIT_COLUMNS``; ``verdict`` is ``"holds"``, or says what is wrong.
@@ -53,9 +60,15 @@ def audit(
         if not checkpoints or checkpoint in checkpoints
     ]
     jobs.sort(key=lambda job: job[0])  # in the order in which people look for them
-    found: list[tuple[object, ...]] = []
-    for checkpoint, study, rows in tqdm(jobs, unit="checkpoint", desc="audit", disable=not bench.progress):
-        found += _judged(study, checkpoint, rows, bench)
+    quiet = bench.at(None, progress=False)
+    calls = [
+        delayed(_judged)(study, project_root() / checkpoint, checkpoint, rows, quiet)
+        for checkpoint, study, rows in jobs
+    ]
+    with parallel_config("loky", n_jobs=min(processes, max(1, len(jobs))), inner_max_num_threads=1):
+        judged = Parallel(return_as="generator")(calls)
+        shown = tqdm(judged, total=len(jobs), unit="checkpoint", desc="audit", disable=not bench.progress)
+        found = [row for rows in shown for row in rows]
     return pd.DataFrame(found, columns=list(AUDIT_COLUMNS))
 
 
@@ -76,23 +89,24 @@ def _rows_by_checkpoint(study: Study, only: Sequence[str]) -> dict[str, dict[str
 
 
 def _judged(
-    study: Study, checkpoint: str, tables: Mapping[str, pd.DataFrame], bench: Bench
-) -> Iterator[tuple[object, ...]]:
+    study: Study, path: Path, checkpoint: str, tables: Mapping[str, pd.DataFrame], bench: Bench
+) -> list[tuple[object, ...]]:
     """Rows of ``AUDIT_COLUMNS`` for one checkpoint."""
     assert study.again is not None
     try:
-        again: Mapping[str, Rows] | None = study.again(project_root() / Path(checkpoint), bench)
-        reason = ""
+        again: Mapping[str, Rows] = study.again(path, bench)
     except SiameseError as error:
-        again, reason = None, f"cannot be computed: {error}"
+        missing, reason = float("nan"), f"cannot be computed: {error}"
+        return [
+            (name, checkpoint, row["metric"], row["value"], missing, missing, reason)
+            for name, rows in tables.items()
+            for row in rows.to_dict("records")
+        ]
+    found: list[tuple[object, ...]] = []
     for name, rows in tables.items():
-        if again is None:
-            missing = float("nan")
-            for row in rows.to_dict("records"):
-                yield name, checkpoint, row["metric"], row["value"], missing, missing, reason
-            continue
         fresh = again[name] if isinstance(again[name], pd.DataFrame) else metric_rows(again[name])
-        yield from ((name, checkpoint, *verdict) for verdict in _compared(rows, fresh, study))
+        found += [(name, checkpoint, *verdict) for verdict in _compared(rows, fresh, study)]
+    return found
 
 
 def _compared(rows: pd.DataFrame, fresh: pd.DataFrame, study: Study) -> Iterator[tuple[object, ...]]:
@@ -101,8 +115,9 @@ def _compared(rows: pd.DataFrame, fresh: pd.DataFrame, study: Study) -> Iterator
     shared = [column for column in fresh.columns if column in rows.columns and column not in _NUMBERS]
     missing = float("nan")
     new = {_name(row, shared): row for row in fresh[~fresh.metric.isin(study.once)].to_dict("records")}
-    stored = {_name(row, shared): row for row in rows.to_dict("records")}
-    for name, row in stored.items():
+    # A list: of two rows of one name, each must hold.
+    stored = [(_name(row, shared), row) for row in rows.to_dict("records")]
+    for name, row in stored:
         if name not in new:
             yield name, row["value"], missing, missing, "the checkpoint does not give this metric"
             continue
@@ -115,7 +130,7 @@ def _compared(rows: pd.DataFrame, fresh: pd.DataFrame, study: Study) -> Iterator
         else:
             verdict = "holds"
         yield name, row["value"], now["value"], allowed, verdict
-    for name in sorted(set(new) - set(stored)):
+    for name in sorted(set(new) - {name for name, _ in stored}):
         yield name, missing, new[name]["value"], missing, "is not in the table"
 
 
