@@ -72,7 +72,8 @@ def episode_spread(accuracies: torch.Tensor) -> tuple[Illustration, str]:
     """
     percent, mean = 100 * accuracies.numpy(), mean_estimate(accuracies)
     figure, axis = plt.subplots(figsize=(9, 3.4))
-    axis.hist(percent, bins=np.arange(0, 101, 4) - 0.01, color=plotting.BLUE, alpha=0.8)
+    edges = np.array([*(np.arange(0, 100, 4) - 0.01), 100.01])  # no accuracy lies on an edge, and none beyond the last
+    axis.hist(percent, bins=edges, color=plotting.BLUE, alpha=0.8)
     top = axis.get_ylim()[1]
     axis.set(ylim=(0, 1.12 * top), xlim=(0, 100), xlabel="accuracy of an episode (%)", ylabel="episodes",
              title="10,000 five-way one-shot episodes")
