@@ -166,27 +166,6 @@ def triplet_systems(
 
 
 @app.command()
-def faces(
-    trials: Annotated[bool, typer.Option("--trials", help="Run the trials by which the settings were chosen.")] = False,
-    grid: Annotated[bool, typer.Option("--grid", help="Run the assignment's network at other settings.")] = False,
-    only: Annotated[list[str] | None, typer.Option(help="A system, run or trial alone; may be repeated.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-) -> None:
-    """Train and judge the networks of the face study on LFW; started again after a kill, it goes on."""
-    from siamese_utils.studies.faces import study  # brings scikit-learn, needed here alone
-    from siamese_utils.studies.faces import trials as face_trials
-
-    if trials and grid:
-        raise ConfigError("Choose --trials or --grid; each is a study of its own.")
-    run = face_trials.run_trials if trials else face_trials.run_grid if grid else study.run_all
-    for done, metrics in run(only=only or (), device=device):
-        if not metrics:
-            typer.echo(f"{done.name}: stored")
-        for name, estimate in metrics.items():
-            typer.echo(f"{done.name:<24} {name:<28} {estimate!s:>15}   {study.METRICS.get(name, '')}")
-
-
-@app.command()
 def verify(
     first: Annotated[Path, typer.Argument(help="A photograph of a face, framed like LFW's.")],
     second: Annotated[Path, typer.Argument(help="Another one.")],
@@ -414,6 +393,7 @@ COMMANDS: dict[str, Command] = {
     "training-time": Command("training_time"),
     "classes-or-images": Command("classes_or_images"),
     "drawing": Command("drawing", parts={"trials": "drawing_trials"}),
+    "faces": Command("faces", {"trials": "face_trials", "grid": "face_grid"}),
 }
 
 

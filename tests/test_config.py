@@ -19,7 +19,7 @@ from siamese_utils.encoders.checkpoints import checkpoint_info
 from siamese_utils.encoders.imprinting import FineTuneConfig
 from siamese_utils.errors import ConfigError, SiameseError, UnknownNameError
 from siamese_utils.studies.faces.koch import KochConfig
-from siamese_utils.studies.faces.study import EMBEDDING, FaceConfig
+from siamese_utils.studies.faces.systems import EMBEDDING, FaceConfig
 from siamese_utils.studies.imprinting.moved import MovedConfig
 from siamese_utils.studies.imprinting.study import BaseConfig, ImprintingConfig
 from siamese_utils.studies.imprinting.tuning import TuningConfig

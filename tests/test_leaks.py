@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import test_face_study
 import test_faces
 import test_splits
 import test_sweep
 import test_training
 import test_validation
+import tiny_faces
 import torch
 from crashes import content
 
@@ -30,7 +30,7 @@ from siamese_utils.data.splits import CifarFSSplit, ClassSplit, class_split
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import DataError, SplitError
 from siamese_utils.evaluation.episodes import few_shot_accuracy
-from siamese_utils.experiments import store as results
+from siamese_utils.experiments.study import Outcome, Run
 from siamese_utils.studies import validation
 from siamese_utils.studies.faces import study as face_study
 from siamese_utils.studies.splits import study as sweep
@@ -42,7 +42,6 @@ from siamese_utils.training.loop import TrainResult
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 small_set, larger_set = test_training.small_set, test_training.larger_set
-people, strangers, small = test_face_study.people, test_face_study.strangers, test_face_study.small
 RUN = test_sweep.RUNS[0]
 
 
@@ -198,42 +197,40 @@ def test_threshold_from_test_images(
         check_test_images_decide_nothing(parts, swept)
 
 
-def check_test_people_decide_nothing(system: str, people: FaceSet, strangers: FaceSet) -> None:
+def check_test_people_decide_nothing(system: str) -> None:
     """With other photographs of the test people the same threshold comes out, and the same validation accuracy."""
-    run, verdicts, chosen_by = face_study.FaceRun(system, 1), [], []
+    strangers, verdicts, chosen_by = tiny_faces.strangers(), [], []
     for test in (strangers, dataclasses.replace(strangers, images=255 - strangers.images.roll(9, dims=1))):
-        metrics = test_face_study.quick(run, people, test)
-        verdicts.append(results.load_json(run.name)["verdict"])
-        chosen_by.append({name: metrics[name] for name in metrics if "validation" in name})
+        outcome = tiny_faces.carried_out(tiny_faces.face_run(system, 1), test)
+        verdicts.append(outcome.record["verdict"])
+        chosen_by.append({name: value for name, value in outcome.metrics.items() if "validation" in name})
     assert verdicts[0] == verdicts[1], "test people decide the threshold"
     assert chosen_by[0] == chosen_by[1], "test people are judged on in training"
 
 
 @pytest.mark.parametrize("system", ["embedding", "koch"])
-def test_test_people_decide_nothing(system: str, small: Path, people: FaceSet, strangers: FaceSet) -> None:
-    check_test_people_decide_nothing(system, people, strangers)
+def test_test_people_decide_nothing(system: str) -> None:
+    check_test_people_decide_nothing(system)
 
 
 @pytest.mark.parametrize("system", ["embedding", "koch"])
-def test_threshold_from_test_people(
-    system: str, small: Path, people: FaceSet, strangers: FaceSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    judge, score, run = face_study.judge_embeddings, face_study.koch_score, face_study.run_faces
+def test_threshold_from_test_people(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge, score, run = face_study.judge_embeddings, face_study.koch_score, tiny_faces.carried_out
     at_hand: list[FaceSet] = []
 
-    def watched(*given: Any, test: FaceSet, **more: Any) -> Any:
+    def watched(planned: Run, test: FaceSet) -> Outcome:
         at_hand[:] = [test]
-        return run(*given, test=test, **more)
+        return run(planned, test)
 
     def leaky_score(result: Any) -> Any:
         """Gives the scores of as many test pairs when it is asked about validation pairs."""
         return lambda pairs: score(result)(pairs if pairs is at_hand[0] else at_hand[0])[: len(pairs.pairs.same)]
 
-    monkeypatch.setattr(test_face_study, "run_faces", watched)
+    monkeypatch.setattr(tiny_faces, "carried_out", watched)
     monkeypatch.setattr(face_study, "judge_embeddings", lambda encoder, crops, _: judge(encoder, crops, at_hand[0]))
     monkeypatch.setattr(face_study, "koch_score", leaky_score)
     with pytest.raises(AssertionError, match="decide the threshold"):
-        check_test_people_decide_nothing(system, people, strangers)
+        check_test_people_decide_nothing(system)
 
 
 # ------------------------------------------------------------------- early stopping, choice of a model
@@ -301,11 +298,11 @@ def test_trials_judged_on_test_classes(monkeypatch: pytest.MonkeyPatch) -> None:
 # ----------------------------------------------------------------------- a person on both sides of LFW
 
 
-def test_cut_that_leaves_a_person_on_both_sides(people: FaceSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cut_that_leaves_a_person_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
     real = FaceSet.of_people
     monkeypatch.setattr(FaceSet, "of_people", lambda self, persons: real(self, {0, 1, *map(int, persons)}))
     with pytest.raises(SplitError, match="is in training and in validation"):
-        split_by_person(people)
+        split_by_person(tiny_faces.people())
 
 
 def test_cut_by_pair_instead_of_by_person(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,10 +321,9 @@ def test_cut_by_pair_instead_of_by_person(monkeypatch: pytest.MonkeyPatch) -> No
         test_faces.test_no_person_is_on_both_sides_and_no_pair_is_lost()
 
 
-def test_test_person_among_those_who_are_learned(
-    small: Path, people: FaceSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_test_person_among_those_who_are_learned() -> None:
     """The list of the test set names someone of the training set."""
+    people = tiny_faces.people()
     assert faces.shared_people(people, people)
     with pytest.raises(SplitError, match="both learned and tested on"):
-        test_face_study.quick(face_study.FaceRun("embedding", 1), people, people)
+        tiny_faces.carried_out(tiny_faces.face_run("embedding", 1), people)

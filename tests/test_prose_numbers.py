@@ -205,8 +205,7 @@ SOURCED: tuple[Sourced, ...] = (
     *(Sourced("07_*", text, "the assignment's setting, see siamese_utils/studies/faces/koch.py") for text in (
         "10 × 10, 7 × 7, 4 × 4, 4 × 4 with 64, 128, 128, 256 channels", "0.4 of the distances",
         "mean 0 and deviation 0.01; biases around 0.5", "loss lower by 0.1")),
-    *(Sourced("07_*", text, "pairs of LFW's development test list") for text in (
-        "the 1,000 pairs", "1,000 test pairs")),
+    Sourced("07_*", "1,000 test pairs", "pairs of LFW's development test list"),
     computed("07_*", "rests on {} validation pairs", lambda: str(face_count("validation pairs"))),
     computed("07_*", "some {} people", lambda: f"{round(face_count('training people'), -2):,}"),
     Sourced("07_*", "about 77% of the images show men and 83% white people", "Han and Jain, 2014"),

@@ -410,7 +410,7 @@ def load_training_faces() -> FaceSet:
 def load_test_faces() -> FaceSet:
     """LFW's development test set: 1,000 pairs of photographs of 963 other people. Errors as above.
 
-    In this package only ``face_study.answers_on_test`` calls it.
+    In this package only ``answers_on_test`` of the face study reads it.
     """
     return _load("test")
 

@@ -137,7 +137,8 @@ def store_rows(
         if not columns:
             # Without a table to go by, rows of metrics come with the checkpoint that they are of.
             own = [*key, *(name for name in new.columns if name not in key)]
-            columns = list(old.columns) if old is not None else [*own, *(["checkpoint"] if checkpoint else [])]
+            own += ["checkpoint"] if checkpoint and "metric" in own else []
+            columns = list(old.columns) if old is not None else own
         named = {**key, "checkpoint": checkpoint}
         for column in columns:
             if column in named and column not in new.columns:

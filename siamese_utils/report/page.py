@@ -264,7 +264,7 @@ def start_faces() -> tuple[Page, FaceSet, dict[str, PairList]]:
     """
     # The other notebooks do without what these need.
     from siamese_utils.data.faces import ALIGNMENTS, load_pair_lists, load_training_faces, synthetic_faces
-    from siamese_utils.studies.faces.study import people_as_classes
+    from siamese_utils.studies.faces.demonstrations import people_as_classes
 
     profile = _profile()
     plotting.set_style()

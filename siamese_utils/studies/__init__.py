@@ -21,6 +21,9 @@ STUDIES: dict[str, str] = {
     "classes_or_images": "budgets.study:CLASSES_OR_IMAGES",
     "drawing": "drawing.study:DRAWING",
     "drawing_trials": "drawing.study:DRAWING_TRIALS",
+    "faces": "faces.study:FACES",
+    "face_trials": "faces.trials:FACE_TRIALS",
+    "face_grid": "faces.trials:FACE_GRID",
 }
 """Where each study is defined: module below this package, and name. The study's name is that of its table."""
 

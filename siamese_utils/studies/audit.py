@@ -10,7 +10,6 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
-from siamese_utils.data.faces import FaceSet
 from siamese_utils.data.images import ImageSet
 from siamese_utils.encoders.checkpoints import load_encoder
 from siamese_utils.errors import SiameseError, unknown
@@ -19,7 +18,6 @@ from siamese_utils.experiments import store
 from siamese_utils.experiments import store as results
 from siamese_utils.studies.ensembles import cifar_fs as cifarfs
 from siamese_utils.studies.ensembles import study as ensembles
-from siamese_utils.studies.faces import study as face_study
 from siamese_utils.studies.imprinting import study as imprinting_study
 from siamese_utils.studies.objectives import systems as triplet_systems
 from siamese_utils.studies.splits import growth
@@ -39,13 +37,10 @@ class Data:
     Attributes:
         train_set: CIFAR-100's training images, from which thresholds come.
         test_set: its test images.
-        faces, test_faces: LFW's development sets; ``None`` loads them.
     """
 
     train_set: ImageSet
     test_set: ImageSet
-    faces: FaceSet | None = None
-    test_faces: FaceSet | None = None
 
 
 @dataclass(frozen=True)
@@ -93,10 +88,6 @@ def _ensemble(path: Path, data: Data) -> Mapping[str, Estimate]:
     return ensembles.reevaluate_member(path, data.train_set, data.test_set)
 
 
-def _faces(path: Path, data: Data) -> Mapping[str, Estimate]:
-    return face_study.reevaluate_faces(path, data.faces, data.test_faces)
-
-
 @lru_cache(maxsize=1)
 def _imprinting_tables(path: Path, data: Data) -> dict[Path, pd.DataFrame]:
     return imprinting_study.reevaluate_imprinting(path, data.train_set, data.test_set, progress=False)
@@ -123,7 +114,6 @@ SOURCES: dict[str, Source] = {
     "class_accuracy": Source(growth.class_path, store.SPLIT_SWEEP_COLUMNS, _by_class),
     "cifar_fs": Source(cifarfs.table_path, cifarfs.CIFAR_FS_COLUMNS, _cifar_fs),
     "ensembles": Source(ensembles.table_path, ensembles.ENSEMBLE_COLUMNS, _ensemble),
-    "faces": Source(face_study.table_path, face_study.FACE_COLUMNS, _faces, of_the_training=face_study.OF_THE_TRAINING),
     "imprinting": _imprinting(imprinting_study.table_path, imprinting_study.COLUMNS),
     "imprinting_classes": _imprinting(imprinting_study.classes_path, imprinting_study.CLASS_COLUMNS),
     "imprinting_curves": _imprinting(imprinting_study.curve_path, imprinting_study.CURVE_COLUMNS),

@@ -1,4 +1,4 @@
-"""Figures of the face study; each function gives the figure and its alternative text."""
+"""Figures of the face study."""
 
 from __future__ import annotations
 
@@ -17,8 +17,16 @@ from siamese_utils.data.faces import FaceSet, PairList, photos_per_person
 from siamese_utils.data.sampling import named_rng
 from siamese_utils.errors import SamplingError
 from siamese_utils.experiments import plotting
+from siamese_utils.experiments.findings import Illustration, Shown, Table
+from siamese_utils.studies.faces.findings import (
+    koch_histories,
+    sensitivity_sentences,
+    sensitivity_table,
+    stored_pairs,
+)
 from siamese_utils.studies.faces.koch import PUBLISHED_ACCURACY
-from siamese_utils.studies.faces.study import KOCH, NAMES
+from siamese_utils.studies.faces.study import FACES
+from siamese_utils.studies.faces.systems import KOCH, NAMES
 from siamese_utils.studies.faces.trials import GRID_EPOCHS
 from siamese_utils.studies.faces.verification import equal_error_rate
 
@@ -26,10 +34,8 @@ COLOURS = {"embedding": plotting.BLUE, "koch": plotting.RED, "pretrained": plott
 
 _ON_WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # a label that lies over a line
 
-Illustrated = tuple[Figure, str]
 
-
-def pairs_figure(faces: FaceSet, seed: int = 0, count: int = 6) -> Illustrated:
+def pairs_figure(faces: FaceSet, seed: int = 0, count: int = 6) -> Illustration:
     """Random pairs: ``count`` of one person above, ``count`` of two people below."""
     rng = named_rng(seed, "pairs to show")
     figure, axes = plt.subplots(2, 2 * count, figsize=(12, 3.1), gridspec_kw={"wspace": 0.05, "hspace": 0.35})
@@ -42,10 +48,11 @@ def pairs_figure(faces: FaceSet, seed: int = 0, count: int = 6) -> Illustrated:
         for axis in axes[row, 2 * len(chosen) :]:
             axis.axis("off")
     _push_pairs_together(figure, axes)
-    return figure, (
+    alt = (
         f"Two rows of {count} pairs of photographs of faces, drawn at random: above, two of one person each; below, of "
         "two people each. Light, pose, expression and age of a person differ from photograph to photograph."
     )
+    return Illustration(figure, "07_pairs", alt)
 
 
 def _push_pairs_together(figure: Figure, axes: NDArray[np.object_]) -> None:
@@ -58,7 +65,7 @@ def _push_pairs_together(figure: Figure, axes: NDArray[np.object_]) -> None:
             axis.set_position([box.x0 + shift, box.y0, box.width, box.height])
 
 
-def photos_figure(parts: Mapping[str, PairList]) -> Illustrated:
+def photos_figure(parts: Mapping[str, PairList]) -> Illustration:
     """How many people have 1, 2, 3 … photographs, in each part, on a logarithmic axis."""
     table = photos_per_person(dict(parts))
     names = [name for name in table.columns if name != "photographs"]
@@ -76,11 +83,17 @@ def photos_figure(parts: Mapping[str, PairList]) -> Illustrated:
     figure.tight_layout()
     shares = [100 * table[name][0] / table[name].sum() for name in names]
     told = ", ".join(f"{share:.0f} percent of the people in {name}" for name, share in zip(names, shares))
-    return figure, f"Bars: people by number of photographs of them. Of {told} there is a single photograph."
+    alt = f"Bars: people by number of photographs of them. Of {told} there is a single photograph."
+    return Illustration(figure, "07_photographs", alt)
 
 
-def curves_figure(histories: Mapping[int, pd.DataFrame]) -> Illustrated:
-    """Loss and accuracy of the assignment's network by epoch, one thin line a seed and a thick one for the mean."""
+def curves_figure(histories: Mapping[int, pd.DataFrame] | None = None) -> Illustration:
+    """Loss and accuracy of the assignment's network by epoch, one thin line a seed and a thick one for the mean.
+
+    Args:
+        histories: see ``findings.koch_histories``, which are read if they are left out.
+    """
+    histories = koch_histories() if histories is None else histories
     if not histories:
         raise SamplingError("There is no history to draw; train the assignment's network first.")
     figure, axes = plt.subplots(1, 2, figsize=(11.5, 3.9))
@@ -100,18 +113,19 @@ def curves_figure(histories: Mapping[int, pd.DataFrame]) -> Illustrated:
         axis.xaxis.set_major_locator(FixedLocator(range(1, int(whole.epoch.max()) + 1)))
     axes[1].axhline(50, ls="--", color=plotting.GREY)
     figure.tight_layout()
-    return figure, (
+    alt = (
         f"Loss and accuracy over the epochs for {len(histories)} seeds and their mean. At the end the mean loss is "
         f"{ends['loss']:.2f} in training and {ends['validation_loss']:.2f} on validation people, the mean accuracy "
         f"{ends['accuracy']:.1f} and {ends['validation_accuracy']:.1f} percent."
     )
+    return Illustration(figure, "07_curves", alt)
 
 
-def sensitivity_figure(table: pd.DataFrame) -> Illustrated:
+def sensitivity_figure(table: pd.DataFrame) -> Illustration:
     """Validation accuracy of the assignment's network against learning rate, epochs and batch size.
 
     Args:
-        table: see ``face_trials.sensitivity_table``.
+        table: see ``findings.sensitivity_table``.
     """
     panels = (("learning_rate", "learning rate"), ("epochs", "epochs"), ("batch_size", "batch size"))
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), sharey=True)
@@ -134,18 +148,34 @@ def sensitivity_figure(table: pd.DataFrame) -> Illustrated:
                     f"{part.accuracy.min():.1f} to {part.accuracy.max():.1f} percent")  # fmt: skip
     axes[0].set_ylabel("validation pairs called right (%)")
     figure.tight_layout()
-    return figure, (
+    alt = (
         "Three panels of validation accuracy with 95 percent intervals, one training a point; a circle marks the "
         "assignment's setting. " + "; ".join(told) + "."
     )
+    return Illustration(figure, "07_sensitivity", alt)
 
 
-def roc_figure(pairs: pd.DataFrame) -> Illustrated:
+def sensitivity() -> list[Shown]:
+    """How sensitive the assignment's network is to its settings: curves, a table of two more of them, and sentences.
+
+    Raises:
+        ResultsError: no such run is stored.
+    """
+    table = sensitivity_table()
+    others = table[table.parameter.isin(["framing", "pixel_scale"])]
+    caption = "Framing of the face and scale of the pixels"
+    # More than the assignment's own.
+    more = [Table(others, caption, decimals=3)] if others.parameter.duplicated().any() else []
+    return [sensitivity_figure(table), *more, sensitivity_sentences(table)]
+
+
+def roc_figure(pairs: pd.DataFrame | None = None) -> Illustration:
     """ROC curves on the test pairs, one thin line a seed, with each system's mean equal error rate.
 
     Args:
-        pairs: see ``face_study.stored_pairs``.
+        pairs: see ``findings.stored_pairs``, which are read if they are left out.
     """
+    pairs = stored_pairs() if pairs is None else pairs
     figure, axis = plt.subplots(figsize=(6.4, 5.6))
     grid = np.linspace(0, 1, 501)
     told = []
@@ -169,15 +199,17 @@ def roc_figure(pairs: pd.DataFrame) -> Illustrated:
              ylim=(0, 101), title="ROC on the test pairs; points: equal error rate (%)")  # fmt: skip
     axis.set_aspect("equal")
     figure.tight_layout()
-    return figure, f"ROC curves on LFW's test pairs, a thin line a seed. Mean equal error rates: {'; '.join(told)}."
+    alt = f"ROC curves on LFW's test pairs, a thin line a seed. Mean equal error rates: {'; '.join(told)}."
+    return Illustration(figure, "07_roc", alt)
 
 
-def accuracy_figure(table: pd.DataFrame) -> Illustrated:
+def accuracy_figure(table: pd.DataFrame | None = None) -> Illustration:
     """Test accuracy of every system and seed with its 95% interval, beside what the assignment reports.
 
     Args:
-        table: see ``face_study.stored_faces``.
+        table: of the study, which is read if it is left out.
     """
+    table = FACES.table() if table is None else table
     rows = table[table.metric == "acc_test"]
     figure, axis = plt.subplots(figsize=(8.5, 3.4))
     systems = [name for name in COLOURS if name in set(rows.system)]
@@ -199,10 +231,12 @@ def accuracy_figure(table: pd.DataFrame) -> Illustrated:
     axis.set(xlabel="test pairs called right (%)", ylim=(-0.6, len(systems) - 0.25))
     axis.grid(axis="y", visible=False)
     figure.tight_layout()
-    return figure, (
-        "Test accuracy by system, a point a seed with its 95 percent interval over pairs: " + "; ".join(told)
+    alt = (
+        "Test accuracy by system, a point a seed with its 95 percent interval over pairs: "
+        + "; ".join(told)
         + f". The assignment reports {published} percent."
-    )  # fmt: skip
+    )
+    return Illustration(figure, "07_accuracy", alt)
 
 
 def extreme_pairs(probability: Sequence[float] | NDArray[np.float64], same: torch.Tensor) -> dict[str, int]:
@@ -225,7 +259,7 @@ def extreme_pairs(probability: Sequence[float] | NDArray[np.float64], same: torc
     }
 
 
-def extremes_figure(faces: FaceSet, probability: Sequence[float] | NDArray[np.float64]) -> Illustrated:
+def extremes_figure(faces: FaceSet, probability: Sequence[float] | NDArray[np.float64]) -> Illustration:
     """The best and worst right and wrong answers with their photographs, names and probabilities.
 
     Args:
@@ -247,17 +281,19 @@ def extremes_figure(faces: FaceSet, probability: Sequence[float] | NDArray[np.fl
             cells[0].text(0, 1.14, f"{kind}: P(same) = {value:.2g}", transform=cells[0].transAxes, color=colour,
                           fontsize=10, fontweight="bold")  # fmt: skip
             told.append(f"{kind}, probability {value:.2g}: {' and '.join(faces.title(photo) for photo in photos)}")
-    return figure, "Four pairs of test photographs, the surest right and wrong answers. " + "; ".join(told) + "."
+    alt = "Four pairs of test photographs, the surest right and wrong answers. " + "; ".join(told) + "."
+    return Illustration(figure, "07_extremes", alt)
 
 
-def calibration_figure(pairs: pd.DataFrame, system: str = "embedding", bins: int = 10) -> Illustrated:
+def calibration_figure(pairs: pd.DataFrame | None = None, system: str = "embedding", bins: int = 10) -> Illustration:
     """How often test pairs are the same against the probability that a system gives them, over all its seeds.
 
     Args:
-        pairs: see ``face_study.stored_pairs``.
+        pairs: see ``findings.stored_pairs``, which are read if they are left out.
         system: which one.
         bins: groups of equally many pairs.
     """
+    pairs = stored_pairs() if pairs is None else pairs
     part = pairs[pairs.system == system].sort_values("probability")
     if len(part) < bins:
         raise SamplingError(f"There are {len(part)} probabilities of {system!r}, too few for {bins} groups; train it.")
@@ -270,7 +306,8 @@ def calibration_figure(pairs: pd.DataFrame, system: str = "embedding", bins: int
     axis.errorbar(100 * told, 100 * found, 100 * half, fmt="o", color=COLOURS[system], capsize=3)
     axis.set(xlabel="probability given (%)", ylabel="pairs that are the same (%)", title="Probability against truth")
     figure.tight_layout()
-    return figure, (
+    alt = (
         f"Share of test pairs that are the same against the probability given, in {bins} groups. The largest gap is "
         f"{100 * np.abs(told - found).max():.0f} percentage points."
     )
+    return Illustration(figure, "07_calibration", alt)

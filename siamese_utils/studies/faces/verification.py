@@ -1,12 +1,12 @@
 """Comparing faces: how alike two photographs are, how well a network tells that, and one's own photographs.
 
 Everything here works on scores of pairs. What is learned, and on whose photographs scores are judged, is the matter of
-``face_study``.
+``study``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +17,11 @@ from scipy.stats import rankdata
 from sklearn.model_selection import StratifiedKFold
 from torch.nn import functional as F
 
-from siamese_utils.data.faces import PHOTO, FaceSet, face_window, grey, squares
+from siamese_utils.data.faces import PHOTO, FaceSet, face_window, grey, shared_people, squares
 from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder
 from siamese_utils.encoders.classify import load_image
 from siamese_utils.encoders.encoder import Encoder
-from siamese_utils.errors import CheckpointError, SamplingError
+from siamese_utils.errors import CheckpointError, SamplingError, SplitError
 from siamese_utils.evaluation.calibration import Verdict, fit_verdict
 from siamese_utils.evaluation.estimates import Estimate, bootstrap_estimate, wilson
 from siamese_utils.evaluation.pairs import pair_auc, threshold_for_balanced_accuracy
@@ -122,10 +122,15 @@ def judge_validation(score: torch.Tensor, same: torch.Tensor) -> dict[str, Estim
     }
 
 
+def judge_log_odds(logits: torch.Tensor, same: torch.Tensor) -> dict[str, Estimate]:
+    """The same for log odds, and the accuracy at a probability of one half: float32 (P,) and bool (P,)."""
+    return {**judge_validation(logits, same), "acc_validation_half": accuracy_estimate((logits > 0) == same)}
+
+
 def judge_embeddings(
     encoder: Encoder, crops: Sequence[int], validation: FaceSet
 ) -> tuple[dict[str, Estimate], Verdict]:
-    """The same, the AUC over all pairs of photographs of validation people, and the verdict fitted to all of them.
+    """The same, the AUC over all pairs of validation photographs, and the verdict fitted to all of them.
 
     Same and different pairs weigh one half each in the verdict, as in LFW's lists.
     """
@@ -153,6 +158,18 @@ class TestAnswers:
 
     score: torch.Tensor
     same: torch.Tensor
+
+    @classmethod
+    def of(cls, score: Score, learned: Iterable[FaceSet], faces: FaceSet) -> TestAnswers:
+        """What a network says of pairs whose people are in none of the sets that it learned from and was chosen by.
+
+        Raises:
+            SplitError: a person is in one of them.
+        """
+        for part in learned:
+            if common := shared_people(part, faces):
+                raise SplitError(f"{common[0]} is both learned and tested on; keep the two apart.")
+        return cls(score(faces), faces.pairs.same)
 
     def probability(self, verdict: Verdict) -> torch.Tensor:
         """P(same) by the calibration, float32 (P,)."""
