@@ -32,6 +32,7 @@ from siamese_utils.report import page as report_page
 from siamese_utils.report.page import Page
 from siamese_utils.studies.splits import stored
 from siamese_utils.studies.splits.study import SplitRun
+from siamese_utils.training.losses import triplet_loss
 from siamese_utils.training.recipes import recipe
 
 ALT = "A line that rises from one to three, as a figure for a test."
@@ -217,6 +218,14 @@ def test_a_finding_is_shown_part_by_part(real: None, shown: list[Any]) -> None:
     picture, words, more = shown[1:]
     assert picture.alt == ALT and words.data == "**Accuracy** rises." and more.data == "More *words*."
     assert (page.figures / "line.svg").exists()
+
+
+def test_source_is_that_of_the_code_that_runs(real: None, shown: list[Any]) -> None:
+    page = start()
+    shown.clear()
+    page.show_source(triplet_loss)
+    (text,) = [one.data for one in shown]
+    assert text.startswith("```python\ndef triplet_loss(") and "F.relu(gap + margin)" in text and text.endswith("```")
 
 
 def test_what_is_not_stored_yet_is_said_once(real: None, shown: list[Any]) -> None:

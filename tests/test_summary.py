@@ -98,11 +98,11 @@ def test_benchmark_table_is_of_one_processor() -> None:
     stored = pd.read_csv(ROOT / "results" / "benchmarks.csv")
     latest = stored[stored.benchmark == "training_options"].sort_values("date", kind="stable").processor.iloc[-1]
     stored = stored[(stored.benchmark == "training_options") & (stored.processor == latest)]
-    table = summary.benchmark_table("training_options")
+    table = summary.benchmark_table("training_options", "Steps").frame
     assert table.side.tolist() == stored.side.tolist() and table.side.is_unique
     assert table.ratio.iloc[1] == f"{stored.ratio.iloc[1]:.2f} ± {stored.ratio_spread.iloc[1]:.2f}"
     with pytest.raises(ResultsError, match="make bench"):
-        summary.benchmark_table("nothing")
+        summary.benchmark_table("nothing", "Steps")
 
 
 @pytest.mark.usefixtures("in_project")

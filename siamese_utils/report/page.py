@@ -12,10 +12,11 @@ full      CIFAR-100, and everything that takes hours is computed again and store
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
@@ -162,6 +163,11 @@ class Page:
                 _show_table(thing)
             else:
                 display(Markdown(thing))
+
+    def show_source(self, *functions: Callable[..., Any]) -> None:
+        """Display the code of functions as it runs, highlighted."""
+        for function in functions:
+            display(Markdown(f"```python\n{inspect.getsource(function).rstrip()}\n```"))
 
     def _show_illustration(self, shown: Illustration) -> None:
         """Save a figure under its name (SVG, PNG, alternative text) and display it."""

@@ -14,6 +14,7 @@ from siamese_utils.data.splits import SPLIT_NAMES
 from siamese_utils.errors import ResultsError
 from siamese_utils.experiments import plotting
 from siamese_utils.experiments import store as results
+from siamese_utils.experiments.findings import Table
 from siamese_utils.studies import reference as studies_reference
 from siamese_utils.studies.ensembles import study as ensembles
 from siamese_utils.studies.objectives import systems as triplet_systems
@@ -177,7 +178,7 @@ def _latest_benchmarks() -> tuple[pd.DataFrame, pd.Series]:
     return table[(table.processor == latest.processor) & (table.threads == latest.threads)], latest
 
 
-def benchmark_table(benchmark: str) -> pd.DataFrame:
+def benchmark_table(benchmark: str, caption: str) -> Table:
     """One row a side of a benchmark: what it is, its rate, and its ratio to the first; both with half the range.
 
     Raises:
@@ -189,7 +190,7 @@ def benchmark_table(benchmark: str) -> pd.DataFrame:
         raise ResultsError(f"The benchmark {benchmark} is not stored; run it with `make bench`.")
     rates = [f"{row.value:,.0f} ± {row.spread:,.0f} {row.unit}" for row in rows.itertuples()]
     ratios = [f"{row.ratio:.2f} ± {row.ratio_spread:.2f}" for row in rows.itertuples()]
-    return pd.DataFrame({"side": rows.side.tolist(), "rate": rates, "ratio": ratios})
+    return Table(pd.DataFrame({"side": rows.side.tolist(), "rate": rates, "ratio": ratios}), caption)
 
 
 def speed_text() -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import pandas as pd
@@ -97,11 +97,15 @@ def _runs(study: str, trials: Sequence[Trial]) -> list[Run]:
         for trial in trials:
             if seed in trial.seeds:
                 config = dataclasses.replace(trial.config, recipe=f"{study}/{trial.name}", seed=seed)
-                classes = trial.classes or _ALL
-                shown = images_shown(config, [_IMAGES_OF_A_CLASS - config.held_out_images] * classes)
-                settings = {"config": config, "classes": classes}
+                settings = {"config": config, "classes": trial.classes or _ALL}
+                shown = _shown(trial.config, trial.classes or _ALL)
                 runs.append(Run({"trial": trial.name, "seed": seed}, settings, trial.expectation, shown))
     return runs
+
+
+@cache  # the batches of a training are laid out for it, and runs are asked for often
+def _shown(config: TrainConfig, classes: int) -> int:
+    return images_shown(config, [_IMAGES_OF_A_CLASS - config.held_out_images] * classes)
 
 
 def _carry_out(trials: Mapping[str, Trial], run: Run, bench: Bench) -> Outcome:

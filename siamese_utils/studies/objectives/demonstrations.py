@@ -12,6 +12,7 @@ import torch
 from sklearn.manifold import TSNE
 
 from siamese_utils.data.sampling import PKBatches
+from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import unknown
 from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.loop import Learner, step
@@ -118,6 +119,15 @@ def collapse_traces(
 _WATCHED = TrainConfig(
     "watched", (), encoder="conv3", learning_rate=1e-3, weight_decay=0.0, warmup=0.0, clip_norm=1e9, precision="float32"
 )
+
+
+def untrained_encoder(config: TrainConfig, images: torch.Tensor, image_size: int) -> Encoder:
+    """An encoder as its training began: random weights, with the statistics of these images, uint8 (N, H, W, 3)."""
+    torch.manual_seed(0)
+    encoder = Encoder(config.encoder, config.embedding_dim, image_size)
+    encoder.set_pixel_statistics(images)
+    encoder.set_centre(images[::4])
+    return encoder
 
 
 def flat_map(z: torch.Tensor, seed: int = 0) -> np.ndarray:

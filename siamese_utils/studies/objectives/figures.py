@@ -1,16 +1,27 @@
-"""Figures of triplet training's collapse and of objectives side by side; from stored runs and live demonstrations."""
+"""Figures of triplet training, from live demonstrations, and of objectives side by side, from stored runs."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
+import torch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from siamese_utils.data.images import ImageSet
+from siamese_utils.data.sampling import named_rng
+from siamese_utils.data.splits import ClassSplit
+from siamese_utils.encoders.encoder import Encoder
+from siamese_utils.evaluation import pairs
 from siamese_utils.experiments import plotting
 from siamese_utils.experiments.findings import Illustration
+from siamese_utils.studies.objectives.demonstrations import flat_map, mined_gaps, toy_triplet_descent
 from siamese_utils.studies.objectives.findings import (
     BATCH_HARD,
+    MARGIN,
     PAIRS,
     PROXIES,
     SEMI_HARD,
@@ -19,9 +30,168 @@ from siamese_utils.studies.objectives.findings import (
     sensitivity_results,
 )
 
+MINING_NAMES = {
+    "random": "random",
+    "batch_all": "all in the batch",
+    "semi_hard": "semi-hard",
+    "batch_hard": "batch-hard",
+}
 COLOURS = {PROXIES: plotting.ORANGE, TRIPLETS: plotting.BLUE, PAIRS: plotting.GREEN}
 MINING_COLOURS = {SEMI_HARD: plotting.BLUE, BATCH_HARD: plotting.RED}
 CHANCE = 20.0  # percent, five ways
+
+
+def toy_figure() -> Illustration:
+    """What a triplet loss does to free points in the plane."""
+    path, labels, losses = toy_triplet_descent()
+    figure, axes = plt.subplots(1, 4, figsize=(12, 3.2), width_ratios=[1, 1, 1, 1.1])
+    limit = np.abs(path).max() * 1.05
+    for axis, step in zip(axes, (0, 50, len(path) - 1)):
+        for label, colour in enumerate((plotting.BLUE, plotting.ORANGE, plotting.GREEN)):
+            axis.scatter(*path[step][labels == label].T, s=22, color=colour)
+        axis.set(title=f"after {step} steps", xlim=(-limit, limit), ylim=(-limit, limit), xticks=[], yticks=[])
+        axis.set_aspect("equal")
+    axes[3].plot(losses, color=plotting.GREY)
+    axes[3].set(title="mean loss of the\nviolating triplets", xlabel="step", ylim=(0, None))
+    figure.tight_layout()
+    return Illustration(
+        figure,
+        "03_toy_triplets",
+        "Four panels. Thirty-six points of three colours lie mixed at first; after 50 steps of the triplet loss the "
+        "colours have begun to part, at the end they form three separate clumps, and the loss has fallen.",
+    )
+
+
+def mining_figure(z: torch.Tensor, labels: torch.Tensor) -> tuple[Illustration, str]:
+    """How hard the triplets are that each miner picks, with a sentence.
+
+    Args:
+        z: float32 (N, D), embeddings.
+        labels: int64 (N,).
+    """
+    gaps = {kind: mined_gaps(z, labels, kind, batches=4) for kind in MINING_NAMES}
+    figure, axes = plt.subplots(len(gaps), 1, figsize=(9, 5.2), sharex=True)
+    violated = {kind: 100 * (gap < 0).mean() for kind, gap in gaps.items()}
+    for axis, (kind, title), colour in zip(axes, MINING_NAMES.items(), plotting.PALETTE):
+        axis.hist(gaps[kind], bins=np.linspace(-1.1, 1.6, 109), density=True, color=colour)
+        axis.axvspan(0, MARGIN, color=plotting.YELLOW, alpha=0.35, lw=0)
+        axis.axvline(0, color="black", lw=1)
+        axis.set(yticks=[], ylabel="")
+        axis.grid(False)
+        axis.set_title(f"{title}: {violated[kind]:.0f}% violated", fontsize=11, color=colour)
+    axes[-1].set_xlabel(
+        "d(anchor, negative) − d(anchor, positive)    (cosine distance; yellow: inside a margin of 0.2)"
+    )
+    figure.tight_layout()
+    shown = Illustration(
+        figure,
+        "03_mining",
+        "Four histograms of how much farther the negative is than the positive. Random triplets and all triplets of "
+        "the batch are mostly well right of zero, that is easy; semi-hard triplets crowd just right of zero; "
+        "batch-hard triplets lie mostly left of zero, that is violated.",
+    )
+    return shown, (
+        f"Of random triplets **{violated['random']:.0f}%** are violated by the trained encoder, of batch-hard ones "
+        f"**{violated['batch_hard']:.0f}%**. Drawing triplets at random therefore spends most of its forward passes on "
+        "images that teach nothing any more; one batch with mining inside uses them all."
+    )
+
+
+def curves_figure(history: pd.DataFrame) -> tuple[Illustration, str]:
+    """Loss, distances and violated triplets by epoch, with a sentence.
+
+    Args:
+        history: of a training by triplets, one row an epoch.
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.4))
+    axes[0].plot(history.epoch, history.loss, "o-", color=plotting.BLUE)
+    axes[0].set(title="Loss", xlabel="epoch")
+    for name, column, colour, below in (
+        ("other class", "distance_negative", plotting.RED, -16),
+        ("same class", "distance_positive", plotting.BLUE, -20),
+    ):
+        axes[1].plot(history.epoch, history[column], "o-", color=colour)
+        end = (history.epoch.iloc[-1], history[column].iloc[-1])
+        look = {"ha": "right", "color": colour, "fontweight": "bold"}
+        axes[1].annotate(name, end, (-4, below), textcoords="offset points", **look)
+    axes[1].set(title="Mean cosine distance in the batch", xlabel="epoch", ylim=(0, None))
+    axes[2].plot(history.epoch, 100 * history.active_share, "o-", color=plotting.GREEN)
+    axes[2].set(title="Violated triplets (%)", xlabel="epoch", ylim=(0, None))
+    figure.tight_layout()
+    shown = Illustration(
+        figure,
+        "03_training_curves",
+        "Three curves over the epochs: the loss falls; the mean distance to images of the same class falls below that "
+        "to images of other classes; the share of violated triplets shrinks.",
+    )
+    seconds, passes = history.seconds.sum(), (history.seconds * history.images_per_second).sum()
+    share = 100 * history.active_share
+    return shown, (
+        f"The run made **{passes:,.0f}** forward and backward passes in **{seconds / 60:.1f} minutes** "
+        f"({passes / seconds:.0f} images a second). In the last epoch **{share.iloc[-1]:.1f}%** of the triplets were "
+        f"still violated, in the first **{share.iloc[0]:.1f}%**."
+    )
+
+
+def similarity_figure(
+    untrained: Encoder, trained: Encoder, test_set: ImageSet, split: ClassSplit
+) -> tuple[Illustration, str]:
+    """Cosine similarities of pairs before and after training, of seen and unseen classes, with a sentence."""
+    parts = {"seen classes": test_set.indices_of(split.seen)[::3], "unseen classes": test_set.indices_of(split.unseen)}
+    figure, axes = plt.subplots(2, 2, figsize=(11, 5.4), sharex=True)
+    auc = {}
+    for row, (title, encoder) in zip(axes, (("before training", untrained), ("after training", trained))):
+        for axis, (part, positions) in zip(row, parts.items()):
+            z, y = encoder.embed(test_set.images[positions]), test_set.labels[positions]
+            same, different = pairs.sample_similarities(z, y, named_rng(0, "similarities"), 40_000)
+            auc[title, part] = pairs.pair_auc(z, y, named_rng(0, "auc"))
+            bins = np.linspace(-1, 1, 101)
+            axis.hist(different, bins, density=True, color=plotting.RED, alpha=0.55)
+            axis.hist(same, bins, density=True, color=plotting.BLUE, alpha=0.55)
+            axis.set(yticks=[], title=f"{part}, {title}: AUC {auc[title, part]}")
+            axis.title.set_fontsize(11)
+    for axis in axes[1]:
+        axis.set_xlabel("cosine similarity")
+    height = axes[1, 0].get_ylim()[1] * 0.72
+    axes[1, 0].text(-0.97, height, "different class", color=plotting.RED, fontweight="bold")
+    axes[1, 0].text(0.42, height, "same class", color=plotting.BLUE, fontweight="bold")
+    figure.tight_layout()
+    shown = Illustration(
+        figure,
+        "03_similarities",
+        "Four pairs of histograms of the cosine similarity of same-class and different-class pairs. Before training "
+        "they overlap almost completely; after training they are clearly apart for seen classes and partly apart for "
+        "unseen ones.",
+    )
+    before, after = auc["before training", "unseen classes"], auc["after training", "unseen classes"]
+    seen = auc["after training", "seen classes"]
+    return shown, (
+        f"For unseen classes the area under the ROC curve rises from **{before}** to **{after}**; for seen classes it "
+        f"ends at **{seen}** (percent, 95% interval over the test images). What was learned on 90 classes carries "
+        f"over: the gap to seen classes is {seen.value - after.value:.1f} points, and "
+        f"{after.value - before.value:.1f} points were gained."
+    )
+
+
+def map_figure(encoder: Encoder, test_set: ImageSet, classes: Sequence[int]) -> Illustration:
+    """Test images of up to ten classes, embedded and laid out in the plane."""
+    positions = test_set.indices_of(classes)
+    flat, labels = flat_map(encoder.embed(test_set.images[positions])), test_set.labels[positions]
+    figure, axis = plt.subplots(figsize=(9, 7))
+    for label, colour in zip(classes[:10], sns.color_palette("colorblind", 10)):
+        points = flat[(labels == label).numpy()]
+        axis.scatter(*points.T, s=14, color=colour, alpha=0.75)
+        box = {"boxstyle": "round,pad=0.2", "fc": "white", "ec": colour, "lw": 2, "alpha": 0.9}
+        look = {"ha": "center", "va": "center", "fontweight": "bold", "fontsize": 11, "color": "black", "bbox": box}
+        axis.annotate(test_set.class_names[label].replace("_", " "), np.median(points, axis=0), **look)
+    axis.set(xticks=[], yticks=[])
+    axis.set_title("Test images of unseen classes, embedded and laid out in the plane")
+    return Illustration(
+        figure,
+        "03_unseen_map",
+        "A map of the embeddings of ten unseen classes, one colour each with its name at its middle. Most classes form "
+        "a group of their own; related classes overlap.",
+    )
 
 
 def collapse_figure(traces: pd.DataFrame) -> Illustration:
