@@ -186,45 +186,6 @@ def verify(
 
 
 @app.command()
-def imprint(
-    config: Annotated[Path, typer.Option(help="The configuration, YAML.")] = Path(
-        "siamese_utils/studies/imprinting/imprinting.yaml"),
-    base_only: Annotated[bool, typer.Option("--base-only", help="Train the base network, measure nothing.")] = False,
-    trials: Annotated[bool, typer.Option("--trials", help="Run the trials by which the settings were chosen.")] = False,
-    moved: Annotated[bool, typer.Option("--moved", help="The part in which the encoder moves.")] = False,
-    moved_config: Annotated[Path, typer.Option(help="Its configuration.")] = Path(
-        "siamese_utils/studies/imprinting/imprinting_moved.yaml"),
-    only_shots: Annotated[list[int] | None, typer.Option(help="With --moved: these shots alone; repeat.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-) -> None:
-    """Teach a trained network more classes from a few shots; started again after a kill, it goes on."""
-    from siamese_utils.studies.imprinting import moved as moving
-    from siamese_utils.studies.imprinting import study
-
-    settings, train_set = study.ImprintingConfig.from_yaml(config), load_cifar100("train")
-    if moved and trials:
-        typer.echo(moving.run_moved_trials(settings, train_set).to_string(index=False))
-        return
-    if moved:
-        part, test_set = moving.MovedConfig.from_yaml(moved_config), load_cifar100("test")
-        table = moving.run_moved(part, settings, train_set, test_set, only_shots=only_shots or (), device=device)
-        typer.echo(moving.moved_summary(table).to_string(index=False))
-        return
-    if trials:
-        study.run_trials(settings, train_set)
-        typer.echo(study.trial_log().to_string(index=False))
-        return
-    if base_only:
-        study.train_base(settings.base, train_set, device=device)
-        return
-    table = study.run_study(settings, train_set, load_cifar100("test"), device=device)
-    shown = table[table.metric.isin(["novel_acc", "old_acc", "overall_acc"])]
-    for row in shown.itertuples():
-        estimate = f"{row.value:.2f} ± {row.ci95:.2f}"
-        typer.echo(f"{row.method:<15} +{row.added:<3} {row.shots:>3} shots   {row.bias:<7} {row.metric:<12} {estimate}")
-
-
-@app.command()
 def evaluate(checkpoint: Annotated[Path, typer.Argument(help="A stored checkpoint of a split.")]) -> None:
     """Compute every metric of a stored checkpoint anew."""
     _print(reevaluate(checkpoint, load_cifar100("train"), load_cifar100("test")))
@@ -338,6 +299,34 @@ def studies() -> None:
     """List the studies, and the question that each answers."""
     for name in STUDIES:
         typer.echo(f"{name:<24} {study(name).question}")
+
+
+@app.command()
+def imprint(
+    config: Annotated[Path | None, typer.Option(help="The configuration, YAML; the stored one if left out.")] = None,
+    base_only: Annotated[bool, typer.Option("--base-only", help="Train the base network, measure nothing.")] = False,
+    trials: Annotated[bool, typer.Option("--trials", help="The trials by which the settings were chosen.")] = False,
+    moved: Annotated[bool, typer.Option("--moved", help="The part in which the encoder moves.")] = False,
+    moved_config: Annotated[Path | None, typer.Option(help="Its configuration.")] = None,
+    only_shots: Annotated[list[int] | None, typer.Option(help="With --moved: these shots alone; repeat.")] = None,
+    only: Only = None,
+    plan: Plan = False,
+    again: Again = False,
+    device: Device = "auto",
+    scheduler: Scheduler = None,
+) -> None:
+    """Teach a trained network more classes from a few shots; started again after a kill, it goes on."""
+    from siamese_utils.studies.imprinting import base, settings  # needed here alone
+
+    if base_only:
+        base.base_network(settings.ImprintingConfig.from_yaml(config or settings.WHOLE).base, Bench(device))
+        return
+    asked = study("imprinting" + "_moved" * moved + "_trials" * trials)
+    given = {"config": config, "moved_config": moved_config, "only_shots": only_shots}
+    options = {name: value for name, value in given.items() if value}
+    if strange := sorted(set(options) - set(inspect.signature(asked.runs).parameters)):
+        raise ConfigError(f"--{strange[0].replace('_', '-')} does not go with {asked.name}; leave it out.")
+    _run(asked, only, None, plan, again, device, scheduler, options)
 
 
 def _run(

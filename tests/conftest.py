@@ -90,6 +90,23 @@ def synthetic_test() -> ImageSet:
 
 
 @pytest.fixture(scope="session")
+def tiny_imprinting(synthetic_train: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project in which the small base network of the studies of imprinted weights is stored; to be copied."""
+    from tiny_imprinting import STUDY
+
+    from siamese_utils.experiments.study import Bench
+    from siamese_utils.studies.imprinting.base import base_network
+
+    folder = tmp_path_factory.mktemp("imprinting")
+    for name in ("results", "siamese_utils"):
+        (folder / name).mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        base_network(STUDY.base, Bench.of(synthetic_train, synthetic_train, device="cpu", progress=False))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def real_data() -> Callable[[str], ImageSet]:
     """Return a loader of real CIFAR-100, ``real_data("test")``; skips where it is not on this machine."""
     source = find_cifar100()

@@ -1,107 +1,109 @@
-"""The part of the study in which the encoder moves: what it runs, stores, and that it goes on after a kill."""
+"""The part of the study in which the encoder moves: what it runs and stores, and what it is compared with."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
+from tiny_imprinting import STUDY
 from typer.testing import CliRunner
 
 from siamese_utils import cli
+from siamese_utils.data.cifar import CIFAR100_CLASSES
 from siamese_utils.data.images import ImageSet
-from siamese_utils.encoders.imprinting import FineTuneConfig
-from siamese_utils.errors import ResultsError
-from siamese_utils.experiments import store as results
-from siamese_utils.studies.imprinting import moved, study
+from siamese_utils.encoders.checkpoints import load_encoder, save_encoder
+from siamese_utils.experiments import store
+from siamese_utils.experiments.study import Bench, Run, complete, run_study, stored
+from siamese_utils.studies.imprinting import base, findings, methods, moved, settings, study
+from siamese_utils.studies.imprinting.settings import ImprintingConfig, MovedConfig
+from siamese_utils.studies.imprinting.study import IMPRINTING_MOVED, IMPRINTING_MOVED_TRIALS
 from siamese_utils.studies.imprinting.tuning import TuningConfig
-from siamese_utils.studies.splits import stored
 
-CONFIGS = Path(__file__).resolve().parents[1] / "siamese_utils" / "studies" / "imprinting"
-STUDY = study.ImprintingConfig(
-    base=study.BaseConfig(split="12-8", recipe="smoke", changes={"epochs": 2, "batch_size": 48, "most_images": 400}),
-    shots=(1, 3),
-    novel_classes=4,
-    budget=2.0,
-    fine_tuning=FineTuneConfig(steps=6),
-)
 QUICK = TuningConfig(steps=3, batch=12, rate=1e-5)
-SMALL = moved.MovedConfig(classes=2, shot_sets=2, few=QUICK, joint=QUICK)
+SMALL = MovedConfig(classes=2, shot_sets=2, few=QUICK, joint=QUICK)
+TWO = dataclasses.replace(STUDY, shot_sets=2, at_once=(1,), novel_classes=2)
+
+
+def planned(part: MovedConfig, images: ImageSet, whole: ImprintingConfig = STUDY) -> list[Run]:
+    chosen = base.chosen_classes(range(12, 20), part.classes, whole.base.seed)
+    return study.planned_runs(whole, part, [images.class_names[label] for label in chosen], images_a_class=30)
+
+
+@pytest.fixture(scope="module")
+def bench(synthetic_train: ImageSet, synthetic_test: ImageSet) -> Bench:
+    return Bench.of(synthetic_train, synthetic_test, device="cpu", progress=False)
+
+
+@pytest.fixture(scope="module")
+def done(tiny_imprinting: Path, bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project in which the small study is stored."""
+    folder = tmp_path_factory.mktemp("moved") / "project"
+    shutil.copytree(tiny_imprinting, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        list(run_study(IMPRINTING_MOVED, planned(SMALL, bench.test_set), bench))
+    return folder
+
+
+@pytest.fixture
+def stored_table(project: Path, done: Path) -> pd.DataFrame:
+    shutil.copytree(done, project, dirs_exist_ok=True)
+    return IMPRINTING_MOVED.table()
 
 
 def test_the_stored_configuration_is_that_of_the_published_numbers() -> None:
-    config = moved.MovedConfig.from_yaml(CONFIGS / "imprinting_moved.yaml")
+    config = MovedConfig.from_yaml(settings.MOVED)
     assert config.few != config.joint
     assert config.classes >= 20
-    if moved.table_path().exists():
-        record = results.load_json(moved.RECORD)
+    if IMPRINTING_MOVED.path.exists():
+        record = store.load_json("imprinting-moved")
         assert record["tuning"] == {"few": dataclasses.asdict(config.few), "joint": dataclasses.asdict(config.joint)}
-        assert record["study"] == study.ImprintingConfig.from_yaml(CONFIGS / "imprinting.yaml").to_json()
+        assert record["study"] == ImprintingConfig.from_yaml(settings.WHOLE).to_json()
 
 
-def test_runs_go_on_after_a_kill_and_give_the_same(
-    project: Path, synthetic_train: ImageSet, synthetic_test: ImageSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def go() -> pd.DataFrame:
-        table = moved.run_moved(SMALL, STUDY, synthetic_train, synthetic_test, device="cpu", progress=False)
-        return table.drop(columns="seconds")
-
-    whole = go()
+def test_every_class_is_added_by_each_method(stored_table: pd.DataFrame, bench: Bench) -> None:
     # Two classes x two numbers of shots x two sets and the joint runs, by each of three methods.
-    assert len(whole) == 3 * (2 * 2 * 2 + 2)
-    assert set(whole.shots) == {1, 3, 30}
-    assert whole.drop(columns=["method", "novel", "shots", "shot_set"]).stack().between(0, 100).all()
-    moved.table_path().unlink()
-    real, calls = moved.run, []
-
-    def killed(*arguments: object) -> dict[str, float]:
-        calls.append(arguments)
-        if len(calls) == 9:
-            raise KeyboardInterrupt
-        return real(*arguments)
-
-    monkeypatch.setattr(moved, "run", killed)
-    with pytest.raises(KeyboardInterrupt):
-        go()
-    assert len(moved.stored_moved()) == 6  # the third run had two of its methods, and is not stored
-    resumed = go()
-    assert resumed.equals(whole)
-    assert len(calls) == 9 + 3 * 10 - 6
-    monkeypatch.setattr(moved, "run", None)
-    assert go().equals(whole)  # nothing is left to run
+    assert len(stored_table) == 3 * (2 * 2 * 2 + 2)
+    assert set(stored_table.shots) == {1, 3, 30}
+    numbers = stored_table.drop(columns=["method", "novel", "shots", "shot_set", "seconds"])
+    assert numbers.stack().between(0, 100).all()
+    runs = planned(SMALL, bench.test_set)
+    assert {stored(IMPRINTING_MOVED, run) for run in runs} == {"yes"}
+    assert [run.key["shot_set"] for run in runs] == [0] * 6 + [1] * 4  # every class once before any a second time
     other = dataclasses.replace(SMALL, few=dataclasses.replace(QUICK, steps=4))
-    with pytest.raises(ResultsError, match="other settings"):
-        moved.run_moved(other, STUDY, synthetic_train, synthetic_test, device="cpu", progress=False)
+    assert {stored(IMPRINTING_MOVED, run) for run in planned(other, bench.test_set)} == {"other"}
+    again = study.carry_out_moved(runs[5], bench).metrics
+    assert isinstance(again, pd.DataFrame)
+    before = stored_table[(stored_table.novel == runs[5].key["novel"]) & (stored_table.shots == runs[5].key["shots"])]
+    same = before.drop(columns="seconds").reset_index(drop=True)
+    assert again[list(same.columns)].equals(same)
 
 
-def test_the_frozen_side_is_that_of_the_study(
-    project: Path, synthetic_train: ImageSet, synthetic_test: ImageSet
-) -> None:
+def test_the_frozen_side_is_that_of_the_study(stored_table: pd.DataFrame, bench: Bench) -> None:
     """Same classes, same shots: the rows of ``whitened`` are those that the whole study stores."""
-    whole = dataclasses.replace(STUDY, shot_sets=2, at_once=(1,), novel_classes=2)
-    both = moved.run_moved(SMALL, whole, synthetic_train, synthetic_test, device="cpu", progress=False)
-    stored = study.run_study(whole, synthetic_train, synthetic_test, device="cpu", progress=False)
-    summary = moved.moved_summary(both, old_classes=12)
+    encoder = load_encoder(base.base_checkpoint())
+    data = base.parts_of(TWO.base, bench.train_set, bench.test_set).mapped(encoder.embed)
+    whole = methods.tables_of(methods.spaces_of(data, TWO.shrinkage), TWO, bench.test_set.class_names)["imprinting"]
+    summary = findings.moved_summary(stored_table, old_classes=12)
     for metric in ("novel_acc", "old_acc", "overall_acc"):
         for bias, end in (("none", ""), ("budget", "_budget")):
             key = {"method": "whitened", "shots": 3}
-            one = results.result(summary, metric=metric + end, **key)
-            other = results.result(stored, metric=metric, bias=bias, added=1, **key)
+            one = store.result(summary, metric=metric + end, **key)
+            other = store.result(whole, metric=metric, bias=bias, added=1, **key)
             assert one.value == pytest.approx(other.value, abs=1e-3)
             assert one.ci95 == pytest.approx(other.ci95, abs=1e-3)
 
 
-def test_a_still_encoder_is_the_frozen_one(
-    project: Path, synthetic_train: ImageSet, synthetic_test: ImageSet
-) -> None:
+def test_a_still_encoder_is_the_frozen_one(stored_table: pd.DataFrame, bench: Bench) -> None:
     """With rates of next to nothing all methods answer alike."""
     still = dataclasses.replace(QUICK, rate=0.0, weight_rate=1e-9)
     config = dataclasses.replace(SMALL, few=still, joint=still, shot_sets=1)
-    table = moved.run_moved(config, STUDY, synthetic_train, synthetic_test, device="cpu", progress=False)
-    summary = moved.moved_summary(table, old_classes=12)
+    table = pd.concat([study.carry_out_moved(run, bench).metrics for run in planned(config, bench.test_set)])
+    summary = findings.moved_summary(table, old_classes=12)
     assert summary[summary.method.str.startswith("moved - ")].value.abs().max() < 1.5  # a test image or so
 
 
@@ -109,68 +111,70 @@ def test_differences_are_taken_run_by_run() -> None:
     rows = []
     for novel, gain in (("a", 1.0), ("b", 3.0)):
         for number in range(2):
-            base = dict.fromkeys(moved.METRICS, 10.0 * number)
+            level = dict.fromkeys(moved.METRICS, 10.0 * number)
             key = {"novel": novel, "shots": 1, "shot_set": number}
-            rows.append({"method": "whitened", **key, **base})
-            rows.append({"method": "old only", **key, **{name: value + 5 for name, value in base.items()}})
-            rows.append({"method": "moved", **key, **{name: value + gain for name, value in base.items()}})
-    summary = moved.moved_summary(pd.DataFrame(rows), old_classes=3)
-    row = results.result(summary, method="moved - whitened", shots=1, metric="novel_acc")
-    assert results.result(summary, method="moved - old only", shots=1, metric="novel_acc").value == -3.0
+            rows.append({"method": "whitened", **key, **level})
+            rows.append({"method": "old only", **key, **{name: value + 5 for name, value in level.items()}})
+            rows.append({"method": "moved", **key, **{name: value + gain for name, value in level.items()}})
+    summary = findings.moved_summary(pd.DataFrame(rows), old_classes=3)
+    row = store.result(summary, method="moved - whitened", shots=1, metric="novel_acc")
+    assert store.result(summary, method="moved - old only", shots=1, metric="novel_acc").value == -3.0
     assert (row.value, row.n) == (2.0, 4)
     assert row.ci95 == pytest.approx(12.7062, rel=1e-4)  # two classes: t with one degree of freedom
-    assert results.result(summary, method="moved", shots=1, metric="overall_acc").value == pytest.approx(7.0)
+    assert store.result(summary, method="moved", shots=1, metric="overall_acc").value == pytest.approx(7.0)
 
 
 def test_the_settings_are_among_those_tried() -> None:
-    assert len({trial.name for trial in moved.TRIALS}) == len(moved.TRIALS)
-    assert all(trial.expectation.endswith(".") for trial in moved.TRIALS)
-    config = moved.MovedConfig.from_yaml(CONFIGS / "imprinting_moved.yaml")
-    tried = {trial.tuning for trial in moved.TRIALS}
+    assert len({trial.name for trial in study.MOVED_TRIALS}) == len(study.MOVED_TRIALS)
+    assert all(trial.expectation.endswith(".") for trial in study.MOVED_TRIALS)
+    config = MovedConfig.from_yaml(settings.MOVED)
+    tried = {trial.tuning for trial in study.MOVED_TRIALS}
     assert config.few in tried and config.joint in tried
 
 
 def test_settings_are_tried_on_stand_ins_alone(
-    project: Path, synthetic_train: ImageSet, monkeypatch: pytest.MonkeyPatch
+    stored_table: pd.DataFrame, synthetic_train: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (moved, study):
-        monkeypatch.setattr(module, "TRIAL_SPLIT", "8-12")
-    smaller = dataclasses.replace(STUDY.base, split="8-12")
-    encoder = study.train_base(smaller, synthetic_train, device="cpu", progress=False)
-    source = {"seed": 0, "config": smaller.training.to_json()}
-    study.save_encoder(encoder, stored.checkpoint_path("8-12", 0), source)
-    read, real = [], moved.run
+    monkeypatch.setattr(base, "TRIAL_SPLIT", "8-12")
+    source = {"seed": 0, "config": STUDY.base.training.to_json()}
+    save_encoder(load_encoder(base.base_checkpoint()), base.trial_checkpoint(), source)
+    read, real = [], moved.add_class
 
     def watched(method: str, label: int, shots: object, prepared: moved.Prepared, *rest: object) -> dict[str, float]:
         read.append(label)
-        assert prepared.test[1].max() < 8 and set(prepared.shots) == set(prepared.novel_test) == {8, 10}
+        assert prepared.test[1].max() < 8 and set(prepared.images.novel) == {8, 10}
         return real(method, label, shots, prepared, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(moved, "run", watched)
-    trials = (moved.MovedTrial("frozen", "Base.", (2, 5)), moved.MovedTrial("few", "Better.", (2,), QUICK))
-    monkeypatch.setattr(moved, "TRIALS", trials)
-    table = moved.run_moved_trials(STUDY, synthetic_train, progress=False)
+    monkeypatch.setattr(moved, "add_class", watched)
+    chosen = (
+        study.Trial("frozen", "Base.", "whitened", shots=(2, 5)),
+        study.Trial("few", "Better.", "moved", shots=(2,), tuning=QUICK),
+    )
+    runs = [study.trial_run(trial, STUDY) for trial in chosen]
+    trials = dataclasses.replace(IMPRINTING_MOVED_TRIALS, runs=lambda: runs)
+    table = complete(trials, Bench.of(synthetic_train, None, device="cpu", progress=False))
     assert set(read) == {8, 10}  # the base network of the study learns 0 to 11
     assert list(zip(table.trial, table.shots)) == [("frozen", 2), ("frozen", 5), ("few", 2)]
-    read.clear()
-    assert moved.run_moved_trials(STUDY, synthetic_train, progress=False).equals(table)
-    assert not read  # stored
-    log = moved.moved_trial_log()
+    assert set(table.n) == {2}
+    log = findings.trial_log(trials)
     assert list(log.columns) == ["trial", "expectation", "2 shots", "5 shots"]
+    assert log["5 shots"].tolist()[1] == ""
 
 
-def test_the_command_runs_what_the_files_say(
-    project: Path, synthetic_train: ImageSet, synthetic_test: ImageSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cli, "load_cifar100", {"train": synthetic_train, "test": synthetic_test}.__getitem__)
-    monkeypatch.setenv("TQDM_DISABLE", "1")
+def test_the_command_runs_what_the_files_say(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(cli, "_run", lambda *given: asked.append((given[0].name, given[0].runs(**given[-1]))))
     small = {"classes": 2, "shot_sets": 1, "few": dataclasses.asdict(QUICK), "joint": dataclasses.asdict(QUICK)}
-    for name, content in (("whole", STUDY.to_json()), ("part", small)):
+    other = dataclasses.replace(TWO, base=settings.BaseConfig(seed=1))
+    for name, content in (("whole", other.to_json()), ("part", small)):
         (project / f"{name}.yaml").write_text(yaml.safe_dump(content))
-    files = ["--config", str(project / "whole.yaml"), "--moved-config", str(project / "part.yaml")]
-    some = CliRunner().invoke(cli.app, ["imprint", "--moved", "--only-shots", "3", *files])
-    assert some.exit_code == 0 and set(moved.stored_moved().shots) == {3}
-    answer = CliRunner().invoke(cli.app, ["imprint", "--moved", *files])
-    assert answer.exit_code == 0, answer.exception
-    assert re.search(r"moved - old only +3 +novel_acc_budget", answer.output)
-    assert len(moved.stored_moved()) == 3 * (2 * 2 + 2)
+    whole, part = ["--config", str(project / "whole.yaml")], ["--moved-config", str(project / "part.yaml")]
+    for words in (["--moved", "--only-shots", "3", *part], ["--moved", *part], ["--moved", "--trials"], ["--trials"]):
+        answer = CliRunner().invoke(cli.app, ["imprint", *words, *whole])
+        assert answer.exit_code == 0, answer.exception
+    names, runs = zip(*asked, strict=True)
+    assert names == ("imprinting_moved", "imprinting_moved", "imprinting_moved_trials", "imprinting_trials")
+    assert [run.key["shots"] for run in runs[0]] == [3, 3]
+    assert [run.key["shots"] for run in runs[1]] == [1, 1, 3, 3, 500, 500]
+    assert all(run.key["novel"] in CIFAR100_CLASSES[40:] and run.settings["study"] == other for run in runs[1])
+    assert [run.key["trial"] for run in runs[3]] == [trial.name for trial in study.TRIALS]

@@ -3,62 +3,57 @@
 from __future__ import annotations
 
 import dataclasses
-import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 import yaml
+from tiny_imprinting import STUDY as SMALL
 from typer.testing import CliRunner
 
 from siamese_utils import cli
 from siamese_utils.data.images import ImageSet
-from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder
-from siamese_utils.encoders.imprinting import CosineClassifier, FineTuneConfig, Whitening, load_classifier
+from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder, save_encoder
+from siamese_utils.encoders.encoder import Encoder
+from siamese_utils.encoders.imprinting import CosineClassifier, Whitening, leads, load_classifier
 from siamese_utils.errors import ConfigError, SamplingError, SplitError
-from siamese_utils.experiments import store as results
-from siamese_utils.studies.audit import Data, audit
-from siamese_utils.studies.imprinting import study
-from siamese_utils.studies.splits import stored
-
-CONFIG = Path(__file__).resolve().parents[1] / "siamese_utils" / "studies" / "imprinting" / "imprinting.yaml"
-SMALL = study.ImprintingConfig(
-    base=study.BaseConfig(split="12-8", recipe="smoke", changes={"epochs": 2, "batch_size": 48, "most_images": 400}),
-    shots=(1, 3),
-    shot_sets=3,
-    novel_classes=4,
-    at_once=(1, 2, 8),
-    budget=2.0,
-    fine_tuning=FineTuneConfig(steps=6),
-)
-
+from siamese_utils.experiments import store
+from siamese_utils.experiments.audit import audit
+from siamese_utils.experiments.study import Bench, complete, run_study, stored
+from siamese_utils.studies.imprinting import base, findings, methods, settings, study
+from siamese_utils.studies.imprinting.base import Parts, base_checkpoint, base_network, draw_shots, groups, parts_of
+from siamese_utils.studies.imprinting.methods import Space, measure, novel_at_losses, over_clusters, spaces_of
+from siamese_utils.studies.imprinting.settings import ImprintingConfig
+from siamese_utils.studies.imprinting.study import IMPRINTING, IMPRINTING_TRIALS
+from siamese_utils.system.provenance import provenance
 
 # ------------------------------------------------------------------------------------- configuration
 
 
 def test_the_stored_configuration_is_that_of_the_published_numbers() -> None:
-    config = study.ImprintingConfig.from_yaml(CONFIG)
+    config = ImprintingConfig.from_yaml(settings.WHOLE)
     assert config.base.training.augment.cutout == 8
     assert config.base.training.augment.flip  # what is not changed stays as the recipe has it
     assert (config.shot_sets, config.novel_classes) >= (20, 20)
-    if study.table_path().exists():
-        assert results.load_json("imprinting")["config"] == config.to_json()
+    if IMPRINTING.path.exists():
+        assert store.load_json("imprinting")["config"] == config.to_json()
 
 
 def test_a_configuration_survives_yaml(tmp_path: Path) -> None:
     path = tmp_path / "small.yaml"
     path.write_text(yaml.safe_dump(SMALL.to_json()))
-    assert study.ImprintingConfig.from_yaml(path) == SMALL
+    assert ImprintingConfig.from_yaml(path) == SMALL
     path.write_text("")
-    assert study.ImprintingConfig.from_yaml(path) == study.ImprintingConfig()
+    assert ImprintingConfig.from_yaml(path) == ImprintingConfig()
 
 
 # -------------------------------------------------------------------------------------- measurements
 
 
 @pytest.fixture(scope="module")
-def embedded() -> study.Embedded:
+def embedded() -> Parts:
     """Made-up embeddings of six old and three novel classes, 40 images each."""
     generator = torch.Generator().manual_seed(0)
     centres = torch.randn(9, 16, generator=generator)
@@ -71,7 +66,7 @@ def embedded() -> study.Embedded:
     def rows(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return z[mask], labels[mask]
 
-    return study.Embedded(
+    return Parts(
         known=rows(old & (part < 2)),
         tuning=rows(old & (part == 2) & (torch.arange(len(labels)) % 8 < 4)),
         held_out=rows(old & (part == 2) & (torch.arange(len(labels)) % 8 >= 4)),
@@ -82,12 +77,11 @@ def embedded() -> study.Embedded:
     )
 
 
-def test_an_imprinted_class_is_judged_like_the_classifier_judges_it(embedded: study.Embedded) -> None:
+def test_an_imprinted_class_is_judged_like_the_classifier_judges_it(embedded: Parts) -> None:
     config = dataclasses.replace(SMALL, budget=5.0)
-    spaces = {"plain": study.Space.of(embedded)}
-    spaces["whitened"] = study.Space.of(embedded.mapped(Whitening.fit(*embedded.known)))
-    shots = [torch.stack([study.draw_shots(embedded, label, 2, 0, 0) for label in (6, 8)])]
-    measured = study.measure("imprinted", spaces, [(6, 8)], shots, config)
+    spaces = spaces_of(embedded, 0.3)
+    shots = [torch.stack([draw_shots(embedded, label, 2, 0, 0) for label in (6, 8)])]
+    measured = measure("imprinted", spaces, [(6, 8)], shots, config)
     classifier = CosineClassifier.from_means(*embedded.known)
     for label, rows in zip((6, 8), shots[0]):
         classifier = classifier.imprint(embedded.shots[0][rows], label)
@@ -102,15 +96,15 @@ def test_an_imprinted_class_is_judged_like_the_classifier_judges_it(embedded: st
         assert float(measured.novel[bias]) == pytest.approx(100 * float(novel))
 
 
-def test_the_curve_gives_up_no_more_than_it_says(embedded: study.Embedded) -> None:
-    space = study.Space.of(embedded)
-    found = study.leads(
+def test_the_curve_gives_up_no_more_than_it_says(embedded: Parts) -> None:
+    space = Space.of(embedded)
+    found = leads(
         space.old, space.old[None, :1] * 0.9 + 0.1, space.test,
         (embedded.test[0][-5:], torch.zeros(5, dtype=torch.int64)),
     )  # fmt: skip
-    base = 100 * float(space.accuracy(space.test).double().mean())
+    base = 100 * float(space.right().double().mean())
     losses = [0.0, 5.0, 20.0, 100.0]
-    curve = study.novel_at_losses(found, base, losses)
+    curve = novel_at_losses(found, base, losses)
     for loss, novel in zip(losses, curve):
         biases = torch.cat([found.old[0], torch.tensor([99.0])])
         allowed = [found.accuracies(float(bias)) for bias in biases]
@@ -119,139 +113,132 @@ def test_the_curve_gives_up_no_more_than_it_says(embedded: study.Embedded) -> No
     assert (curve.diff() >= 0).all()
 
 
-def test_shot_sets_are_nested_and_drawn_from_training_images(embedded: study.Embedded) -> None:
-    many = study.draw_shots(embedded, 7, 10, 3, seed=1)
-    assert torch.equal(study.draw_shots(embedded, 7, 4, 3, seed=1), many[:4])
+def test_shot_sets_are_nested_and_drawn_from_training_images(embedded: Parts) -> None:
+    many = draw_shots(embedded, 7, 10, 3, seed=1)
+    assert torch.equal(draw_shots(embedded, 7, 4, 3, seed=1), many[:4])
     assert len(set(many.tolist())) == 10
     assert (embedded.shots[1][many] == 7).all()
-    assert not torch.equal(study.draw_shots(embedded, 7, 10, 4, seed=1), many)
+    assert not torch.equal(draw_shots(embedded, 7, 10, 4, seed=1), many)
     with pytest.raises(SamplingError, match="not the 31"):
-        study.draw_shots(embedded, 7, 31, 0, seed=1)
+        draw_shots(embedded, 7, 31, 0, seed=1)
 
 
-def test_groups_are_no_larger_than_there_are_classes(embedded: study.Embedded) -> None:
+def test_groups_are_no_larger_than_there_are_classes(embedded: Parts) -> None:
     config = dataclasses.replace(SMALL, at_once=(2,))
-    assert all(len(set(group)) == 2 for group in study.groups(embedded, config, 2))
+    assert all(len(set(group)) == 2 for group in groups(embedded.novel, config, 2))
     with pytest.raises(SamplingError, match="3 novel classes, not 4"):
-        study.groups(embedded, config, 4)
+        groups(embedded.novel, config, 4)
 
 
 def test_an_interval_over_classes_knows_no_more_than_there_are_classes() -> None:
     values = torch.tensor([10.0, 10.0, 30.0, 30.0], dtype=torch.float64)
-    by_class = study.over_clusters(values, torch.tensor([0, 0, 1, 1]))
+    by_class = over_clusters(values, torch.tensor([0, 0, 1, 1]))
     assert by_class.value == 20
     assert by_class.ci95 == pytest.approx(12.7062 * 10, rel=1e-4)  # t with one degree of freedom, error of the mean 10
     assert by_class.n == 4
-    assert study.over_clusters(values[:2], torch.zeros(2, dtype=torch.int64)).ci95 == 0
+    assert over_clusters(values[:2], torch.zeros(2, dtype=torch.int64)).ci95 == 0
 
 
 # ------------------------------------------------------------------------------------------ the study
 
 
+@pytest.fixture(scope="module")
+def bench(synthetic_train: ImageSet, synthetic_test: ImageSet) -> Bench:
+    return Bench.of(synthetic_train, synthetic_test, device="cpu", progress=False)
+
+
+@pytest.fixture(scope="module")
+def done(tiny_imprinting: Path, bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project in which the small study is stored."""
+    folder = tmp_path_factory.mktemp("done") / "project"
+    shutil.copytree(tiny_imprinting, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        list(run_study(IMPRINTING, [study.whole_run(SMALL)], bench))
+    return folder
+
+
 @pytest.fixture
-def judged(project: Path, synthetic_train: ImageSet, synthetic_test: ImageSet) -> pd.DataFrame:
-    return study.run_study(SMALL, synthetic_train, synthetic_test, device="cpu", progress=False)
+def judged(project: Path, done: Path) -> pd.DataFrame:
+    shutil.copytree(done, project, dirs_exist_ok=True)
+    return IMPRINTING.table()
 
 
 def test_the_study_stores_every_method_shot_and_group(judged: pd.DataFrame, project: Path) -> None:
-    methods = judged[judged.added > 0]
-    assert set(methods.method) == set(study.METHODS)
-    assert set(methods.added) == {1, 2, 8}
-    assert set(methods[methods.method != "joint"].shots) == {1, 3}
-    assert set(methods[methods.method == "joint"].shots) == {30}
+    assert stored(IMPRINTING, study.whole_run(SMALL)) == "yes"
+    rows = judged[judged.added > 0]
+    assert set(rows.method) == set(methods.METHODS)
+    assert set(rows.added) == {1, 2, 8}
+    assert set(rows[rows.method != "joint"].shots) == {1, 3}
+    assert set(rows[rows.method == "joint"].shots) == {30}
     assert judged.value.between(0, 100).all()
-    one = methods[(methods.added == 1) & (methods.method == "whitened") & (methods.metric == "novel_acc")]
+    one = rows[(rows.added == 1) & (rows.method == "whitened") & (rows.metric == "novel_acc")]
     assert set(one.n) == {SMALL.novel_classes * SMALL.shot_sets}
-    by_class = results.read_table(study.classes_path(), study.CLASS_COLUMNS)
+    by_class = findings.stored_classes()
     assert by_class.novel.nunique() == SMALL.novel_classes
     mean = by_class[(by_class.method == "whitened") & (by_class.shots == 3) & (by_class.bias == "none")].value.mean()
-    row = results.result(judged, method="whitened", added=1, shots=3, bias="none", metric="novel_acc")
+    row = store.result(judged, method="whitened", added=1, shots=3, bias="none", metric="novel_acc")
     assert row.value == pytest.approx(mean, abs=1e-3)
-    curve = results.read_table(study.curve_path(), study.CURVE_COLUMNS)
+    curve = findings.stored_curves()
     part = curve[(curve.method == "whitened") & (curve.added == 1) & (curve.shots == 3)].sort_values("loss")
     assert part.value.is_monotonic_increasing
-    record = results.load_json("imprinting")
+    record = store.load_json("imprinting")
     assert record["config"] == SMALL.to_json()
     assert len(record["neighbours"]) == 8
-    assert not (project / "runs" / "imprinting").exists()
-    classifier, _ = load_classifier(study.classifier_path())
+    assert not (project / "runs" / "imprinting" / "whole").exists()
+    classifier, _ = load_classifier(project / "results" / "checkpoints" / "imprinting-classifier.safetensors")
     assert classifier.labels == tuple(range(12))
 
 
-def test_every_stored_number_is_computed_anew_by_the_audit(
-    judged: pd.DataFrame, synthetic_train: ImageSet, synthetic_test: ImageSet
-) -> None:
-    path = study.table_path()
-    whole = path.read_text()
-    row = results.result(judged, method="whitened", added=1, shots=3, bias="budget", metric="novel_acc")
+def test_every_stored_number_is_computed_anew_by_the_audit(judged: pd.DataFrame, bench: Bench) -> None:
+    whole = IMPRINTING.path.read_text()
+    row = store.result(judged, method="whitened", added=1, shots=3, bias="budget", metric="novel_acc")
     line = "whitened,1,3,budget,novel_acc,"
     changed = whole.replace(f"{line}{row.value}", f"{line}{row.value + 60}")
     assert changed != whole
-    path.write_text(changed)
-    tables = {"imprinting": path, "imprinting_classes": study.classes_path(), "imprinting_curves": study.curve_path()}
-    found = audit(Data(synthetic_train, synthetic_test), [*tables], progress=False)
-    assert len(found) == sum(len(pd.read_csv(table)) for table in tables.values())
+    IMPRINTING.path.write_text(changed)
+    found = audit([IMPRINTING], bench)
+    tables = (IMPRINTING.name, *IMPRINTING.tables)
+    assert len(found) == sum(len(pd.read_csv(IMPRINTING.path.with_name(f"{name}.csv"))) for name in tables)
     wrong = found[found.verdict != "holds"]
     assert wrong.metric.tolist() == ["whitened, 1, 3, budget, novel_acc"]
     assert wrong.verdict.item() == "the checkpoint gives another value"
 
 
-def test_a_study_that_was_killed_goes_on_and_gives_the_same(
-    judged: pd.DataFrame,
-    synthetic_train: ImageSet,
-    synthetic_test: ImageSet,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    study.table_path().unlink()
-    measured, real = [], study.measure
-
-    def dies(method: str, *rest: object) -> study.Measured:
-        if len(measured) == 4:
-            raise KeyboardInterrupt
-        measured.append(method)
-        return real(method, *rest)
-
-    monkeypatch.setattr(study, "measure", dies)
-    with pytest.raises(KeyboardInterrupt):
-        study.run_study(SMALL, synthetic_train, synthetic_test, device="cpu", progress=False)
-    assert not study.table_path().exists()
-    again = []
-    monkeypatch.setattr(study, "measure", lambda method, *rest: again.append(method) or real(method, *rest))
-    monkeypatch.setattr(study, "train", lambda *args, **kwargs: pytest.fail("the base network is stored"))
-    monkeypatch.setattr(study.Encoder, "embed", lambda *args: pytest.fail("the embeddings are stored"))
-    table = study.run_study(SMALL, synthetic_train, synthetic_test, device="cpu", progress=False)
-    pd.testing.assert_frame_equal(table, judged)
-    # Four classes and two sizes of groups, four methods with two numbers of shots and one with all images.
-    assert len(again) == (4 + 2) * (4 * 2 + 1) - 4
+def test_another_base_network_or_other_settings_are_another_study(judged: pd.DataFrame) -> None:
+    assert stored(IMPRINTING, study.whole_run(dataclasses.replace(SMALL, budget=1.0))) == "other"
+    save_encoder(Encoder("resnet9-16"), base_checkpoint(), checkpoint_info(base_checkpoint()))
+    assert stored(IMPRINTING, study.whole_run(SMALL)) == "other"
 
 
 def test_the_base_network_learns_the_old_classes_alone(
-    project: Path, synthetic_train: ImageSet, monkeypatch: pytest.MonkeyPatch
+    project: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learned = []
-    real = study.train
+    learned, real = [], Bench.train
 
-    def watched(config: object, images: ImageSet, classes: tuple[int, ...], **rest: object) -> object:
+    def watched(self: Bench, config: object, images: ImageSet, classes: tuple[int, ...]) -> object:
         learned.append(tuple(classes))
-        return real(config, images, classes, **rest)
+        return real(self, config, images, classes)
 
-    monkeypatch.setattr(study, "train", watched)
-    study.train_base(SMALL.base, synthetic_train, device="cpu", progress=False)
+    monkeypatch.setattr(Bench, "train", watched)
+    quick = dataclasses.replace(SMALL.base, changes={**SMALL.base.changes, "epochs": 1, "most_images": 96})
+    base_network(quick, bench)
     assert learned == [tuple(range(12))]
-    assert checkpoint_info(study.base_checkpoint())["split"] == "12-8"
-    study.train_base(SMALL.base, synthetic_train, device="cpu", progress=False)
+    assert checkpoint_info(base_checkpoint())["split"] == "12-8"
+    precision = store.load_json("imprinting-base")["provenance"]["precision"]
+    assert precision == provenance("cpu", quick.training.precision)["precision"]
+    assert not (project / "runs" / "imprinting-base").exists()
+    base_network(quick, bench)
     assert len(learned) == 1  # stored
-    other = dataclasses.replace(SMALL.base, seed=1)
-    study.train_base(other, synthetic_train, device="cpu", progress=False)
+    base_network(dataclasses.replace(quick, seed=1), bench)
     assert len(learned) == 2  # trained otherwise
 
 
 def test_no_test_image_and_no_novel_image_reaches_what_is_learned(
-    project: Path, synthetic_train: ImageSet, synthetic_test: ImageSet
+    judged: pd.DataFrame, synthetic_train: ImageSet, synthetic_test: ImageSet
 ) -> None:
     """Other test images and other images that are no shots change the accuracies, but no weight and no bias."""
-    encoder = study.train_base(SMALL.base, synthetic_train, device="cpu", progress=False)
-    data = study.embed_all(encoder, SMALL.base, synthetic_train, synthetic_test)
+    data = parts_of(SMALL.base, synthetic_train, synthetic_test).mapped(load_encoder(base_checkpoint()).embed)
     assert not set(data.known[1].tolist()) & set(data.novel)
     for part in (data.tuning, data.held_out):
         assert torch.bincount(part[1]).tolist() == [5] * 12  # half of the ten held out of each old class
@@ -260,23 +247,24 @@ def test_no_test_image_and_no_novel_image_reaches_what_is_learned(
     scrambled = dataclasses.replace(data, test=(data.test[0].flip(0), data.test[1]))
     for part in (data, scrambled):
         assert torch.equal(Whitening.fit(*part.known).matrix, Whitening.fit(*data.known).matrix)
-        assert torch.equal(study.Space.of(part).old, study.Space.of(data).old)
+        assert torch.equal(Space.of(part).old, Space.of(data).old)
 
 
 def test_the_command_runs_what_the_file_says(
-    project: Path, synthetic_train: ImageSet, synthetic_test: ImageSet, monkeypatch: pytest.MonkeyPatch
+    project: Path, tiny_imprinting: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sets = {"train": synthetic_train, "test": synthetic_test}
-    monkeypatch.setattr(cli, "load_cifar100", sets.__getitem__)
-    monkeypatch.setenv("TQDM_DISABLE", "1")
+    shutil.copytree(tiny_imprinting, project, dirs_exist_ok=True)
+    monkeypatch.setattr(cli, "Bench", lambda device: bench)
     small = dataclasses.replace(SMALL, shots=(2,), shot_sets=2, novel_classes=2, at_once=(1,))
     path = project / "small.yaml"
     path.write_text(yaml.safe_dump(small.to_json()))
     only_base = CliRunner().invoke(cli.app, ["imprint", "--config", str(path), "--base-only"])
-    assert only_base.exit_code == 0 and study.base_checkpoint().exists() and not study.table_path().exists()
+    assert only_base.exit_code == 0 and base_checkpoint().exists() and not IMPRINTING.path.exists()
     whole = CliRunner().invoke(cli.app, ["imprint", "--config", str(path)])
-    assert whole.exit_code == 0
-    assert re.search(r"whitened +\+1 +2 shots +budget +novel_acc +\d+\.\d\d ± ", whole.output)
+    assert whole.exit_code == 0, whole.exception
+    assert set(IMPRINTING.table().shots) == {0, 2, 30} and "harmonic_mean" in whole.output
+    strange = CliRunner().invoke(cli.app, ["imprint", "--only-shots", "5"])
+    assert "--only-shots does not go with imprinting" in str(strange.exception)
     path.write_text("shotss: [1]")
     wrong = CliRunner().invoke(cli.app, ["imprint", "--config", str(path)])
     assert wrong.exit_code != 0
@@ -286,44 +274,44 @@ def test_the_command_runs_what_the_file_says(
 # ------------------------------------------------------------------------------- choosing the settings
 
 
-def test_settings_are_tried_without_a_novel_class_or_a_test_image(
-    project: Path, synthetic_train: ImageSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(study, "TRIAL_SPLIT", "8-12")
-    smaller = dataclasses.replace(SMALL.base, split="8-12")
-    encoder = study.train_base(smaller, synthetic_train, device="cpu", progress=False)
-    source = {"seed": 0, "config": smaller.training.to_json()}
-    study.save_encoder(encoder, stored.checkpoint_path("8-12", 0), source)
-    read, real = [], study.measure
+@pytest.fixture
+def trial_network(project: Path, tiny_imprinting: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small base network in the place of the sweep's, as if it had learned eight classes."""
+    monkeypatch.setattr(base, "TRIAL_SPLIT", "8-12")
+    encoder = load_encoder(tiny_imprinting / "results" / "checkpoints" / "imprinting-base.safetensors")
+    save_encoder(encoder, base.trial_checkpoint(), {"seed": 0, "config": SMALL.base.training.to_json()})
 
-    def watched(method: str, spaces: object, added: list[tuple[int, ...]], *rest: object) -> study.Measured:
+
+def test_settings_are_tried_without_a_novel_class_or_a_test_image(
+    trial_network: None, synthetic_train: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, real = [], methods.measure
+
+    def watched(method: str, spaces: object, added: list[tuple[int, ...]], *rest: object) -> methods.Measured:
         read.extend(label for group in added for label in group)
         return real(method, spaces, added, *rest)
 
-    monkeypatch.setattr(study, "measure", watched)
+    monkeypatch.setattr(methods, "measure", watched)
     chosen = tuple(trial for trial in study.TRIALS if trial.name in ("imprinted", "shrinkage-0.3", "tuned"))
-    monkeypatch.setattr(study, "TRIALS", chosen)
-    table = study.run_trials(SMALL, synthetic_train, progress=False)
+    trials = dataclasses.replace(IMPRINTING_TRIALS, runs=lambda: [study.trial_run(trial, SMALL) for trial in chosen])
+    table = complete(trials, Bench.of(synthetic_train, None, device="cpu", progress=False))
     assert set(read) == {8, 9, 10, 11}  # the base network of the study learns 0 to 11
     assert len(table) == 3 * 2
-    read.clear()
-    pd.testing.assert_frame_equal(study.run_trials(SMALL, synthetic_train, progress=False), table)
-    assert not read  # stored
-    log = study.trial_log()
+    assert set(table.n) == {4 * 2}
+    log = findings.trial_log(trials)
     assert list(log.trial) == ["imprinted", "shrinkage-0.3", "tuned"]
     assert list(log.columns[-2:]) == ["1 shots", "3 shots"]
 
 
 def test_a_class_that_was_learned_cannot_stand_in_for_a_novel_one(
-    project: Path, synthetic_train: ImageSet, monkeypatch: pytest.MonkeyPatch
+    trial_network: None, synthetic_train: ImageSet
 ) -> None:
-    monkeypatch.setattr(study, "TRIAL_SPLIT", "8-12")
-    encoder = study.Encoder("resnet9-16")
-    with pytest.raises(SplitError, match="cannot stand in"):
-        study.trial_data(encoder, 0, 5, synthetic_train, [7, 8])
-    data = study.trial_data(encoder, 0, 6, synthetic_train, [8, 9])
+    with pytest.raises(SplitError, match="none can stand in"):
+        base.trial_parts(dataclasses.replace(SMALL.base, split="8-12"), synthetic_train)
+    data = base.trial_parts(SMALL.base, synthetic_train)
+    assert not set(data.old) & set(data.novel)
     rows = [len(getattr(data, part)[0]) for part in ("known", "tuning", "shots", "test")]
-    assert rows == [8 * 24, 8 * 3, 2 * 15, 8 * 3 + 2 * 15]
+    assert rows == [8 * 20, 8 * 5, 4 * 15, 8 * 5 + 4 * 15]
 
 
 # ------------------------------------------------------------------------------------ what is published
@@ -332,18 +320,18 @@ def test_a_class_that_was_learned_cannot_stand_in_for_a_novel_one(
 @pytest.mark.real_data
 def test_the_published_classifier_gives_the_published_accuracies(real_data) -> None:
     """The stored encoder and classifier name the old classes as often right as the table says."""
-    table = study.stored_imprinting()
-    encoder, (classifier, whitening) = load_encoder(study.base_checkpoint()), load_classifier(study.classifier_path())
+    encoder = load_encoder(base_checkpoint())
+    classifier, whitening = load_classifier(base_checkpoint().with_name("imprinting-classifier.safetensors"))
     test = real_data("test")
     rows = test.indices_of(classifier.labels)
     right = classifier.predict(whitening(encoder.embed(test.images[rows]))) == test.labels[rows]
-    row = results.result(table, method="base, whitened", metric="old_acc")
+    row = findings.Numbers.stored().base()
     assert 100 * float(right.double().mean()) == pytest.approx(row.value, abs=0.06)
     assert len(right) == row.n
 
 
 def test_the_seed_project_has_a_number_for_every_shot() -> None:
-    published = study.seed_imprinting().set_index(["method", "shots"])
-    shots = study.ImprintingConfig().shots
+    published = findings.seed_imprinting().set_index(["method", "shots"])
+    shots = ImprintingConfig().shots
     assert sorted(published.index) == [(method, k) for method in ("fine-tuned", "imprinted") for k in shots]
     assert (published.metric == "novel_acc").all() and published.value.between(0, 100).all()

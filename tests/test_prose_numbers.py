@@ -32,7 +32,7 @@ from siamese_utils.experiments import store as results
 from siamese_utils.studies.budgets import study as budgets
 from siamese_utils.studies.drawing import study as drawing_study
 from siamese_utils.studies.faces import koch
-from siamese_utils.studies.imprinting import moved
+from siamese_utils.studies.imprinting.study import IMPRINTING_MOVED
 from siamese_utils.studies.validation import JUDGED_IMAGES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,6 +47,7 @@ SPELLED = re.compile(rf"\b(?:{WORDS})[ -]{SPAN}", re.IGNORECASE)
 SENTENCES = {
     "01": ("exploration/findings.py", "exploration/figures.py"),
     "05": ("splits/one_shot.py",),
+    "06": ("imprinting/findings.py", "imprinting/figures.py"),
 }
 """Modules of ``siamese_utils/studies`` that hold sentences of a page, by the page's number."""
 
@@ -64,7 +65,7 @@ def hours_of(runs: str) -> float:
     total = 0.0
     for path in (ROOT / "results" / "runs").glob(f"{runs}.json"):
         record = results.read_record(path)
-        seconds = moved.stored_moved().seconds.sum() if path.stem == moved.RECORD else record["seconds"]
+        seconds = IMPRINTING_MOVED.table().seconds.sum() if path.stem == "imprinting-moved" else record["seconds"]
         total += seconds * record["provenance"]["threads"] / 2
     return total / 3600
 

@@ -50,7 +50,7 @@ def _stored_here(study: Study, runs: Iterable[Run]) -> Iterable[dict]:
         here = provenance(precision=precision_of(run))
         if study.record_path(run).is_file():
             record = read_record(study.record_path(run))
-            if all(record["provenance"][key] == here[key] for key in _ALIKE):
+            if all(record["provenance"].get(key) == here[key] for key in _ALIKE):
                 yield record
 
 

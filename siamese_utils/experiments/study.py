@@ -46,7 +46,8 @@ class Run:
     """One training or measurement, before it has a result.
 
     Attributes:
-        key: values of the identifying columns, for example ``{"trial": "cosine", "seed": 0}``.
+        key: values of the identifying columns, for example ``{"trial": "cosine", "seed": 0}``; empty where one run
+            fills the whole table.
         settings: whatever decides the run: configurations, or plain JSON data, by the name under which the record
             holds them. They are compared when the run is asked for again.
         expectation: what was expected beforehand, in a sentence.
@@ -69,7 +70,8 @@ class Run:
     @property
     def label(self) -> str:
         """The key in one word, for file names and progress bars: ``cosine-seed0``."""
-        return "-".join(value if isinstance(value, str) else f"{name}{value}" for name, value in self.key.items())
+        parts = [value if isinstance(value, str) else f"{name}{value}" for name, value in self.key.items()]
+        return "-".join(parts) or "whole"
 
     def plain(self) -> dict[str, Any]:
         """The settings as JSON data."""
@@ -266,7 +268,7 @@ def select(study: Study, only: Iterable[str] = (), seeds: Iterable[int] = (), **
     named = {
         run.label: {run.label, *(str(value) for name, value in run.key.items() if name != "seed")} for run in runs
     }
-    known = dict.fromkeys(str(run.key[study.key[0]]) for run in runs)
+    known = dict.fromkeys(str(run.key[study.key[0]]) if study.key else run.label for run in runs)
     for name in only:
         if not any(name in names for names in named.values()):
             raise unknown(f"run of {study.name}", name, known)

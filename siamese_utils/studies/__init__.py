@@ -24,6 +24,10 @@ STUDIES: dict[str, str] = {
     "faces": "faces.study:FACES",
     "face_trials": "faces.trials:FACE_TRIALS",
     "face_grid": "faces.trials:FACE_GRID",
+    "imprinting": "imprinting.study:IMPRINTING",
+    "imprinting_trials": "imprinting.study:IMPRINTING_TRIALS",
+    "imprinting_moved": "imprinting.study:IMPRINTING_MOVED",
+    "imprinting_moved_trials": "imprinting.study:IMPRINTING_MOVED_TRIALS",
 }
 """Where each study is defined: module below this package, and name. The study's name is that of its table."""
 

@@ -18,7 +18,6 @@ from siamese_utils.experiments import store
 from siamese_utils.experiments import store as results
 from siamese_utils.studies.ensembles import cifar_fs as cifarfs
 from siamese_utils.studies.ensembles import study as ensembles
-from siamese_utils.studies.imprinting import study as imprinting_study
 from siamese_utils.studies.objectives import systems as triplet_systems
 from siamese_utils.studies.splits import growth
 from siamese_utils.studies.splits.study import Judgement, judge_checkpoint
@@ -88,21 +87,6 @@ def _ensemble(path: Path, data: Data) -> Mapping[str, Estimate]:
     return ensembles.reevaluate_member(path, data.train_set, data.test_set)
 
 
-@lru_cache(maxsize=1)
-def _imprinting_tables(path: Path, data: Data) -> dict[Path, pd.DataFrame]:
-    return imprinting_study.reevaluate_imprinting(path, data.train_set, data.test_set, progress=False)
-
-
-def _imprinting(table: Callable[[], Path], columns: tuple[str, ...]) -> Source:
-    key = columns[: columns.index("metric") + 1]
-
-    def again(path: Path, data: Data) -> Mapping[str, Estimate]:
-        rows = _imprinting_tables(path, data)[table()]
-        return {_name(row, key): Estimate(row["value"], row["ci95"], row["n"]) for row in rows.to_dict("records")}
-
-    return Source(table, columns, again, key)
-
-
 def _name(row: Mapping[str, object], key: Sequence[str]) -> str:
     return ", ".join(str(row[column]) for column in key)
 
@@ -114,9 +98,6 @@ SOURCES: dict[str, Source] = {
     "class_accuracy": Source(growth.class_path, store.SPLIT_SWEEP_COLUMNS, _by_class),
     "cifar_fs": Source(cifarfs.table_path, cifarfs.CIFAR_FS_COLUMNS, _cifar_fs),
     "ensembles": Source(ensembles.table_path, ensembles.ENSEMBLE_COLUMNS, _ensemble),
-    "imprinting": _imprinting(imprinting_study.table_path, imprinting_study.COLUMNS),
-    "imprinting_classes": _imprinting(imprinting_study.classes_path, imprinting_study.CLASS_COLUMNS),
-    "imprinting_curves": _imprinting(imprinting_study.curve_path, imprinting_study.CURVE_COLUMNS),
 }
 AUDIT_COLUMNS = ("table", "checkpoint", "metric", "stored", "again", "allowed", "verdict")
 
