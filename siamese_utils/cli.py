@@ -9,11 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import pandas as pd
 import typer
 
-from siamese_utils.data.cifar import load_cifar100
-from siamese_utils.data.splits import SPLIT_NAMES
 from siamese_utils.encoders.checkpoints import load_encoder
 from siamese_utils.encoders.classify import classify_folder
 from siamese_utils.errors import ConfigError, SiameseError
@@ -21,18 +18,8 @@ from siamese_utils.evaluation.protocol import METRICS, SplitEvaluation
 from siamese_utils.experiments import plan as planning
 from siamese_utils.experiments.study import Bench, Rows, Run, Study, run_study, select
 from siamese_utils.studies import STUDIES, all_studies, study
-from siamese_utils.studies.ensembles.cifar_fs import run_cifar_fs
-from siamese_utils.studies.splits import stored
-from siamese_utils.studies.splits.study import (
-    SplitRun,
-    measured_rate,
-    plan,
-    plan_table,
-    reevaluate,
-    run_split,
-    run_sweep,
-    stored_rate,
-)
+from siamese_utils.studies.splits.findings import stored_evaluation
+from siamese_utils.studies.splits.study import SPLIT_SWEEP, checkpoint_path, reevaluate, split_run
 from siamese_utils.system import project
 from siamese_utils.training.recipes import DEFAULT_RECIPE
 
@@ -76,38 +63,13 @@ def train(
     seed: Annotated[int, typer.Option(help="Seeds weights, batches and augmentation.")] = 0,
     recipe: Annotated[str, typer.Option(help="A name in siamese_utils.training.recipes.")] = DEFAULT_RECIPE,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    again: Annotated[bool, typer.Option("--again", help="Replace what other settings have made.")] = False,
 ) -> None:
     """Train one split, store its checkpoint and metrics; started again after a kill, it goes on."""
-    run = SplitRun(split, draw, seed, recipe)
-    _print(run_split(run, load_cifar100("train"), load_cifar100("test"), device=device))
-
-
-@app.command()
-def sweep(
-    draws: Annotated[str, typer.Option(help="Class draws, for example 0,1,2.")] = "0,1,2",
-    splits: Annotated[str, typer.Option(help="Splits, for example 10-90,50-50; all ten if left out.")] = "",
-    seed: Annotated[int, typer.Option(help="Seeds weights, batches and augmentation.")] = 0,
-    recipe: Annotated[str, typer.Option(help="A name in siamese_utils.training.recipes.")] = DEFAULT_RECIPE,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler, tcp://…")] = None,
-    plan_only: Annotated[bool, typer.Option("--plan", help="Print what would be done, and stop.")] = False,
-) -> None:
-    """Train and evaluate every split in every class draw; started again after a kill, it goes on."""
-    try:
-        numbers = [int(draw) for draw in draws.split(",")]
-    except ValueError as error:
-        raise ConfigError(f"--draws takes whole numbers with commas between, not {draws!r}.") from error
-    names = [name.strip() for name in splits.split(",")] if splits else list(SPLIT_NAMES)
-    runs = plan(names, numbers, seed, recipe)
-    train_set = load_cifar100("train")
-    rate = stored_rate(recipe) or measured_rate(runs[0].config, train_set)
-    table = plan_table(runs, train_set, rate)
-    typer.echo(table.to_string(index=False, formatters={"minutes": "{:.0f}".format}))
-    hours = table.minutes[~table.stored].sum() / 60
-    typer.echo(f"{(~table.stored).sum()} of {len(runs)} runs to do, about {hours:.1f} hours at {rate:.0f} images/s.")
-    if not plan_only:
-        data = (train_set, load_cifar100("test")) if scheduler is None else None
-        run_sweep(runs, scheduler=scheduler, device=device, data=data)
+    run = split_run(split, draw, seed, recipe)
+    for _ in run_study(SPLIT_SWEEP, [run], Bench(device), again=again):
+        pass
+    _print(stored_evaluation(run))
 
 
 @app.command("encoder-speed")
@@ -124,45 +86,6 @@ def encoder_speed(
     typer.echo(speeds[["encoder", "side", "images_per_second", "spread"]].to_string(index=False))
     images = module.images_in(speeds, compared.EQUAL_MINUTES, config, list(compared.IMAGES_IN_TIME))
     typer.echo(f"Images in {compared.EQUAL_MINUTES:g} minutes:\n{module.written_down(images)}")
-
-
-@app.command("cifar-fs")
-def cifar_fs(
-    seed: Annotated[int, typer.Option(help="Seeds weights, batches and augmentation.")] = 0,
-    recipe: Annotated[str, typer.Option(help="A name in siamese_utils.training.recipes.")] = DEFAULT_RECIPE,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-) -> None:
-    """Train and judge on CIFAR-FS, the standard benchmark; started again after a kill, it goes on."""
-    metrics = run_cifar_fs(seed, recipe, load_cifar100("train"), load_cifar100("test"), device=device)
-    for name, estimate in metrics.items():
-        typer.echo(f"{name:<24} {estimate!s:>15}   {METRICS[name]}")
-
-
-@app.command()
-def ensemble(
-    task: Annotated[str, typer.Argument(help="90-10 or cifar-fs.")],
-    seed: Annotated[list[int] | None, typer.Option(help="Train this member alone; may be given several times.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-) -> None:
-    """Train networks that differ in the seed alone, and judge them together; started again, it goes on."""
-    from siamese_utils.studies.ensembles import study as module
-
-    table = module.run_ensemble(task, load_cifar100("train"), load_cifar100("test"), seeds=seed or None, device=device)
-    if table.empty:
-        typer.echo("Nothing to judge yet: the members of smaller seeds are missing.")
-    else:
-        typer.echo(module.by_members(task).round(2).to_string(index=False))
-
-
-@app.command("triplet-systems")
-def triplet_systems(
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-) -> None:
-    """Train 90-10 by triplets alone, and by triplets after a warm start; started again, it goes on."""
-    from siamese_utils.studies.objectives import systems as module
-
-    module.run_triplet_systems(load_cifar100("train"), load_cifar100("test"), device=device)
-    typer.echo(module.systems_table().to_string(index=False))
 
 
 @app.command()
@@ -188,7 +111,8 @@ def verify(
 @app.command()
 def evaluate(checkpoint: Annotated[Path, typer.Argument(help="A stored checkpoint of a split.")]) -> None:
     """Compute every metric of a stored checkpoint anew."""
-    _print(reevaluate(checkpoint, load_cifar100("train"), load_cifar100("test")))
+    bench = Bench()
+    _print(reevaluate(checkpoint, bench.train_set, bench.test_set))
 
 
 @app.command()
@@ -196,18 +120,9 @@ def audit(
     only: Annotated[list[str] | None, typer.Option(help="A table alone, such as growth; may be repeated.")] = None,
 ) -> None:
     """Compute every stored number that has a checkpoint anew, and fail where one does not hold."""
-    from siamese_utils.experiments.audit import AUDIT_COLUMNS
-    from siamese_utils.experiments.audit import audit as audit_studies
-    from siamese_utils.studies import audit as module  # brings what every study needs
+    from siamese_utils.experiments.audit import audit as audit_studies  # brings what every study needs
 
-    old = [name for name in only or () if name in module.SOURCES]
-    new = [name for name in only or () if name not in module.SOURCES]
-    found = pd.DataFrame(columns=list(AUDIT_COLUMNS))
-    if new or not only:
-        found = audit_studies(all_studies(), Bench(), new, processes=2)
-    if old or not only:
-        rest = module.audit(module.Data(load_cifar100("train"), load_cifar100("test")), old)
-        found = pd.concat([found, rest]) if len(found) else rest
+    found = audit_studies(all_studies(), Bench(), only or (), processes=2)
     wrong = found[found.verdict != "holds"]
     for row in wrong.itertuples():
         typer.echo(f"{row.table}, {row.checkpoint}, {row.metric}: {row.stored} stored, {row.again} now: {row.verdict}")
@@ -225,7 +140,7 @@ def classify(
     csv: Annotated[bool, typer.Option(help="Print all similarities as CSV.")] = False,
 ) -> None:
     """Recognise your own classes from one example each."""
-    encoder = load_encoder(checkpoint or stored.checkpoint_path("90-10", 0))
+    encoder = load_encoder(checkpoint or checkpoint_path("90-10", 0))
     table = classify_folder(encoder, support, queries)
     if csv:
         typer.echo(table.to_csv(index=False, float_format="%.4f"), nl=False)
@@ -341,7 +256,7 @@ def _run(
 ) -> None:
     runs = select(asked, only or (), seed or (), **(options or {}))
     if plan:
-        table = planning.plan(asked, runs)
+        table = planning.plan(asked, runs, planning.rate(asked, runs))
         left = table[table.stored != "yes"]
         typer.echo(table.to_string(index=False, formatters={"minutes": "{:.0f}".format}))
         typer.echo(f"{len(left)} of {len(runs)} runs to do, about {left.minutes.sum() / 60:.1f} hours.")
@@ -379,6 +294,10 @@ class Command:
 
 
 COMMANDS: dict[str, Command] = {
+    "sweep": Command("split_sweep"),
+    "cifar-fs": Command("cifar_fs"),
+    "ensemble": Command("ensembles", argument="task"),
+    "triplet-systems": Command("triplet_systems"),
     "training-time": Command("training_time"),
     "classes-or-images": Command("classes_or_images"),
     "drawing": Command("drawing", parts={"trials": "drawing_trials"}),

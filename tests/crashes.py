@@ -24,8 +24,8 @@ import torch
 from safetensors import safe_open
 
 from siamese_utils.data.synthetic import make_synthetic
-from siamese_utils.studies.splits.study import SplitRun, run_sweep
-from siamese_utils.system import project
+from siamese_utils.experiments.study import Bench, run_study
+from siamese_utils.studies.splits.study import SPLIT_SWEEP, split_run
 from siamese_utils.training import recipes
 from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.loop import train
@@ -40,7 +40,7 @@ SWEPT = TrainConfig(
     recipe="swept", terms=(Term("proxy"),), encoder="conv3", embedding_dim=8, epochs=2, batch_size=24,
     images_per_class=2, held_out_images=4, resolutions=((0.0, 16),),
 )  # fmt: skip
-RUNS = [SplitRun(split, 0, 0, "swept") for split in ("7-5", "6-6")]
+SPLITS = ("7-5", "6-6")
 WRITES_OF_A_RUN = 8
 """Files that a run of the sweep writes in one step: two training states, the checkpoint that is judged, the one that is
 stored, the record and three tables."""
@@ -103,13 +103,17 @@ def sweep(folder: Path, death: Death | None = None) -> None:
     sweep_in(folder)
 
 
-def sweep_in(folder: Path, runs: Sequence[SplitRun] = tuple(RUNS)) -> None:
+def sweep_in(folder: Path, splits: Sequence[str] = SPLITS) -> None:
     """Sweep small splits in the project that the folder holds."""
     data = make_synthetic("train", num_classes=12, per_class=16), make_synthetic("test", num_classes=12, per_class=20)
+    for part in ("results", "siamese_utils"):
+        (folder / part).mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(recipes.RECIPES, "swept", SWEPT)
-        patch.setattr(project, "project_root", lambda: folder)
-        run_sweep(runs, data=data, device="cpu", progress=False, patience=0.1)
+        patch.chdir(folder)
+        runs = [split_run(split, recipe="swept", num_classes=12, images_of_a_class=16) for split in splits]
+        for _ in run_study(SPLIT_SWEEP, runs, Bench.of(*data, device="cpu", progress=False), patience=0.1):
+            pass
 
 
 Work = Callable[[Path, "Death | None"], None]

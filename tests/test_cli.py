@@ -23,9 +23,9 @@ from siamese_utils.encoders.classify import classify_folder
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.evaluation.protocol import METRICS
 from siamese_utils.experiments import store as results
-from siamese_utils.studies.splits import stored
-from siamese_utils.studies.splits import study as sweep
-from siamese_utils.studies.splits.stored import split_sweep
+from siamese_utils.experiments import study as experiments
+from siamese_utils.studies.splits import study as splits
+from siamese_utils.studies.splits.study import SPLIT_SWEEP, checkpoint_path
 from siamese_utils.training.recipes import RECIPES
 
 Run = Callable[..., tuple[int, str, str]]
@@ -120,8 +120,8 @@ def test_classify_as_csv(run: Run, folders: tuple[Path, Path], checkpoint: Path)
 
 def test_classify_uses_the_stored_checkpoint(run: Run, folders: tuple[Path, Path], checkpoint: Path) -> None:
     check_error(run("classify", *folders), "cifar100-90-10-draw0.safetensors")
-    stored.checkpoint_path("90-10", 0).parent.mkdir()
-    checkpoint.rename(stored.checkpoint_path("90-10", 0))
+    checkpoint_path("90-10", 0).parent.mkdir()
+    checkpoint.rename(checkpoint_path("90-10", 0))
     assert run("classify", *folders)[0] == 0
 
 
@@ -173,8 +173,10 @@ def test_wrong_usage(run: Run, arguments: tuple[str, ...]) -> None:
 
 @pytest.fixture
 def no_cifar100(monkeypatch: pytest.MonkeyPatch, sets: dict[str, ImageSet]) -> None:
-    """Stand-in data for the commands that ask for CIFAR-100."""
-    monkeypatch.setattr(cli, "load_cifar100", lambda part: sets[part])
+    """Stand-in data of twelve classes for the commands that ask for CIFAR-100."""
+    monkeypatch.setattr(experiments, "load_cifar100", lambda part: sets[part])
+    real = splits.class_split
+    monkeypatch.setattr(splits, "class_split", lambda name, draw=0, _=12: real(name, draw, 12))
 
 
 @pytest.fixture
@@ -190,7 +192,7 @@ def test_train_stores_what_evaluate_finds_again(run: Run, project: Path, no_cifa
     assert code == 0
     path = project / "results" / "checkpoints" / "cifar100-7-5-draw0.safetensors"
     assert checkpoint_info(path)["config"] == RECIPES["tiny"].to_json()
-    table = split_sweep()
+    table = SPLIT_SWEEP.table()
     assert set(table["metric"]) == set(METRICS) and len(table) == len(METRICS)
     assert set(table["checkpoint"]) == {"results/checkpoints/cifar100-7-5-draw0.safetensors"}
     for row in table.itertuples():
@@ -204,6 +206,10 @@ def test_train_stores_what_evaluate_finds_again(run: Run, project: Path, no_cifa
     rows = (project / "results" / "split_sweep.csv").read_bytes()
     assert run("train", "--split", "7-5", "--recipe", "tiny", "--device", "cpu")[:2] == (0, out)
     assert (project / "results" / "split_sweep.csv").read_bytes() == rows  # a finished run changes nothing
+    check_error(run("train", "--split", "7-5", "--recipe", "smoke", "--device", "cpu"), "other settings", "--again")
+    assert (project / "results" / "split_sweep.csv").read_bytes() == rows
+    assert run("train", "--split", "7-5", "--seed", "1", "--recipe", "tiny", "--device", "cpu", "--again")[0] == 0
+    assert set(SPLIT_SWEEP.table().seed) == {1}
 
 
 @pytest.mark.parametrize(
@@ -239,18 +245,20 @@ def test_without_data(run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatc
 def test_sweep_prints_its_plan_and_does_what_is_left(
     run: Run, project: Path, no_cifar100: None, tiny_recipe: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "plan", lambda *arguments: sweep.plan(*arguments, num_classes=12))
     options = ("--splits", "7-5,6-6", "--draws", "0,1", "--recipe", "tiny", "--device", "cpu")
     code, out, err = run("sweep", *options, "--plan")
     assert not err
     assert code == 0 and "4 of 4 runs to do" in out and not (project / "results" / "split_sweep.csv").exists()
     assert run("sweep", *options)[0] == 0
-    table = stored.split_sweep()
+    labels = [f"{split}-draw{draw}-seed0-tiny" for draw in (0, 1) for split in ("7-5", "6-6")]
+    table = SPLIT_SWEEP.table()
     assert set(zip(table.split, table.draw, strict=True)) == {("7-5", 0), ("6-6", 0), ("7-5", 1), ("6-6", 1)}
     code, out, _ = run("sweep", *options)
-    assert code == 0 and "0 of 4 runs to do" in out and out.count("True") == 4
+    assert code == 0 and out.splitlines() == [f"{label}: stored" for label in labels]
+    code, out, _ = run("sweep", *options, "--plan")
+    assert code == 0 and "0 of 4 runs to do" in out and out.count("yes") == 4
     check_error(run("sweep", "--draws", "zero"), "--draws", "zero")
-    check_error(run("sweep", "--recipe", "tiyn"), "tiyn", "tiny")
+    check_error(run("sweep", "--splits", "7-5", "--recipe", "tiyn"), "tiyn", "tiny")
 
 
 def test_report_errors(run: Run, project: Path) -> None:

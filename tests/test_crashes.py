@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from crashes import (
-    RUNS,
+    SPLITS,
     WRITES_OF_A_RUN,
     Death,
     die,
@@ -66,7 +66,7 @@ def test_sweep_killed_while_it_stores(write: int, moment: str, swept: Path, tmp_
 def test_writes_of_a_run_are_counted_right(tmp_path: Path) -> None:
     """After the last of them nothing is left to do, so the campaign leaves no write out."""
     die(sweep, tmp_path, Death(2 * WRITES_OF_A_RUN, "after"))
-    assert len(results.read_table(tmp_path / "results" / "split_sweep.csv").checkpoint.unique()) == len(RUNS)
+    assert len(results.read_table(tmp_path / "results" / "split_sweep.csv").checkpoint.unique()) == len(SPLITS)
 
 
 # ------------------------------------------------------------------------------ no room, no permission
@@ -76,7 +76,7 @@ def test_writes_of_a_run_are_counted_right(tmp_path: Path) -> None:
 def test_sweep_on_a_disk_that_fills_up(leave: int, swept: Path, tmp_path: Path) -> None:
     """One sentence, the first run's files as they were; with more room the sweep goes on."""
     with small_disk(tmp_path / "disk", 4096) as disk:
-        sweep_in(disk, RUNS[:1])
+        sweep_in(disk, SPLITS[:1])
         before = sweep_outcome(disk)
         fill(disk, leave)
         with pytest.raises(SiameseError, match="make room") as error:
@@ -93,7 +93,7 @@ def test_sweep_on_a_disk_that_fills_up(leave: int, swept: Path, tmp_path: Path) 
 
 def test_sweep_in_a_read_only_folder(swept: Path, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 4096) as disk:
-        sweep_in(disk, RUNS[:1])
+        sweep_in(disk, SPLITS[:1])
         before = sweep_outcome(disk)
         make_read_only(disk)
         with pytest.raises(SiameseError, match="Read-only") as error:

@@ -1,13 +1,12 @@
-"""Ensembles: similarities are means, members differ in the seed alone, and what is stored comes back from the files."""
+"""Ensembles and CIFAR-FS: similarities are means, members differ in the seed alone, numbers are those of the files."""
 
 from __future__ import annotations
 
 import dataclasses
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -17,39 +16,52 @@ from torch.nn import functional as F
 from siamese_utils.data.cifar import CIFAR100_CLASSES
 from siamese_utils.data.images import ImageSet
 from siamese_utils.data.splits import class_split, fewshot_split_cifar_fs
-from siamese_utils.encoders.checkpoints import checkpoint_info
+from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder
 from siamese_utils.encoders.classify import OneShotClassifier
 from siamese_utils.encoders.encoder import Encoder, Ensemble, joined
-from siamese_utils.errors import CheckpointError, ConfigError, ResultsError, ShapeError, UnknownNameError
+from siamese_utils.errors import CheckpointError, ConfigError, DataError, ResultsError, ShapeError, UnknownNameError
 from siamese_utils.evaluation.estimates import Estimate
-from siamese_utils.experiments import store as results
-from siamese_utils.studies.audit import Data, audit
-from siamese_utils.studies.ensembles import cifar_fs as cifarfs
-from siamese_utils.studies.ensembles import figures as ensemble_figures
+from siamese_utils.experiments import store
+from siamese_utils.experiments import study as experiments
+from siamese_utils.experiments.audit import audit
+from siamese_utils.experiments.study import Bench, Outcome, Run, keep, run_study, stored
+from siamese_utils.studies.ensembles import cifar_fs, figures, findings
 from siamese_utils.studies.ensembles import study as ensembles
-from siamese_utils.studies.ensembles.study import TOGETHER, by_members, member_path, run_ensemble
-from siamese_utils.studies.splits import stored
-from siamese_utils.studies.splits import study as sweep
+from siamese_utils.studies.ensembles.cifar_fs import CIFAR_FS, all_images, cifar_fs_run
+from siamese_utils.studies.ensembles.findings import by_members
+from siamese_utils.studies.ensembles.study import ENSEMBLES, TOGETHER, ensemble_run, member_path
+from siamese_utils.studies.splits.study import SPLIT_SWEEP
 from siamese_utils.training import recipes
 from siamese_utils.training.config import TrainConfig
+from siamese_utils.training.loop import TrainResult
 from siamese_utils.training.losses import Term
 
 TINY = TrainConfig(
     recipe="tiny", terms=(Term("proxy"),), encoder="conv3", embedding_dim=8, epochs=1, batch_size=64,
     held_out_images=3, resolutions=((0.0, 16),),
 )  # fmt: skip
+RESULTS = Path(__file__).resolve().parents[1] / "results"
 Parts = tuple[ImageSet, ImageSet]
 
 
 @pytest.fixture
 def project(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setitem(recipes.RECIPES, "tiny", TINY)
-    monkeypatch.setattr(ensembles, "MEMBERS", {"90-10": 3, "cifar-fs": 2})
     return project
 
 
-def run(task: str, parts: Parts, **more: object) -> pd.DataFrame:
-    return run_ensemble(task, *parts, recipe_name="tiny", device="cpu", progress=False, **more)  # type: ignore[arg-type]
+def bench_of(parts: Parts) -> Bench:
+    return Bench.of(*parts, device="cpu", progress=False)
+
+
+def done(task: str, seeds: tuple[int, ...], parts: Parts, **options: bool) -> list[int]:
+    """Carry out ensembles and give the seeds of those that were not stored."""
+    runs = [ensemble_run(task, seed, "tiny") for seed in seeds]
+    return [run.key["seed"] for run, _ in run_study(ENSEMBLES, runs, bench_of(parts), **options)]
+
+
+def numbers() -> dict[tuple[int, str], float]:
+    return {(row.seed, row.metric): row.value for row in ENSEMBLES.table().itertuples()}
 
 
 def test_similarity_is_the_mean_of_the_members() -> None:
@@ -93,14 +105,12 @@ def test_what_cannot_be_joined_is_refused() -> None:
         joined([])
 
 
-def test_members_are_trained_once_and_judged_from_their_files(
-    hundred: Parts, project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert len(run("90-10", hundred, seeds=[1])) == 0  # seed 0 is missing, so nothing can be judged yet
-    table = run("90-10", hundred)
+def test_members_are_judged_alone_and_together_from_their_files(hundred: Parts, project: Path) -> None:
+    assert done("90-10", (2,), hundred) == [2]  # and before it those on which it rests
+    assert done("90-10", (0, 1, 2), hundred) == []
+    table, number = ENSEMBLES.table(), numbers()
     assert set(table.seed) == {0, 1, 2} and set(table.task) == {"90-10"}
-    number = {(row.seed, row.metric): row.value for row in table.itertuples()}
-    swept = stored.split_sweep().set_index("metric")["value"]
+    swept = SPLIT_SWEEP.table().set_index("metric")["value"]
     for metric in ("acc_5w1s", "acc_5w5s", "acc_allway_1s", "pair_auc_unseen"):
         assert number[0, metric] == number[0, metric + TOGETHER] == swept[metric]
         assert number[1, metric] != number[0, metric]
@@ -109,109 +119,161 @@ def test_members_are_trained_once_and_judged_from_their_files(
         info = checkpoint_info(member_path("90-10", seed))
         assert info["seed"] == seed and not unseen & set(info["classes"])
         assert TrainConfig.from_json(info["config"]) == dataclasses.replace(TINY, seed=seed)
-    found = audit(Data(*hundred), ["ensembles"], progress=False)
+        if seed:
+            record = store.load_json(findings.record_name("90-10", seed))
+            assert (record["split"], record["draw"], record["task"]) == ("90-10", 0, "90-10")
+            assert list(record["built_on"]) == [
+                member_path("90-10", other).relative_to(project).as_posix() for other in range(seed)
+            ]
+    found = audit([ENSEMBLES], bench_of(hundred))
     assert len(found) == len(table) and set(found.verdict) == {"holds"}
     # By hand: the mean of the similarities, through the public class.
-    ensemble = Ensemble([ensembles.load_encoder(member_path("90-10", seed)) for seed in range(3)])
+    ensemble = Ensemble([load_encoder(member_path("90-10", seed)) for seed in range(3)])
     positions = hundred[1].indices_of(sorted(unseen))
     by_hand = ensembles._unseen_metrics(ensemble.embed(hundred[1].images[positions]), hundred[1].labels[positions])
     assert by_hand["acc_5w1s"].value == pytest.approx(number[2, "acc_5w1s" + TOGETHER], abs=1e-3)
-
-    monkeypatch.setattr(ensembles, "train_run", lambda *_, **__: pytest.fail("trained again"))
-    monkeypatch.setattr(sweep, "train_run", lambda *_, **__: pytest.fail("trained again"))
-    assert run("90-10", hundred).equals(table)
     rows = by_members("90-10", recipe_name="tiny")
     assert rows.members.tolist() == [1, 2, 3] and rows.together.iloc[2] == number[2, "acc_5w1s" + TOGETHER]
-    seconds = [results.load_json(ensembles.record_name("90-10", seed)) for seed in range(3)]
+    seconds = [store.load_json(findings.record_name("90-10", seed)) for seed in range(3)]
     assert rows.minutes.iloc[2] == pytest.approx(sum(r["seconds"] * r["provenance"]["threads"] for r in seconds) / 60)
 
 
-def test_cifar_fs_is_judged_on_validation_classes_as_well(hundred: Parts, project: Path) -> None:
-    table = run("cifar-fs", hundred)
-    number = {(row.seed, row.metric): row.value for row in table.itertuples()}
-    alone = cifarfs.stored_cifar_fs()
+def test_a_member_trained_anew_makes_its_ensembles_others(
+    hundred: Parts, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done("90-10", (0, 1, 2), hundred)
+    before = numbers()
+    monkeypatch.setitem(recipes.RECIPES, "tiny", dataclasses.replace(TINY, learning_rate=1e-3))
+    with pytest.raises(ResultsError, match=r"90-10-seed1-tiny was made with other settings.*--again"):
+        done("90-10", (1,), hundred)
+    with pytest.raises(ResultsError, match="split_sweep as 90-10-draw0-seed0-tiny"):
+        done("90-10", (0,), hundred, again=True)  # the sweep's own network is replaced by the sweep alone
+    monkeypatch.setitem(recipes.RECIPES, "tiny", TINY)
+    member_path("90-10", 1).unlink()
+    monkeypatch.setattr(experiments, "train", other_weights(experiments.train))
+    assert done("90-10", (1,), hundred) == [1]
+    assert stored(ENSEMBLES, ensemble_run("90-10", 2, "tiny")) == "other"
+    assert stored(ENSEMBLES, ensemble_run("90-10", 0, "tiny")) == "yes"
+    assert done("90-10", (0, 1, 2), hundred, again=True) == [2]
+    after = numbers()
+    assert after.keys() == before.keys() and after[0, "acc_5w1s"] == before[0, "acc_5w1s"]
+    assert all(after[seed, "acc_5w1s" + TOGETHER] != before[seed, "acc_5w1s" + TOGETHER] for seed in (1, 2))
+    assert set(audit([ENSEMBLES], bench_of(hundred)).verdict) == {"holds"}
+
+
+def other_weights(train: Callable[..., TrainResult]) -> Callable[..., TrainResult]:
+    """Training as on a processor that rounds otherwise."""
+
+    def trained(*given: object, **more: object) -> TrainResult:
+        result = train(*given, **more)
+        with torch.no_grad():
+            for weight in result.encoder.parameters():
+                weight += 0.05 * weight.std() * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+        return result
+
+    return trained
+
+
+def test_cifar_fs_is_judged_on_validation_classes_as_well(
+    hundred: Parts, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained_on: list[int] = []
+    real = experiments.train
+    monkeypatch.setattr(
+        experiments, "train", lambda config, images, *rest, **more: (
+            trained_on.append(len(images)), real(config, images, *rest, **more))[1]
+    )  # fmt: skip
+    assert done("cifar-fs", (0, 1), hundred) == [0, 1]
+    assert trained_on == [2900, 2900]
+    number, alone, split = numbers(), CIFAR_FS.table(), fewshot_split_cifar_fs(CIFAR100_CLASSES)
+    assert set(alone.metric) == {"acc_5w1s", "acc_5w5s"} and set(alone.seed) == {0, 1}
     for row in alone.itertuples():
         assert number[row.seed, row.metric] == row.value
     assert {metric for _, metric in number} == {
         f"{prefix}acc_5w{shots}s{suffix}"
         for prefix in ("", "validation_") for shots in (1, 5) for suffix in ("", TOGETHER)
     }  # fmt: skip
-    split = fewshot_split_cifar_fs(CIFAR100_CLASSES)
-    assert tuple(checkpoint_info(member_path("cifar-fs", 1))["classes"]) == split.train
-    again = ensembles.reevaluate_member(member_path("cifar-fs", 1), *hundred)
-    assert again["validation_acc_5w1s_together"].value == pytest.approx(
-        number[1, "validation_acc_5w1s_together"], abs=1e-3
-    )
+    assert not set(split.train) & {*split.test, *split.val}
+    for seed in (0, 1):
+        record, info = CIFAR_FS.read_record(cifar_fs_run(seed, "tiny")), checkpoint_info(member_path("cifar-fs", seed))
+        assert tuple(info["classes"]) == split.train and info["config"] == record["config"]
+        assert TrainConfig.from_json(record["config"]) == dataclasses.replace(TINY, seed=seed, held_out_images=0)
+    assert set(audit([CIFAR_FS, ENSEMBLES], bench_of(hundred)).verdict) == {"holds"}
+    assert {stored(CIFAR_FS, cifar_fs_run(seed, "tiny")) for seed in (0, 1)} == {"yes"}
 
 
-def test_a_member_of_another_recipe_is_trained_anew(
-    hundred: Parts, project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = run("90-10", hundred, seeds=[0, 1])
-    monkeypatch.setitem(recipes.RECIPES, "tiny", dataclasses.replace(TINY, learning_rate=1e-3))
-    trained = []
-    real = ensembles.train_run
-    monkeypatch.setattr(ensembles, "train_run", lambda run, *a, **k: trained.append(run.seed) or real(run, *a, **k))
-    run("90-10", hundred, seeds=[1])
-    assert trained == [1]
-    shutil.rmtree(project / "runs")
-    after = run("90-10", hundred, seeds=[0])
-    assert trained == [1] and len(after) == len(before) and set(after.seed) == {0, 1}
-    assert set(after.value) != set(before.value)
-    assert set(audit(Data(*hundred), ["ensembles"], progress=False).verdict) == {"holds"}
-
-
-def test_unknown_names_and_seeds_are_refused(hundred: Parts, project: Path) -> None:
-    for call in (lambda: run("50-50", hundred), lambda: member_path("50-50", 0)):
-        with pytest.raises(UnknownNameError, match="90-10"):
-            call()
-    with pytest.raises(ConfigError, match="seeds 0 to 2, not 3"):
-        run("90-10", hundred, seeds=[3])
-    path = Path(__file__).resolve().parents[1] / "results" / "checkpoints" / "cifar100-50-50-draw0.safetensors"
+def test_what_is_no_member_is_refused(hundred: Parts) -> None:
+    with pytest.raises(UnknownNameError, match="90-10"):
+        member_path("50-50", 0)
     with pytest.raises(CheckpointError, match="no member"):
-        ensembles.reevaluate_member(path, *hundred)
-    assert not ensembles.table_path().exists()
+        ENSEMBLES.again(RESULTS / "checkpoints" / "cifar100-50-50-draw0.safetensors", bench_of(hundred))
+    with pytest.raises(CheckpointError, match="not trained on CIFAR-FS"):
+        CIFAR_FS.again(RESULTS / "checkpoints" / "cifar100-90-10-draw0.safetensors", bench_of(hundred))
 
 
-def store(task: str, seed: int, alone: float, together: float, names: tuple[str, ...]) -> None:
+def test_planned_are_the_members_that_were_fixed_beforehand() -> None:
+    runs = ENSEMBLES.runs()
+    assert [run.key["seed"] for run in runs] == [0, 1, 2, 3, 0, 1, 2]
+    for run in runs:
+        assert run.config.seed == run.key["seed"] and len(run.built_on) >= run.key["seed"]
+    assert [run.key["seed"] for run in CIFAR_FS.runs()] == [0, 1, 2]
+
+
+def test_five_examples_are_judged_beside_one() -> None:
+    """Twenty classes of noisy unit vectors: five shots tell them apart better than one, and neither is at chance."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(20).repeat_interleave(25)
+    z = torch.nn.functional.one_hot(labels, 32).float() + 0.35 * torch.randn(500, 32, generator=generator)
+    found = cifar_fs.judge(torch.nn.functional.normalize(z, dim=1), labels)
+    assert set(found) == {"acc_5w1s", "acc_5w5s"} and {one.n for one in found.values()} == {10_000}
+    assert 100 > found["acc_5w5s"].value > found["acc_5w1s"].value + 5 > 45
+
+
+def test_both_parts_are_joined(hundred: tuple[ImageSet, ImageSet]) -> None:
+    whole = all_images(*hundred)
+    assert torch.equal(torch.bincount(whole.labels), torch.full((100,), 29))
+    assert torch.equal(whole.images[:800], hundred[0].images)
+    with pytest.raises(DataError, match="one data set"):
+        all_images(hundred[0], dataclasses.replace(hundred[1], name="cifar100"))
+
+
+def put(task: str, seed: int, alone: float, together: float, names: tuple[str, ...]) -> None:
     metrics = {name: Estimate(alone, 0.2, 9) for name in names}
     metrics |= {name + TOGETHER: Estimate(together, 0.3, 9) for name in names}
-    key = {"task": task, "seed": seed, "recipe": recipes.DEFAULT_RECIPE}
-    results.store_run(key, metrics, "", table=ensembles.table_path(), columns=ensembles.ENSEMBLE_COLUMNS)
     record = {"seconds": 600.0, "provenance": {"threads": 1 + (seed == 0)}, "config": {"encoder": "resnet9-32"}}
-    results.store_json(ensembles.record_name(task, seed), record)
+    keep(ENSEMBLES, Run({"task": task, "seed": seed, "recipe": recipes.DEFAULT_RECIPE}, {}), Outcome(metrics), {})
+    store.store_json(findings.record_name(task, seed), record)
 
 
 def test_figure_and_sentences_say_what_is_stored(project: Path) -> None:
     with pytest.raises(ResultsError):
-        ensemble_figures.members_figure()
+        figures.members_figure()
     cifar_names = tuple(f"{prefix}acc_5w{shots}s" for prefix in ("", "validation_") for shots in (1, 5))
-    store("90-10", 0, 76.0, 76.0, ("acc_5w1s", "acc_allway_1s"))
+    put("90-10", 0, 76.0, 76.0, ("acc_5w1s", "acc_allway_1s"))
     with pytest.raises(ResultsError, match="No ensemble of 90-10"):
-        ensemble_figures.gain_sentence("90-10")
-    store("90-10", 1, 75.0, 78.5, ("acc_5w1s", "acc_allway_1s"))
-    told = ensemble_figures.gain_sentence("90-10")
+        findings.gain_sentence("90-10")
+    put("90-10", 1, 75.0, 78.5, ("acc_5w1s", "acc_allway_1s"))
+    told = findings.gain_sentence("90-10")
     assert "75.0 to 76.0, on average 75.5; 2 together **78.5 ± 0.3**, +3.0 points" in told
     assert "took 15 minutes of two processor cores" in told and "1-shot among all ten" in told.lower()
     for seed, (alone, together) in enumerate([(66.0, 66.0), (67.0, 69.5)]):
-        store("cifar-fs", seed, alone, together, cifar_names)
-    figure, alt = ensemble_figures.members_figure()
+        put("cifar-fs", seed, alone, together, cifar_names)
+    shown = figures.members_figure()
+    figure, alt = shown.figure, shown.alt
     assert "78.5 percent with 2" in alt and "CIFAR-FS, test classes: 66.0 percent with 1, 69.5 percent with 2" in alt
     assert {text.get_text() for text in figure.axes[0].texts} >= {"78.5", "69.5", "90-10, ten unseen classes"}
     plt.close(figure)
 
     for seed, value in enumerate([66.0, 67.0]):
-        results.store_run(
-            {"recipe": recipes.DEFAULT_RECIPE, "seed": seed},
-            {"acc_5w1s": Estimate(value, 0.2, 9), "acc_5w5s": Estimate(value + 10, 0.2, 9)}, f"seed{seed}",
-            table=cifarfs.table_path(), columns=cifarfs.CIFAR_FS_COLUMNS,
-        )  # fmt: skip
+        metrics = {"acc_5w1s": Estimate(value, 0.2, 9), "acc_5w5s": Estimate(value + 10, 0.2, 9)}
+        record = store.load_json(findings.record_name("cifar-fs", seed))
+        keep(CIFAR_FS, Run({"recipe": recipes.DEFAULT_RECIPE, "seed": seed}, {}), Outcome(metrics, record=record), {})
     (project / "results" / "cifar_fs_published.csv").write_text(
         "method,encoder,acc_5w1s,acc_5w5s,source\nbetter,big,70,80,\"a, arXiv:1\"\nworse,small,60,71,b\n"
     )
-    table = ensemble_figures.field_table()
+    table = findings.field_table().frame
     ours = ["one resnet9-32, mean of 2 seeds", "2 of these together"]
     assert table.method.tolist() == ["worse, small", *ours, "better, big"]
     assert table["5-way 1-shot"].tolist() == ["60.0", "66.5 ± 0.2", "69.5 ± 0.3", "70.0"]
     assert table.source.tolist() == ["b", "this report", "this report", "a"]
-    assert len(ensemble_figures.published()) == 2
+    assert len(findings.published()) == 2

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import test_faces
 import test_splits
-import test_sweep
+import test_splits_study
 import test_training
 import test_validation
 import tiny_faces
@@ -30,11 +30,12 @@ from siamese_utils.data.splits import CifarFSSplit, ClassSplit, class_split
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import DataError, SplitError
 from siamese_utils.evaluation.episodes import few_shot_accuracy
-from siamese_utils.experiments.study import Outcome, Run
+from siamese_utils.experiments import study as experiments
+from siamese_utils.experiments.study import Bench, Outcome, Run
 from siamese_utils.studies import validation
 from siamese_utils.studies.faces import study as face_study
 from siamese_utils.studies.splits import study as sweep
-from siamese_utils.studies.splits.study import judge_checkpoint, train_run
+from siamese_utils.studies.splits.study import carry_out, judge_again
 from siamese_utils.training import loop as training
 from siamese_utils.training import recipes, task
 from siamese_utils.training.config import TrainConfig
@@ -42,19 +43,23 @@ from siamese_utils.training.loop import TrainResult
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 small_set, larger_set = test_training.small_set, test_training.larger_set
-RUN = test_sweep.RUNS[0]
 
 
 @pytest.fixture(scope="module")
 def parts() -> tuple[ImageSet, ImageSet]:
-    return test_sweep.synthetic_parts()
+    return test_splits_study.synthetic_parts()
 
 
 @pytest.fixture
 def swept(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project that knows the small recipe of the sweep's tests."""
-    monkeypatch.setitem(recipes.RECIPES, "tiny", test_sweep.TINY)
+    monkeypatch.setitem(recipes.RECIPES, "tiny", test_splits_study.TINY)
     return project
+
+
+def trained(train_set: ImageSet, test_set: ImageSet) -> Outcome:
+    """A small run of the sweep."""
+    return carry_out(test_splits_study.tiny_run(), test_splits_study.bench_of((train_set, test_set)))
 
 
 @contextmanager
@@ -99,14 +104,14 @@ def test_training_that_learns_another_split_than_it_is_judged_on(
     swept: Path, parts: tuple[ImageSet, ImageSet], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The checkpoint says what it learned, and is not judged on that as unseen."""
-    real = sweep.train
+    real = experiments.train
 
     def leaky(config: TrainConfig, train_set: ImageSet, seen: tuple[int, ...], **more: Any) -> TrainResult:
         return real(config, train_set, (*seen[1:], 7), **more)
 
-    monkeypatch.setattr(sweep, "train", leaky)
+    monkeypatch.setattr(experiments, "train", leaky)
     with pytest.raises(SplitError, match="learned class 7, which is unseen in split 7-5"):
-        train_run(RUN, *parts, device="cpu", progress=False)
+        trained(*parts)
 
 
 def test_image_of_an_unseen_class_in_training(small_set: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,12 +149,11 @@ def test_test_images_given_to_the_training(parts: tuple[ImageSet, ImageSet]) -> 
 
 def test_parts_given_in_the_wrong_order(swept: Path, parts: tuple[ImageSet, ImageSet]) -> None:
     """The threshold would be chosen on test images."""
-    finished = train_run(RUN, *parts, device="cpu", progress=False)
     path = swept / "run.safetensors"
-    path.write_bytes(finished.checkpoint)
+    path.write_bytes(trained(*parts).checkpoint or b"")
     for wrong in (parts[::-1], (parts[1], parts[1]), (parts[0], parts[0])):
         with pytest.raises(DataError, match="threshold is chosen on training images"):
-            judge_checkpoint(path, *wrong)
+            judge_again(path, Bench.of(*wrong))
 
 
 # -------------------------------------------------------------------------------------- the threshold
@@ -161,16 +165,16 @@ def test_threshold_from_unseen_classes(
     real = sweep.hold_out_images
     monkeypatch.setattr(sweep, "hold_out_images", lambda labels, seen, *rest: real(labels, (0, 1, 11), *rest))
     with pytest.raises(SplitError, match="held-out images include class 11"):
-        train_run(RUN, *parts, device="cpu", progress=False)
+        trained(*parts)
 
 
 def check_test_images_decide_nothing(parts: tuple[ImageSet, ImageSet], folder: Path) -> None:
     """With other test images the same weights come out, and the same threshold."""
     weights, thresholds = [], []
     for test_set in (parts[1], other_images(parts[1])):
-        finished = train_run(RUN, parts[0], test_set, device="cpu", progress=False)
+        finished = trained(parts[0], test_set)
         path = folder / "run.safetensors"
-        path.write_bytes(finished.checkpoint)
+        path.write_bytes(finished.checkpoint or b"")
         weights.append(content(path))
         thresholds.append(finished.record["threshold"])
     same = weights[0] == weights[1]  # not in the assertion, which would spell out the difference number by number
@@ -260,12 +264,12 @@ def test_model_chosen_by_test_accuracy(
     swept: Path, parts: tuple[ImageSet, ImageSet], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The better of two seeds on the test images of unseen classes."""
-    real, run = sweep.train, train_run
+    real, run = experiments.train, trained
     at_hand: list[ImageSet] = []
 
-    def watched(*given: Any, **more: Any) -> Any:
-        at_hand[:] = [given[2]]
-        return run(*given, **more)
+    def watched(*given: ImageSet) -> Outcome:
+        at_hand[:] = [given[1]]
+        return run(*given)
 
     def leaky(config: TrainConfig, *given: Any, run_dir: Path, **more: Any) -> TrainResult:
         trained = [real(dataclasses.replace(config, seed=seed), *given, **more) for seed in range(4)]
@@ -277,8 +281,8 @@ def test_model_chosen_by_test_accuracy(
 
         return max(trained, key=accuracy)
 
-    monkeypatch.setitem(globals(), "train_run", watched)
-    monkeypatch.setattr(sweep, "train", leaky)
+    monkeypatch.setitem(globals(), "trained", watched)
+    monkeypatch.setattr(experiments, "train", leaky)
     with pytest.raises(AssertionError, match="decide which weights"):
         check_test_images_decide_nothing(parts, swept)
 

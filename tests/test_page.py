@@ -28,10 +28,10 @@ from siamese_utils.errors import CheckpointError, DataError, ResultsError, Split
 from siamese_utils.evaluation.protocol import METRICS
 from siamese_utils.experiments import store as results
 from siamese_utils.experiments.findings import Illustration, Table
+from siamese_utils.experiments.study import Bench, Run, Study
 from siamese_utils.report import page as report_page
 from siamese_utils.report.page import Page
-from siamese_utils.studies.splits import stored
-from siamese_utils.studies.splits.study import SplitRun
+from siamese_utils.studies.splits.study import checkpoint_path
 from siamese_utils.training.losses import triplet_loss
 from siamese_utils.training.recipes import recipe
 
@@ -286,10 +286,10 @@ def test_synthetic_evaluation_has_every_metric(project: Path, fast: None) -> Non
 
 def test_report_uses_what_is_stored(real: None, sets: dict[str, ImageSet], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report_page, "train", lambda *_, **__: pytest.fail("the report retrains nothing"))
-    monkeypatch.setattr(report_page, "run_split", lambda *_, **__: pytest.fail("the report retrains nothing"))
+    monkeypatch.setattr(report_page, "run_study", lambda *_, **__: pytest.fail("the report retrains nothing"))
     torch.manual_seed(0)
     kept, config = Encoder("conv3").eval(), recipe("smoke")
-    save_encoder(kept, stored.checkpoint_path("18-2", 0), {"config": config.to_json()})
+    save_encoder(kept, checkpoint_path("18-2", 0), {"config": config.to_json()})
     results.store_json("cifar100-18-2-draw0", {"history": [{"epoch": 1, "loss": 0.5}]})
     page = start()
     cosine = (page.encoder.embed(sets["test"].images[:4]) * kept.embed(sets["test"].images[:4])).sum(dim=1)
@@ -305,30 +305,32 @@ def test_report_without_a_checkpoint(real: None) -> None:
 
 
 def test_report_without_a_run_record(real: None) -> None:
-    save_encoder(Encoder("conv3"), stored.checkpoint_path("18-2", 0), {"config": recipe("smoke").to_json()})
+    save_encoder(Encoder("conv3"), checkpoint_path("18-2", 0), {"config": recipe("smoke").to_json()})
     with pytest.raises(ResultsError, match=r"cifar100-18-2-draw0\.json"):
         _ = start().history
 
 
-def test_full_retrains_and_stores(real: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_computes_and_stores(real: None, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Any, ...]] = []
 
-    def retrain(run: SplitRun, *more: Any) -> None:
-        calls.append((run.split, run.draw))
-        save_encoder(Encoder("conv3"), stored.checkpoint_path(run.split, run.draw), {})
+    def retrain(study: Study, runs: list[Run], bench: Bench) -> list[Any]:
+        calls.extend((study.name, run.key["split"], run.key["draw"]) for run in runs)
+        assert not bench.test_set.is_synthetic
+        save_encoder(Encoder("conv3"), checkpoint_path("18-2", 0), {})
+        return []
 
-    monkeypatch.setattr(report_page, "run_split", retrain)
+    monkeypatch.setattr(report_page, "run_study", retrain)
     monkeypatch.setenv("SIAMESE_PROFILE", "full")
     page = start()
     _ = page.encoder, page.encoder
-    assert calls == [("18-2", 0)]
+    assert calls == [("split_sweep", "18-2", 0)]
 
 
 def test_full_without_data_does_not_store_synthetic_numbers(
     project: Path, fast: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run: Callable[..., None] = lambda *_, **__: pytest.fail("synthetic numbers must not be stored")  # noqa: E731
-    monkeypatch.setattr(report_page, "run_split", run)
+    monkeypatch.setattr(report_page, "run_study", run)
     monkeypatch.setenv("SIAMESE_PROFILE", "full")
     page = start()
     assert page.encoder.name == "conv3" and not page.full

@@ -15,8 +15,9 @@ from siamese_utils.data.splits import class_split
 from siamese_utils.encoders.checkpoints import checkpoint_info
 from siamese_utils.evaluation.episodes import few_shot_accuracy
 from siamese_utils.experiments import store
+from siamese_utils.experiments.audit import audit
+from siamese_utils.experiments.study import Bench
 from siamese_utils.studies import all_studies
-from siamese_utils.studies.audit import SOURCES, Data, audit
 
 ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINT = ROOT / "results" / "checkpoints" / "cifar100-90-10-draw0.safetensors"
@@ -31,7 +32,8 @@ def cifar100(real_data: Callable[[str], ImageSet], monkeypatch: pytest.MonkeyPat
 @pytest.mark.real_data
 def test_every_row_of_the_headlines_checkpoint_is_reproduced(cifar100: tuple[ImageSet, ImageSet]) -> None:
     """A checkpoint takes half a minute; `make verify` goes through all of them."""
-    found = audit(Data(*cifar100), checkpoints=[CHECKPOINT.relative_to(ROOT).as_posix()], progress=False)
+    named = [CHECKPOINT.relative_to(ROOT).as_posix()]
+    found = audit(all_studies(), Bench.of(*cifar100, progress=False), checkpoints=named)
     assert {"split_sweep", "growth"} <= set(found.table)
     assert set(found.verdict) == {"holds"}, found[found.verdict != "holds"].to_string()
 
@@ -46,7 +48,7 @@ def test_every_row_names_a_checkpoint_that_is_there_or_none(path: Path) -> None:
 def audited() -> set[str]:
     """The tables that `make verify` goes through."""
     again = [one for one in all_studies() if one.again is not None]
-    return {name for one in again for name in (one.name, *one.tables)} | set(SOURCES)
+    return {name for one in again for name in (one.name, *one.tables)}
 
 
 @pytest.mark.real_data

@@ -12,12 +12,12 @@ import pytest
 from siamese_utils.errors import ResultsError
 from siamese_utils.evaluation.estimates import Estimate
 from siamese_utils.evaluation.protocol import METRICS
-from siamese_utils.experiments import store as results
+from siamese_utils.experiments.study import Outcome, Run, keep
 from siamese_utils.report import readme as summary
 from siamese_utils.studies import reference
-from siamese_utils.studies.ensembles import study as ensembles
-from siamese_utils.studies.objectives import systems as triplet_systems
-from siamese_utils.studies.splits import stored
+from siamese_utils.studies.ensembles.study import ENSEMBLES, TOGETHER
+from siamese_utils.studies.objectives.systems import TRIPLET_SYSTEMS
+from siamese_utils.studies.splits.study import SPLIT_SWEEP
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -50,13 +50,11 @@ def test_other_systems_have_rows_of_their_own(project: Path) -> None:
     assert summary._other_systems() == []
     metrics = {metric: Estimate(50.0 + place, 0.5, 9) for place, metric in enumerate(summary.HEADLINE_METRICS)}
     key = {"split": "90-10", "draw": 0, "seed": 0, "recipe": "muon-triplet"}
-    results.store_run(key, metrics, "", table=triplet_systems.table_path())
+    keep(TRIPLET_SYSTEMS, Run(key, {}), Outcome(metrics), {})
     for seed in range(3):
-        together = {f"{name}{ensembles.TOGETHER}": Estimate(60.0 + seed, 0.5, 9) for name in metrics}
-        results.store_run(
-            {"task": "90-10", "seed": seed, "recipe": "any"}, {**metrics, **together}, "",
-            table=ensembles.table_path(), columns=ensembles.ENSEMBLE_COLUMNS,
-        )  # fmt: skip
+        together = {f"{name}{TOGETHER}": Estimate(60.0 + seed, 0.5, 9) for name in metrics}
+        key = {"task": "90-10", "seed": seed, "recipe": "any"}
+        keep(ENSEMBLES, Run(key, {}), Outcome({**metrics, **together}), {})
     alone, together = summary._other_systems()
     assert (alone.label, alone.note) == ("90-10, by triplets alone", summary.OTHER_RECIPES["muon-triplet"][1])
     assert alone.rows.value["acc_5w5s"] == 51
@@ -120,7 +118,7 @@ def test_speeds_are_those_of_the_benchmarks() -> None:
 
 @pytest.mark.usefixtures("in_project")
 def test_every_stored_row_is_sound() -> None:
-    table = stored.split_sweep()
+    table = SPLIT_SWEEP.table()
     assert set(table.metric) <= set(METRICS)
     assert not table.duplicated(["split", "draw", "seed", "recipe", "metric"]).any()
     assert table.value.between(0, 100).all()
@@ -135,7 +133,7 @@ def test_every_stored_row_is_sound() -> None:
 
 @pytest.mark.usefixtures("in_project")
 def test_every_run_has_its_record() -> None:
-    table = stored.split_sweep()
+    table = SPLIT_SWEEP.table()
     for (split, draw, recipe), _ in table.groupby(["split", "draw", "recipe"]):
         record = json.loads((ROOT / "results" / "runs" / f"cifar100-{split}-draw{draw}.json").read_text())
         assert record["recipe"] == recipe

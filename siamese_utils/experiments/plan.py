@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from siamese_utils.data.images import ImageSet
+from siamese_utils.data.synthetic import make_synthetic
 from siamese_utils.experiments.store import read_record
 from siamese_utils.experiments.study import Run, Study, precision_of, stored
 from siamese_utils.system.provenance import provenance
@@ -54,8 +54,17 @@ def _stored_here(study: Study, runs: Iterable[Run]) -> Iterable[dict]:
                 yield record
 
 
-def measured_rate(config: TrainConfig, train_set: ImageSet) -> float:
+def rate(study: Study, runs: Sequence[Run]) -> float | None:
+    """Images a second: of stored runs, or else measured here; ``None`` where the project's loop trains nothing."""
+    config = runs[0].settings.get("config") if runs else None
+    if (stored_before := stored_rate(study, runs)) or not isinstance(config, TrainConfig) or not runs[0].images:
+        return stored_before
+    return measured_rate(config)
+
+
+def measured_rate(config: TrainConfig) -> float:
     """Images a second of a few steps at each resolution of a recipe, weighed by how long each lasts."""
+    train_set = make_synthetic("train", num_classes=100, per_class=config.held_out_images + 8)
     sides = config.resolutions or ((0.0, train_set.images.shape[1]),)
     ends = [begin for begin, _ in sides[1:]] + [1.0]
     seconds_per_image = 0.0

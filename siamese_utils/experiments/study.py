@@ -450,7 +450,7 @@ def run_study(
     def is_left(run: Run) -> bool:
         return run.label not in failed and run.label not in done and stored(study, run) != "yes"
 
-    with tqdm(total=len(runs), unit="run", desc=study.name, disable=not bench.progress) as bar:
+    with tqdm(total=len(runs), unit="run", desc=study.name, disable=not bench.progress or len(runs) < 2) as bar:
         while left := [run for run in runs if is_left(run)]:
             bar.update(len(runs) - len(left) - bar.n)
             idle = True

@@ -38,8 +38,8 @@ from siamese_utils.evaluation.protocol import SplitEvaluation
 from siamese_utils.experiments import plotting
 from siamese_utils.experiments import store as results
 from siamese_utils.experiments.findings import Finding, Illustration, Shown, Table
-from siamese_utils.studies.splits import stored
-from siamese_utils.studies.splits.study import SplitRun, evaluate_encoder, run_split
+from siamese_utils.experiments.study import Bench, run_study
+from siamese_utils.studies.splits.study import SPLIT_SWEEP, checkpoint_path, evaluate_encoder, split_run
 from siamese_utils.system import project
 from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.loop import train
@@ -93,10 +93,11 @@ class Page:
         """The encoder of the split: stored, retrained (profile ``full``), or a small one for synthetic data."""
         if self.is_synthetic:
             return load_encoder(self._synthetic_checkpoint())
-        path = stored.checkpoint_path(self.split.name, self.split.draw)
         if self.profile == "full":
-            run_split(SplitRun(self.split.name, self.split.draw), self.train_set, self.test_set)
-        return load_encoder(path)
+            run = split_run(self.split.name, self.split.draw, num_classes=self.train_set.num_classes)
+            for _ in run_study(SPLIT_SWEEP, [run], Bench.of(self.train_set, self.test_set)):
+                pass
+        return load_encoder(checkpoint_path(self.split.name, self.split.draw))
 
     @cached_property
     def config(self) -> TrainConfig:
@@ -104,9 +105,7 @@ class Page:
         if self.is_synthetic:
             return recipe("smoke")
         _ = self.encoder
-        return TrainConfig.from_json(
-            checkpoint_info(stored.checkpoint_path(self.split.name, self.split.draw))["config"]
-        )
+        return TrainConfig.from_json(checkpoint_info(checkpoint_path(self.split.name, self.split.draw))["config"])
 
     @cached_property
     def history(self) -> pd.DataFrame:

@@ -16,9 +16,10 @@ from siamese_utils.experiments import plotting
 from siamese_utils.experiments import store as results
 from siamese_utils.experiments.findings import Table
 from siamese_utils.studies import reference as studies_reference
-from siamese_utils.studies.ensembles import study as ensembles
-from siamese_utils.studies.objectives import systems as triplet_systems
-from siamese_utils.studies.splits import growth, stored
+from siamese_utils.studies.ensembles.study import ENSEMBLES, TOGETHER
+from siamese_utils.studies.objectives.systems import SPLIT, TRIPLET_SYSTEMS
+from siamese_utils.studies.splits.findings import over_draws
+from siamese_utils.studies.splits.study import SPLIT_SWEEP
 from siamese_utils.system import project
 from siamese_utils.system.files import write_text_atomically
 
@@ -55,7 +56,7 @@ def headline_rows() -> pd.DataFrame:
 
     Columns: ``split``, ``classes`` (learned), ``metric``, ``value``, ``ci95``, ``reference``, ``reference_ci95``.
     """
-    ours = stored.split_sweep()
+    ours = SPLIT_SWEEP.table()
     ours = ours[(ours.draw == 0) & (ours.seed == 0) & ours.metric.isin(HEADLINE_METRICS)]
     reference = studies_reference.seed_reference()
     reference = reference[reference.source == "measured"].rename(
@@ -69,9 +70,9 @@ def headline_rows() -> pd.DataFrame:
 def several_draws() -> pd.DataFrame | None:
     """5-way 1-shot accuracy over the class draws that are whole, by split; ``None`` where there is only one.
 
-    See ``growth.over_draws`` for the columns.
+    See ``over_draws`` for the columns.
     """
-    table = growth.over_draws("acc_5w1s").set_index("split")
+    table = over_draws("acc_5w1s").set_index("split")
     return table if table.draws.min() > 1 else None
 
 
@@ -124,18 +125,19 @@ OTHER_RECIPES = {
 def _other_systems() -> list[OtherSystem]:
     """What was trained otherwise on 90-10 and is stored: by triplets alone, and several networks."""
     found = []
-    if triplet_systems.table_path().exists():
-        table = results.read_table(triplet_systems.table_path())
+    if TRIPLET_SYSTEMS.path.exists():
+        table = TRIPLET_SYSTEMS.table()
         for recipe_name, (label, note) in OTHER_RECIPES.items():
             rows = table[table.recipe == recipe_name].set_index("metric")
             if not rows.empty:
-                found.append(OtherSystem(f"{triplet_systems.SPLIT}, {label}", note, rows))
-    if ensembles.table_path().exists():
-        table = ensembles.stored_ensembles("90-10")
-        last = table[(table.seed == table.seed.max()) & table.metric.str.endswith(ensembles.TOGETHER)]
+                found.append(OtherSystem(f"{SPLIT}, {label}", note, rows))
+    if ENSEMBLES.path.exists():
+        table = ENSEMBLES.table()
+        table = table[table.task == "90-10"]
+        last = table[(table.seed == table.seed.max()) & table.metric.str.endswith(TOGETHER)]
         if not last.empty and last.seed.iloc[0]:
             label = f"90-10, {_in_words(last.seed.iloc[0] + 1)} networks together"
-            rows = last.assign(metric=last.metric.str.removesuffix(ensembles.TOGETHER)).set_index("metric")
+            rows = last.assign(metric=last.metric.str.removesuffix(TOGETHER)).set_index("metric")
             found.append(OtherSystem(label, "networks of other seeds, their similarities averaged", rows))
     return found
 

@@ -4,54 +4,49 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Annotated
 
-import pandas as pd
 import torch
+import typer
 
 from siamese_utils.data.images import ImageSet
 from siamese_utils.data.sampling import named_rng
 from siamese_utils.data.splits import fewshot_split_cifar_fs
-from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder, save_encoder
-from siamese_utils.encoders.encoder import Encoder, count_parameters
+from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder
+from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import CheckpointError, DataError
 from siamese_utils.evaluation.episodes import few_shot_accuracy
 from siamese_utils.evaluation.estimates import Estimate
-from siamese_utils.experiments import store as results
-from siamese_utils.system import project, provenance
-from siamese_utils.training.config import TrainConfig
-from siamese_utils.training.loop import train
-from siamese_utils.training.recipes import recipe
+from siamese_utils.experiments.study import Bench, Outcome, Run, Study, as_stored, training_record
+from siamese_utils.system.project import results_dir
+from siamese_utils.training import recipes
+from siamese_utils.training.task import images_shown
 
-CIFAR_FS_COLUMNS = ("recipe", "seed", "metric", "value", "ci95", "n", "checkpoint")
-
-
-def table_path() -> Path:
-    """Where the results on CIFAR-FS are stored."""
-    return project.results_dir() / "cifar_fs.csv"
+SEEDS = (0, 1, 2)
+CLASSES_LEARNED, IMAGES_OF_A_CLASS = 64, 600
 
 
 def checkpoint_path(seed: int) -> Path:
     """Where the encoder of a training on CIFAR-FS is stored."""
-    return project.results_dir() / "checkpoints" / f"{record_name(seed)}.safetensors"
+    return results_dir() / "checkpoints" / f"{record_name(seed)}.safetensors"
 
 
 def record_name(seed: int) -> str:
-    """Under which name ``results.load_json`` finds what a training came from."""
+    """Under which name ``store.load_json`` finds what a training came from."""
     return f"cifar-fs-seed{seed}"
 
 
-def cifar_fs_config(recipe_name: str, seed: int) -> TrainConfig:
-    """The recipe with every image of the training classes, since no threshold is chosen here."""
-    return dataclasses.replace(recipe(recipe_name), seed=seed, held_out_images=0)
+def cifar_fs_run(seed: int, recipe: str = recipes.DEFAULT_RECIPE) -> Run:
+    """One training: the recipe with every image of the training classes, since no threshold is chosen here."""
+    config = dataclasses.replace(recipes.recipe(recipe), seed=seed, held_out_images=0)
+    images = images_shown(config, [IMAGES_OF_A_CLASS] * CLASSES_LEARNED)
+    return Run({"recipe": recipe, "seed": seed}, {"config": config}, images=images)
 
 
-def is_stored(seed: int, recipe_name: str) -> bool:
-    """Whether the rows of a training are in the table, with its checkpoint and the recipe as it is now."""
-    path = checkpoint_path(seed)
-    key = {"recipe": recipe_name, "seed": seed}
-    if not path.is_file() or not results.is_stored(key, table_path(), CIFAR_FS_COLUMNS):
-        return False
-    return checkpoint_info(path).get("config") == cifar_fs_config(recipe_name, seed).to_json()
+def _runs(
+    recipe: Annotated[str, typer.Option(help="A name in siamese_utils.training.recipes.")] = recipes.DEFAULT_RECIPE,
+) -> list[Run]:
+    return [cifar_fs_run(seed, recipe) for seed in SEEDS]
 
 
 def all_images(train_set: ImageSet, test_set: ImageSet) -> ImageSet:
@@ -84,52 +79,17 @@ def judge(z: torch.Tensor, labels: torch.Tensor) -> dict[str, Estimate]:
     }
 
 
-def run_cifar_fs(
-    seed: int,
-    recipe_name: str,
-    train_set: ImageSet,
-    test_set: ImageSet,
-    *,
-    device: str = "auto",
-    progress: bool = True,
-) -> dict[str, Estimate]:
-    """Train a recipe on the 64 training classes; store checkpoint, metrics, configuration, history and provenance.
-
-    The validation classes are not learned: the recipe was chosen on them.
-    """
-    whole = all_images(train_set, test_set)
-    config = cifar_fs_config(recipe_name, seed)
-    run_dir = project.project_root() / "runs" / f"{record_name(seed)}-{recipe_name}"
-    computed_with = provenance.provenance(device, config.precision)
-    trained = train(
-        config, whole, fewshot_split_cifar_fs(whole.class_names).train, run_dir=run_dir, device=device,
-        progress=progress,
-    )  # fmt: skip
-    source = {"split": "cifar-fs", "seed": seed, "recipe": recipe_name, "data": whole.name}
-    path = checkpoint_path(seed)
-    save_encoder(
-        trained.encoder, path, {**source, "config": config.to_json(), "classes": list(trained.classes)}
-    )
-    metrics = evaluate_cifar_fs(load_encoder(path), whole)
-    relative = path.relative_to(project.project_root()).as_posix()
-    results.store_run(
-        {"recipe": recipe_name, "seed": seed}, metrics, relative, table=table_path(), columns=CIFAR_FS_COLUMNS
-    )
-    results.store_json(
-        record_name(seed),
-        {
-            **source,
-            "config": config.to_json(),
-            "parameters": count_parameters(trained.encoder),
-            "seconds": trained.seconds,
-            "history": trained.history.to_dict(orient="records"),
-            "provenance": computed_with,
-        },
-    )
-    return metrics
+def _carry_out(run: Run, bench: Bench) -> Outcome:
+    """The validation classes are not learned: the recipe was chosen on them."""
+    whole = all_images(bench.train_set, bench.test_set)
+    trained = bench.train(run.config, whole, fewshot_split_cifar_fs(whole.class_names).train)
+    source = {"split": "cifar-fs", "data": whole.name}
+    info = {**run.key, **source, "config": trained.config.to_json(), "classes": list(trained.classes)}
+    encoder, checkpoint = as_stored(trained.encoder, info)
+    return Outcome(evaluate_cifar_fs(encoder, whole), checkpoint, {**training_record(trained), **source})
 
 
-def reevaluate_cifar_fs(path: Path, train_set: ImageSet, test_set: ImageSet) -> dict[str, Estimate]:
+def _again(path: Path, bench: Bench) -> dict[str, dict[str, Estimate]]:
     """Compute the metrics of a stored encoder of CIFAR-FS anew.
 
     Raises:
@@ -137,13 +97,17 @@ def reevaluate_cifar_fs(path: Path, train_set: ImageSet, test_set: ImageSet) -> 
     """
     if checkpoint_info(path).get("split") != "cifar-fs":
         raise CheckpointError(f"{path} was not trained on CIFAR-FS; its test classes may be among those it learned.")
-    return evaluate_cifar_fs(load_encoder(path), all_images(train_set, test_set))
+    return {"cifar_fs": evaluate_cifar_fs(load_encoder(path), all_images(bench.train_set, bench.test_set))}
 
 
-def stored_cifar_fs() -> pd.DataFrame:
-    """The stored rows of ``results/cifar_fs.csv``.
-
-    Raises:
-        ResultsError: nothing is stored, or the table is damaged.
-    """
-    return results.read_table(table_path(), CIFAR_FS_COLUMNS)
+CIFAR_FS = Study(
+    "cifar_fs",
+    "How good is the recipe on the field's standard benchmark?",
+    _runs,
+    _carry_out,
+    key=("recipe", "seed"),
+    metrics={f"acc_5w{shots}s": f"CIFAR-FS, test classes: 5-way {shots}-shot accuracy" for shots in (1, 5)},
+    checkpoint=lambda run: checkpoint_path(run.key["seed"]),
+    record=lambda run: results_dir() / "runs" / f"{record_name(run.key['seed'])}.json",
+    again=_again,
+)

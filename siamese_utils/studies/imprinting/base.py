@@ -19,7 +19,7 @@ from siamese_utils.errors import CheckpointError, SamplingError, SplitError
 from siamese_utils.experiments import store
 from siamese_utils.experiments.study import Bench, training_record
 from siamese_utils.studies.imprinting.settings import BaseConfig, ImprintingConfig
-from siamese_utils.studies.splits import stored
+from siamese_utils.studies.splits.study import checkpoint_path
 from siamese_utils.system.project import project_root, results_dir
 from siamese_utils.system.provenance import provenance
 
@@ -165,7 +165,7 @@ def groups(novel: Sequence[int], config: ImprintingConfig, added: int) -> list[t
 
 def trial_checkpoint() -> Path:
     """The sweep's network, which trials use."""
-    return stored.checkpoint_path(TRIAL_SPLIT, 0)
+    return checkpoint_path(TRIAL_SPLIT, 0)
 
 
 def trial_parts(base: BaseConfig, train_set: ImageSet, *, moved: bool = False) -> Parts:

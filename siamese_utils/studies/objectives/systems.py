@@ -7,18 +7,16 @@ whole training instead of the short ones of the study ``objectives``.
 
 from __future__ import annotations
 
-import shutil
+import dataclasses
 from pathlib import Path
 
 import pandas as pd
 
-from siamese_utils.data.images import ImageSet
-from siamese_utils.experiments import store
-from siamese_utils.experiments import store as results
-from siamese_utils.studies import reference as studies_reference
-from siamese_utils.studies.splits import stored
-from siamese_utils.studies.splits.study import SplitRun, store_files, train_run
-from siamese_utils.system import project
+from siamese_utils.evaluation.protocol import METRICS as PROTOCOL
+from siamese_utils.experiments.study import Bench, Outcome, Run, Study
+from siamese_utils.studies.reference import seed_reference
+from siamese_utils.studies.splits.study import KEY, SPLIT_SWEEP, carry_out, judge_again, run_name, split_run
+from siamese_utils.system.project import results_dir
 from siamese_utils.training.recipes import DEFAULT_RECIPE
 
 SPLIT, DRAW, SEED = "90-10", 0, 0
@@ -30,61 +28,44 @@ SYSTEMS: dict[str, str] = {
 METRICS = ("acc_5w1s", "acc_5w5s", "acc_allway_1s", "pair_auc_unseen", "triplet_acc_unseen")
 
 
-def table_path() -> Path:
-    """Where the results of the systems other than the sweep's own are stored."""
-    return project.results_dir() / "triplet_systems.csv"
+def record_name(recipe: str) -> str:
+    """Name of a system's checkpoint and record; the recipe's are the sweep's own."""
+    name = run_name(SPLIT, DRAW)
+    return name if recipe == DEFAULT_RECIPE else f"{name}-{recipe}"
 
 
-def record_name(recipe_name: str) -> str:
-    """Under which name ``results.load_json`` finds what a system was trained with."""
-    run = SplitRun(SPLIT, DRAW, SEED, recipe_name)
-    return run.name if recipe_name == DEFAULT_RECIPE else f"{run.name}-{recipe_name}"
+def _runs() -> list[Run]:
+    return [split_run(SPLIT, DRAW, SEED, recipe) for recipe in SYSTEMS if recipe != DEFAULT_RECIPE]
 
 
-def checkpoint_path(recipe_name: str) -> Path:
-    """Where a system's encoder is stored."""
-    return project.results_dir() / "checkpoints" / f"{record_name(recipe_name)}.safetensors"
+def _carry_out(run: Run, bench: Bench) -> Outcome:
+    return dataclasses.replace(carry_out(run, bench), tables={})
 
 
-def run_triplet_systems(
-    train_set: ImageSet, test_set: ImageSet, *, device: str = "auto", progress: bool = True
-) -> pd.DataFrame:
-    """Train and judge each system that is not stored, except the sweep's own; started again, it goes on.
+def _again(path: Path, bench: Bench) -> dict:
+    return {"triplet_systems": judge_again(path, bench)[SPLIT_SWEEP.name]}
 
-    Args:
-        train_set: CIFAR-100's training images.
-        test_set: CIFAR-100's test images.
-        device: see ``train``.
-        progress: show a progress bar.
 
-    Returns:
-        the table as stored.
-
-    Raises:
-        TrainingError: a system collapsed or diverged.
-        ResultsError: the stored table is damaged.
-    """
-    for recipe_name in SYSTEMS:
-        run = SplitRun(SPLIT, DRAW, SEED, recipe_name)
-        stored = results.is_stored(run.key, table_path(), store.SPLIT_SWEEP_COLUMNS)
-        if recipe_name == DEFAULT_RECIPE or (stored and checkpoint_path(recipe_name).is_file()):
-            continue
-        finished = train_run(run, train_set, test_set, device=device, progress=progress)
-        store_files(finished, checkpoint_path(recipe_name), record_name(recipe_name))
-        checkpoint = checkpoint_path(recipe_name).relative_to(project.project_root()).as_posix()
-        results.store_run(run.key, finished.metrics, checkpoint, table=table_path())
-        shutil.rmtree(run.folder, ignore_errors=True)
-    return results.read_table(table_path(), store.SPLIT_SWEEP_COLUMNS)
+TRIPLET_SYSTEMS = Study(
+    "triplet_systems",
+    "How far do triplets alone come, after a whole training?",
+    _runs,
+    _carry_out,
+    key=KEY,
+    metrics=PROTOCOL,
+    checkpoint=lambda run: results_dir() / "checkpoints" / f"{record_name(run.key['recipe'])}.safetensors",
+    record=lambda run: results_dir() / "runs" / f"{record_name(run.key['recipe'])}.json",
+    again=_again,
+)
 
 
 def stored_systems() -> pd.DataFrame:
-    """The stored rows of all systems, the sweep's own among them, with the columns ``results.SPLIT_SWEEP_COLUMNS``.
+    """The stored rows of all systems, the sweep's own among them, with the columns of the sweep's table.
 
     Raises:
         ResultsError: nothing is stored, or a table is damaged.
     """
-    others = results.read_table(table_path(), store.SPLIT_SWEEP_COLUMNS)
-    swept = stored.split_sweep()
+    others, swept = TRIPLET_SYSTEMS.table(), SPLIT_SWEEP.table()
     own = swept[(swept.split == SPLIT) & (swept.draw == DRAW) & (swept.seed == SEED) & (swept.recipe == DEFAULT_RECIPE)]
     return pd.concat([others, own], ignore_index=True)
 
@@ -97,7 +78,7 @@ def systems_table() -> pd.DataFrame:
     Raises:
         ResultsError: nothing is stored.
     """
-    table, reference = stored_systems(), studies_reference.seed_reference()
+    table, reference = stored_systems(), seed_reference()
     rows = [
         {"trained by": what, **_cells(table[table.recipe == recipe_name])}
         for recipe_name, what in SYSTEMS.items()

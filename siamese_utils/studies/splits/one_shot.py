@@ -29,7 +29,9 @@ from siamese_utils.experiments import plotting
 from siamese_utils.experiments.findings import Illustration, Table
 from siamese_utils.studies.exploration.findings import plain
 from siamese_utils.studies.reference import seed_reference
-from siamese_utils.studies.splits import growth, stored
+from siamese_utils.studies.splits import findings
+from siamese_utils.studies.splits.growth import common_classes
+from siamese_utils.studies.splits.study import SPLIT_SWEEP
 
 NEAR_AVERAGE = 10  # percentage points
 
@@ -105,14 +107,14 @@ def stored_metrics() -> tuple[Table, str]:
     Raises:
         ResultsError: nothing is stored.
     """
-    draws = stored.split_sweep().query("split == '90-10' and metric == 'acc_5w1s'").sort_values("draw")
+    draws = SPLIT_SWEEP.table().query("split == '90-10' and metric == 'acc_5w1s'").sort_values("draw")
     told = (
         "The interval says nothing about the choice of classes. With other classes left unseen, the same training "
         "reaches in 5-way 1-shot: "
         + ", ".join(f"{row.value:.1f} ± {row.ci95:.1f} (draw {row.draw})" for row in draws.itertuples())
         + "."
     )
-    table = stored.comparison_table("90-10", 0)
+    table = findings.comparison_table("90-10", 0)
     return Table(table, "CIFAR-100, split 90-10, draw 0: percent with 95% intervals"), told
 
 
@@ -122,7 +124,7 @@ def stored_values() -> pd.Series:
     Raises:
         ResultsError: nothing is stored.
     """
-    table = stored.split_sweep().query("split == '90-10' and draw == 0 and seed == 0")
+    table = SPLIT_SWEEP.table().query("split == '90-10' and draw == 0 and seed == 0")
     return table.set_index("metric").value
 
 
@@ -319,9 +321,9 @@ def all_classes() -> tuple[Illustration, str]:
     Raises:
         ResultsError: nothing is stored.
     """
-    by_class = growth.stored_class_accuracies(CIFAR100_CLASSES, CIFAR100_SUPERCLASS_OF)
-    labelled = growth.class_effects(by_class)
-    here = labelled.reindex(growth.common_classes(0)).mean()
+    by_class = findings.stored_class_accuracies(CIFAR100_CLASSES, CIFAR100_SUPERCLASS_OF)
+    labelled = findings.class_effects(by_class)
+    here = labelled.reindex(common_classes(0)).mean()
     effects = labelled.rename(index=lambda label: plain(CIFAR100_CLASSES[label]))
     ends = [f"{name} {value:+.0f}" for name, value in effects.items()]
     alt = (

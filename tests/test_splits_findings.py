@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,9 +17,9 @@ from siamese_utils.errors import ResultsError
 from siamese_utils.evaluation.estimates import Estimate
 from siamese_utils.evaluation.protocol import METRICS
 from siamese_utils.experiments import store
-from siamese_utils.experiments import store as results
-from siamese_utils.studies.splits import growth, stored
-from siamese_utils.system import project as system_project
+from siamese_utils.experiments.study import Outcome, Run, keep
+from siamese_utils.studies.splits import findings, growth
+from siamese_utils.studies.splits.study import SPLIT_SWEEP
 
 CLASSES, EACH = 20, 24
 SUPERCLASS_OF = tuple(label % 5 for label in range(CLASSES))
@@ -148,9 +149,9 @@ def class_table(effect: float, noise: float = 0.0, seed: int = 0) -> pd.DataFram
 
 @pytest.mark.parametrize("effect", [0.0, 1.7, -2.0])
 def test_effect_of_relatives_is_found_among_other_effects(effect: float) -> None:
-    clean = growth.relative_effect(class_table(effect), resamples=5)
+    clean = findings.relative_effect(class_table(effect), resamples=5)
     assert clean.value == pytest.approx(effect, abs=1e-6) and clean.ci95 < 1e-5
-    noisy = growth.relative_effect(class_table(effect, noise=3.0), resamples=100)
+    noisy = findings.relative_effect(class_table(effect, noise=3.0), resamples=100)
     assert 0 < noisy.ci95 < 1 and abs(noisy.value - effect) < 2 * noisy.ci95
 
 
@@ -162,13 +163,13 @@ def test_effect_agrees_with_least_squares_on_dummies() -> None:
     ).to_numpy(dtype=np.float64)  # fmt: skip
     design = np.column_stack([table.relatives.to_numpy(dtype=np.float64), dummies])
     expected = np.linalg.lstsq(design, table.value.to_numpy(), rcond=None)[0][0]
-    assert growth.relative_effect(table, resamples=1).value == pytest.approx(expected, abs=1e-6)
+    assert findings.relative_effect(table, resamples=1).value == pytest.approx(expected, abs=1e-6)
 
 
 def test_effect_of_relatives_needs_something_to_compare() -> None:
     table = class_table(1.0)
     with pytest.raises(ResultsError, match="store more splits"):
-        growth.relative_effect(table[table.split == "50-50"])
+        findings.relative_effect(table[table.split == "50-50"])
 
 
 def test_class_effects_are_found_though_hard_splits_ask_other_classes() -> None:
@@ -182,7 +183,7 @@ def test_class_effects_are_found_though_hard_splits_ask_other_classes() -> None:
             for label in class_split(split, draw).unseen:
                 rows.append((draw, split, label, level + easy[label]))
     table = pd.DataFrame(rows, columns=["draw", "split", "label", "value"])
-    found = growth.class_effects(table)
+    found = findings.class_effects(table)
     assert found.is_monotonic_increasing
     never = set(range(100)) - set(table.label)  # learned by every split, so nothing is known of them
     known = [label for label in range(100) if label not in never]
@@ -190,20 +191,33 @@ def test_class_effects_are_found_though_hard_splits_ask_other_classes() -> None:
     assert found.sort_index().index.tolist() == known
     np.testing.assert_allclose(found.sort_index(), expected, atol=1e-5)
     with pytest.raises(ResultsError, match="sweep"):
-        growth.class_effects(table[:0])
+        findings.class_effects(table[:0])
 
 
 # ------------------------------------------------------------------------------------- stored tables
 
 
+def put(
+    split: str,
+    draw: int,
+    metrics: dict[str, Estimate],
+    *,
+    recipe: str = "r",
+    record: dict[str, Any] | None = None,
+    **tables: dict[str, Estimate],
+) -> None:
+    run = Run({"split": split, "draw": draw, "seed": 0, "recipe": recipe}, {})
+    keep(SPLIT_SWEEP, run, Outcome(metrics, record=record or {}, tables=tables), {})
+
+
 def fill(project: Path) -> None:
     for draw, values in ((0, (40.0, 60.0)), (1, (44.0, 58.0))):
         for split, value in zip(("10-90", "90-10"), values, strict=True):
-            key = {"split": split, "draw": draw, "seed": 0, "recipe": "r"}
-            name = f"results/checkpoints/cifar100-{split}-draw{draw}.safetensors"
-            results.store_run(key, {metric: Estimate(value, 0.5, 100) for metric in METRICS}, name)
             by_class = {f"class {label}": Estimate(value, 1.0, 10) for label in class_split(split, draw).unseen}
-            growth.store_growth(key, {"acc_5w1s_common": Estimate(value - 5, 0.5, 10)}, by_class, name)
+            put(
+                split, draw, {metric: Estimate(value, 0.5, 100) for metric in METRICS},
+                growth={"acc_5w1s_common": Estimate(value - 5, 0.5, 10)}, class_accuracy=by_class,
+            )  # fmt: skip
     (project / "results" / "seed_reference.csv").write_text(
         "split,metric,value,ci95,source\n10-90,acc_5w1s,31.3,0.27,measured\n10-90,triplet_acc_seen,86.9,,published\n"
     )
@@ -211,55 +225,51 @@ def fill(project: Path) -> None:
 
 def test_over_draws(project: Path) -> None:
     fill(project)
-    table = growth.over_draws("acc_5w1s")
+    table = findings.over_draws("acc_5w1s")
     assert table.split.tolist() == ["10-90", "90-10"] and table.learned.tolist() == [10, 90]
     assert table["mean"].tolist() == [42, 59] and table.low.tolist() == [40, 58] and table.high.tolist() == [44, 60]
     assert table.draws.tolist() == [2, 2] and table.sd[0] == pytest.approx(8**0.5)
-    assert growth.over_draws("acc_5w1s_common")["mean"].tolist() == [37, 54]
+    assert findings.over_draws("acc_5w1s_common")["mean"].tolist() == [37, 54]
     with pytest.raises(ResultsError, match="'acc_6w1s'"):
-        growth.over_draws("acc_6w1s")
-    key = {"split": "10-90", "draw": 2, "seed": 0, "recipe": "r"}
-    results.store_run(key, {"acc_5w1s": Estimate(90.0, 0.5, 100)}, "")
-    assert growth.over_draws("acc_5w1s").equals(table)  # a draw with one split of two
-    both = system_project.results_dir() / "split_sweep.csv"
-    rows = stored.split_sweep()
-    rows[~((rows.draw == 1) & (rows.split == "90-10"))].query("draw > 0").to_csv(both, index=False)
-    assert growth.over_draws("acc_5w1s")["mean"].tolist() == [67]  # no draw is whole: one split of draws 1 and 2
+        findings.over_draws("acc_6w1s")
+    put("10-90", 2, {"acc_5w1s": Estimate(90.0, 0.5, 100)})
+    assert findings.over_draws("acc_5w1s").equals(table)  # a draw with one split of two
+    rows = SPLIT_SWEEP.table()
+    rows[~((rows.draw == 1) & (rows.split == "90-10"))].query("draw > 0").to_csv(SPLIT_SWEEP.path, index=False)
+    assert findings.over_draws("acc_5w1s")["mean"].tolist() == [67]  # no draw is whole: one split of draws 1 and 2
 
 
 def test_table_over_draws(project: Path) -> None:
     fill(project)
-    table = growth.table_over_draws({"acc_5w1s": "5-way", "acc_5w1s_common": "the same ten"})
+    table = findings.table_over_draws({"acc_5w1s": "5-way", "acc_5w1s_common": "the same ten"})
     assert table.to_dict("records") == [
         {"split": "10-90", "draws": 2, "5-way": "42.0 (40.0–44.0)", "the same ten": "37.0 (35.0–39.0)"},
         {"split": "90-10", "draws": 2, "5-way": "59.0 (58.0–60.0)", "the same ten": "54.0 (53.0–55.0)"},
     ]
-    whole = {"split": "100-0", "draw": 0, "seed": 0, "recipe": "r"}
-    results.store_run(whole, {"pair_auc_seen": Estimate(95, 1, 9)}, "")
-    table = growth.table_over_draws({"acc_5w1s": "5-way", "pair_auc_seen": "AUC"})
+    put("100-0", 0, {"pair_auc_seen": Estimate(95, 1, 9)})
+    table = findings.table_over_draws({"acc_5w1s": "5-way", "pair_auc_seen": "AUC"})
     assert table.iloc[-1].tolist() == ["100-0", 1, "–", "95.0 (95.0–95.0)"]
 
 
 def test_steps_of_every_draw(project: Path) -> None:
     fill(project)
-    table = growth.steps("acc_5w1s")
+    table = findings.steps("acc_5w1s")
     assert table[["draw", "learned", "next", "change"]].to_numpy().tolist() == [[0, 10, 90, 20], [1, 10, 90, 14]]
     assert table.ci95.tolist() == pytest.approx([0.5 * 2**0.5] * 2)
     with pytest.raises(ResultsError, match="'acc_6w1s'"):
-        growth.steps("acc_6w1s")
+        findings.steps("acc_6w1s")
 
 
 def test_growth_sentence_tells_steps_up_level_and_down(project: Path) -> None:
     fill(project)
-    told = growth.growth_sentence("acc_5w1s")
+    told = findings.growth_sentence("acc_5w1s")
     assert told == (
         "Of the 2 steps of 2 class draws, every one leads up; the smallest, from 10 to 90 classes of draw 1, by "
         "14.0 ± 0.7 points."
     )
     for split, value in (("20-80", 39.0), ("30-70", 39.2)):
-        key = {"split": split, "draw": 0, "seed": 0, "recipe": "r"}
-        results.store_run(key, {"acc_5w1s": Estimate(value, 0.5, 100)}, "")
-    assert growth.growth_sentence("acc_5w1s") == (
+        put(split, 0, {"acc_5w1s": Estimate(value, 0.5, 100)})
+    assert findings.growth_sentence("acc_5w1s") == (
         "Of the 4 steps of 2 class draws, 2 lead clearly up, 1 clearly down and 1 neither: "
         "10 to 20 in draw 0 (-1.0 ± 0.7), 20 to 30 in draw 0 (+0.2 ± 0.7)."
     )
@@ -267,18 +277,18 @@ def test_growth_sentence_tells_steps_up_level_and_down(project: Path) -> None:
 
 def test_side_by_side(project: Path) -> None:
     fill(project)
-    table = growth.side_by_side({"acc_5w1s": "5-way", "triplet_acc_seen": "triplets"})
+    table = findings.side_by_side({"acc_5w1s": "5-way", "triplet_acc_seen": "triplets"})
     assert list(table) == ["split", "5-way, ours", "5-way, seed measured", "triplets, ours", "triplets, seed published"]
     assert table.iloc[0].tolist() == ["10-90", "40.00 ± 0.50", "31.30 ± 0.27", "40.00 ± 0.50", "86.90"]
     assert table.iloc[1].tolist() == ["90-10", "60.00 ± 0.50", "–", "60.00 ± 0.50", "–"]
-    assert list(growth.side_by_side({"acc_5w1s": "5-way"}, draw=1)) == ["split", "5-way, ours"]
-    assert growth.side_by_side({"acc_9w1s": "a metric that no split has"}).empty
+    assert list(findings.side_by_side({"acc_5w1s": "5-way"}, draw=1)) == ["split", "5-way, ours"]
+    assert findings.side_by_side({"acc_9w1s": "a metric that no split has"}).empty
 
 
 def test_class_accuracies_come_back_with_their_relatives(project: Path) -> None:
     fill(project)
     names, superclass_of = [f"class {label}" for label in range(100)], [label // 5 for label in range(100)]
-    table = growth.stored_class_accuracies(names, superclass_of)
+    table = findings.stored_class_accuracies(names, superclass_of)
     assert len(table) == 2 * (90 + 10)
     first = table[(table.draw == 0) & (table.learned == 90)]
     assert first.label.tolist() == list(range(90, 100)) and (first.relatives == 0).all()
@@ -289,9 +299,36 @@ def test_class_accuracies_come_back_with_their_relatives(project: Path) -> None:
 
 def test_a_rerun_leaves_no_row_of_the_old_checkpoint(project: Path) -> None:
     fill(project)
-    key = {"split": "10-90", "draw": 0, "seed": 0, "recipe": "another"}
+    estimate = Estimate(0.2, 0.0, 1)
+    put("10-90", 0, {"acc_5w1s": estimate}, recipe="another", growth={"threshold_seen": estimate},
+        class_accuracy={"class 5": estimate})  # fmt: skip
     name = "results/checkpoints/cifar100-10-90-draw0.safetensors"
-    growth.store_growth(key, {"threshold_seen": Estimate(0.2, 0.0, 1)}, {"class 5": Estimate(1.0, 1.0, 1)}, name)
-    for path in (growth.growth_path(), growth.class_path()):
-        table = results.read_table(path, store.SPLIT_SWEEP_COLUMNS)
-        assert table[table.checkpoint == name].recipe.tolist() == ["another"]
+    for table in ("growth", "class_accuracy"):
+        rows = store.read_table(project / "results" / f"{table}.csv", SPLIT_SWEEP.all_columns)
+        assert rows[rows.checkpoint == name].recipe.tolist() == ["another"]
+
+
+# ------------------------------------------------------------------------------------------- what it took
+
+
+def test_costs_are_those_of_the_records(project: Path) -> None:
+    def took(split: str, draw: int, minutes: float, precision: str = "float32", processor: str = "one") -> None:
+        where = {"processor": processor, "precision": precision, "threads": 1}
+        metrics = {"acc_5w1s": Estimate(50, 1, 9), "pair_auc_seen": Estimate(90, 1, 9)}
+        put(split, draw, metrics, record={"seconds": 60 * minutes, "provenance": where})
+
+    took("10-90", 0, 5)
+    took("90-10", 0, 20)
+    took("10-90", 1, 6)
+    took("90-10", 1, 7, "bfloat16")
+    took("50-50", 1, 8, processor="another")
+    table = findings.costs()
+    assert table[["draw", "runs", "processor", "precision", "minutes"]].to_numpy().tolist() == [
+        [0, 2, "one", "float32", 25],
+        [1, 1, "another", "float32", 8],
+        [1, 1, "one", "bfloat16", 7],
+        [1, 1, "one", "float32", 6],
+    ]
+    (project / "results" / "runs" / "cifar100-50-50-draw1.json").unlink()
+    with pytest.raises(ResultsError, match="50-50"):
+        findings.costs()
