@@ -15,7 +15,7 @@ help:
 	@echo "make test-long    run the reliability campaigns (half an hour) and store results/reliability.csv"
 	@echo "make test-pythons  install and test on other Pythons: PYTHONS='python3.10 python3.13'"
 	@echo "make verify       compute every stored number that has a checkpoint anew (minutes; needs the data)"
-	@echo "make lint         check the style of the code"
+	@echo "make lint         check the style of the code and its layout"
 	@echo "make notebooks    execute the notebooks and store their outputs in them"
 	@echo "make bench        measure speed against the seed's loop, torchvision and easyfsl (on an idle machine)"
 	@echo "make venv         make .venv with the tested versions (the others do it when needed)"
@@ -58,6 +58,7 @@ verify: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
 
 notebooks: $(STAMP)
 	$(BIN)/python -m siamese_utils report --in-place

@@ -121,9 +121,7 @@ def sides(images: torch.Tensor, passes: int, workers: tuple[int, ...]) -> list[c
         result.append(common.Side(f"torchvision on PIL images, {count} workers", _rate(lambda loader=loader: loader)))
     for count in workers:
         loader = tensor_loader(images, count)
-        result.append(
-            common.Side(f"torchvision v2 on tensors, {count} workers", _rate(lambda loader=loader: loader))
-        )
+        result.append(common.Side(f"torchvision v2 on tensors, {count} workers", _rate(lambda loader=loader: loader)))
 
     def ours() -> Iterable[torch.Tensor]:
         for _ in range(passes):
@@ -139,10 +137,7 @@ def fastest_first(rates: dict[str, list[float]], prefix: str) -> dict[str, list[
 
 
 def main(
-    quick: common.Quick = False,
-    repeats: common.Repeats = 5,
-    threads: common.Threads = 0,
-    out: common.Out = None,
+    quick: common.Quick = False, repeats: common.Repeats = 5, threads: common.Threads = 0, out: common.Out = None
 ) -> None:
     """Augment CIFAR-sized images; ratios are against the faster of torchvision's PIL sides."""
     common.use_threads(threads)

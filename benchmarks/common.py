@@ -22,9 +22,20 @@ from siamese_utils.system.provenance import git_commit
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "benchmarks.csv"
 COLUMNS = (
-    "benchmark", "side", "value", "unit", "ratio", "repeats", "spread", "ratio_spread", "threads", "processor",
-    "torch", "date", "commit",
-)  # fmt: skip
+    "benchmark",
+    "side",
+    "value",
+    "unit",
+    "ratio",
+    "repeats",
+    "spread",
+    "ratio_spread",
+    "threads",
+    "processor",
+    "torch",
+    "date",
+    "commit",
+)
 # The options of every script.
 Quick = Annotated[bool, typer.Option("--quick", help="A tiny setting, to see that it runs; not stored.")]
 Repeats = Annotated[int, typer.Option(help="Rounds, each side once a round.")]

@@ -99,9 +99,14 @@ def sides(task: Task) -> list[common.Side]:
     def ours() -> float:
         start = time.perf_counter()
         few_shot_accuracy(
-            task.z, task.labels, named_rng(0, "benchmark"), ways=WAYS, shots=SHOTS, queries=QUERIES,
+            task.z,
+            task.labels,
+            named_rng(0, "benchmark"),
+            ways=WAYS,
+            shots=SHOTS,
+            queries=QUERIES,
             episodes=len(task.episodes),
-        )  # fmt: skip
+        )
         return len(task.episodes) / (time.perf_counter() - start)
 
     def ours_given() -> float:
@@ -117,10 +122,7 @@ def sides(task: Task) -> list[common.Side]:
 
 
 def main(
-    quick: common.Quick = False,
-    repeats: common.Repeats = 5,
-    threads: common.Threads = 0,
-    out: common.Out = None,
+    quick: common.Quick = False, repeats: common.Repeats = 5, threads: common.Threads = 0, out: common.Out = None
 ) -> None:
     """Answer 10,000 5-way 1-shot episodes, 15 queries a class, over 1,000 embeddings of 256 dimensions."""
     common.use_threads(threads)

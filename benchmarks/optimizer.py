@@ -76,10 +76,7 @@ def sides(encoder_name: str, steps: int) -> list[common.Side]:
 
 
 def main(
-    quick: common.Quick = False,
-    repeats: common.Repeats = 5,
-    threads: common.Threads = 0,
-    out: common.Out = None,
+    quick: common.Quick = False, repeats: common.Repeats = 5, threads: common.Threads = 0, out: common.Out = None
 ) -> None:
     """Update the kernels of the recipe's network on every side."""
     common.use_threads(threads)

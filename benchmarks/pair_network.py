@@ -119,10 +119,7 @@ def sides(config: KochConfig, steps: int) -> list[common.Side]:
 
 
 def main(
-    quick: common.Quick = False,
-    repeats: common.Repeats = 3,
-    threads: common.Threads = 0,
-    out: common.Out = None,
+    quick: common.Quick = False, repeats: common.Repeats = 3, threads: common.Threads = 0, out: common.Out = None
 ) -> None:
     """Train the assignment's network of 39 million parameters for a few steps of 32 pairs on both sides."""
     common.use_threads(threads)

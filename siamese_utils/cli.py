@@ -24,9 +24,11 @@ from siamese_utils.system import project
 from siamese_utils.training.recipes import DEFAULT_RECIPE
 
 app = typer.Typer(
-    help="One-shot learning with Siamese networks.", no_args_is_help=True, add_completion=False,
+    help="One-shot learning with Siamese networks.",
+    no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
-)  # fmt: skip
+)
 
 
 def main() -> None:
@@ -329,10 +331,14 @@ def _add(name: str, command: Command) -> None:
     common = inspect.signature(run_by_name, eval_str=True).parameters
     parameters = [value for key, value in common.items() if key != "name" and key not in options]
     parameters += [
-        inspect.Parameter(part, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[
-            bool, typer.Option(f"--{part}", help=study(other).question)])
+        inspect.Parameter(
+            part,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=False,
+            annotation=Annotated[bool, typer.Option(f"--{part}", help=study(other).question)],
+        )
         for part, other in command.parts.items()
-    ]  # fmt: skip
+    ]
     if command.argument:
         kind = Annotated[str, typer.Argument(help="Which of them.")]
         parameters = [value for value in parameters if value.name != "only"]

@@ -33,8 +33,10 @@ def publish(folder: Path, without: str = "") -> str:
     there = b"\0".join(map(os.fsencode, wanted))
     subprocess.run(
         [*git, f"--work-tree={ROOT}", "add", "--force", "--pathspec-from-file=-", "--pathspec-file-nul"],
-        cwd=ROOT, input=there, check=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        input=there,
+        check=True,
+    )
     subprocess.run([*git, f"--work-tree={ROOT}", "commit", "--quiet", "--message=All"], cwd=ROOT, check=True)
     return (folder / "hub").as_uri() + "/"
 
@@ -53,9 +55,21 @@ def execute(notebook: Path, folder: Path, python: Path, hub: str, **environment:
     """
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("SIAMESE_", "GIT_", "VIRTUAL_ENV"))}
     done = subprocess.run(
-        [str(python), "-m", "nbconvert", "--to=notebook", "--execute", "--output=done.ipynb",
-         "--ExecutePreprocessor.kernel_name=python3", "--ExecutePreprocessor.timeout=900", notebook.name],
-        cwd=folder, capture_output=True, text=True, check=False,
+        [
+            str(python),
+            "-m",
+            "nbconvert",
+            "--to=notebook",
+            "--execute",
+            "--output=done.ipynb",
+            "--ExecutePreprocessor.kernel_name=python3",
+            "--ExecutePreprocessor.timeout=900",
+            notebook.name,
+        ],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
         env={
             **inherited,
             # Entries of PYTHONPATH, unlike site-packages, are not searched for the links of editable installations.
@@ -71,7 +85,7 @@ def execute(notebook: Path, folder: Path, python: Path, hub: str, **environment:
             "TQDM_DISABLE": "1",
             **environment,
         },
-    )  # fmt: skip
+    )
     if done.returncode:
         raise RuntimeError(f"{notebook.name} failed when started alone:\n{done.stderr[-3000:]}")
     return nbformat.read(folder / "done.ipynb", as_version=4)

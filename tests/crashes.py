@@ -32,14 +32,28 @@ from siamese_utils.training.loop import train
 from siamese_utils.training.losses import Term
 
 TINY = TrainConfig(
-    recipe="tiny", terms=(Term("proxy"), Term("triplet", weight=0.5, mining="random")), encoder="conv3",
-    embedding_dim=8, epochs=5, batch_size=8, images_per_class=2, held_out_images=2, average_decay=0.5,
-)  # fmt: skip
+    recipe="tiny",
+    terms=(Term("proxy"), Term("triplet", weight=0.5, mining="random")),
+    encoder="conv3",
+    embedding_dim=8,
+    epochs=5,
+    batch_size=8,
+    images_per_class=2,
+    held_out_images=2,
+    average_decay=0.5,
+)
 CLASSES = (0, 1, 2, 4, 5, 7)
 SWEPT = TrainConfig(
-    recipe="swept", terms=(Term("proxy"),), encoder="conv3", embedding_dim=8, epochs=2, batch_size=24,
-    images_per_class=2, held_out_images=4, resolutions=((0.0, 16),),
-)  # fmt: skip
+    recipe="swept",
+    terms=(Term("proxy"),),
+    encoder="conv3",
+    embedding_dim=8,
+    epochs=2,
+    batch_size=24,
+    images_per_class=2,
+    held_out_images=4,
+    resolutions=((0.0, 16),),
+)
 SPLITS = ("7-5", "6-6")
 WRITES_OF_A_RUN = 8
 """Files that a run of the sweep writes in one step: two training states, the checkpoint that is judged, the one that is

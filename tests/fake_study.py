@@ -83,9 +83,17 @@ def again(path: Path, bench: Bench) -> dict[str, dict[str, Estimate]]:
 
 
 FAKE = Study(
-    "fake", "How large is a square?", runs, carry_out, key=("side", "seed"), metrics={"area": "of the square"},
-    tables=("edges",), checkpoint=checkpoint, again=again, once=("seconds",),
-)  # fmt: skip
+    "fake",
+    "How large is a square?",
+    runs,
+    carry_out,
+    key=("side", "seed"),
+    metrics={"area": "of the square"},
+    tables=("edges",),
+    checkpoint=checkpoint,
+    again=again,
+    once=("seconds",),
+)
 
 
 def log() -> list[str]:

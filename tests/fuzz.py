@@ -282,18 +282,33 @@ def images_of_another_kind(data: st.DataObject, bench: Bench) -> None:
     pixels = np.full(right, np.nan) if data.draw(st.booleans()) else np.zeros(right)
     bad = data.draw(
         st.sampled_from(
-            [np.zeros(shape, np.uint8), torch.zeros(shape, dtype=torch.uint8), pixels.astype(dtype), None, "photo.png",
-             7, [[1, 2], [3]], [None], {"images": 1}, pixels.tolist(), b"bytes", np.zeros((2, 3, 32, 32), np.uint8)]
+            [
+                np.zeros(shape, np.uint8),
+                torch.zeros(shape, dtype=torch.uint8),
+                pixels.astype(dtype),
+                None,
+                "photo.png",
+                7,
+                [[1, 2], [3]],
+                [None],
+                {"images": 1},
+                pixels.tolist(),
+                b"bytes",
+                np.zeros((2, 3, 32, 32), np.uint8),
+            ]
         )
-    )  # fmt: skip
+    )
     classifier = OneShotClassifier(bench.encoder)
     call = data.draw(
         st.sampled_from(
-            [lambda: bench.encoder.embed(bad), lambda: classifier.fit({"a": bad, "b": bad}),
-             lambda: classifier.fit_folder(bench.support).predict(bad),
-             lambda: classifier.fit_folder(bench.support).similarities(bad)]
+            [
+                lambda: bench.encoder.embed(bad),
+                lambda: classifier.fit({"a": bad, "b": bad}),
+                lambda: classifier.fit_folder(bench.support).predict(bad),
+                lambda: classifier.fit_folder(bench.support).similarities(bad),
+            ]
         )
-    )  # fmt: skip
+    )
     with np.errstate(all="ignore"):
         refused(call)
 
@@ -302,10 +317,19 @@ def supports_of_another_kind(data: st.DataObject, bench: Bench) -> None:
     images = bench.train_set.images[:2]
     bad = data.draw(
         st.sampled_from(
-            [{}, {"a": images}, {"a": images, "b": images[:0]}, None, 3, "folder", [images, images],
-             {"a": images, "b": None}, {"a": images, "b": 5}]
+            [
+                {},
+                {"a": images},
+                {"a": images, "b": images[:0]},
+                None,
+                3,
+                "folder",
+                [images, images],
+                {"a": images, "b": None},
+                {"a": images, "b": 5},
+            ]
         )
-    )  # fmt: skip
+    )
     refused(lambda: OneShotClassifier(bench.encoder).fit(bad))
     refused(lambda: OneShotClassifier(bench.encoder).predict(images))  # before it has learned any class
 
@@ -381,12 +405,21 @@ def mislabelled_image_set(data: st.DataObject, bench: Bench) -> None:
     images, labels = bench.train_set.images, bench.train_set.labels
     bad = data.draw(
         st.sampled_from(
-            [{"labels": labels[:-1]}, {"labels": labels.float()}, {"labels": labels - 1}, {"labels": labels + 97},
-             {"labels": labels.int()}, {"images": images.float()}, {"images": images[0]}, {"images": images[:3]},
-             {"images": images.permute(0, 3, 1, 2)}, {"images": images.transpose(1, 2)[:, ::2]},
-             {"labels": labels[:, None]}]
+            [
+                {"labels": labels[:-1]},
+                {"labels": labels.float()},
+                {"labels": labels - 1},
+                {"labels": labels + 97},
+                {"labels": labels.int()},
+                {"images": images.float()},
+                {"images": images[0]},
+                {"images": images[:3]},
+                {"images": images.permute(0, 3, 1, 2)},
+                {"images": images.transpose(1, 2)[:, ::2]},
+                {"labels": labels[:, None]},
+            ]
         )
-    )  # fmt: skip
+    )
     fields = {name: getattr(bench.train_set, name) for name in bench.train_set.__dataclass_fields__}
     refused(lambda: ImageSet(**{**fields, **bad}))
     count = len(bench.train_set)
@@ -442,14 +475,19 @@ def splits_that_do_not_exist(data: st.DataObject, bench: Bench) -> None:
     number = st.integers(-(10**9), -1) | st.floats(allow_nan=True) | st.text(max_size=3) | st.none() | st.booleans()
     call = data.draw(
         st.sampled_from(
-            [lambda: class_split(data.draw(st.text(max_size=8)), 0), lambda: class_split("90-10", data.draw(number)),
-             lambda: class_split("5-6", 0, data.draw(st.integers(-5, 10))),
-             lambda: hold_out_images(labels, (0, 1), data.draw(st.integers(6, 99)), 0),
-             lambda: hold_out_images(labels, (0, 0), 1, 0), lambda: hold_out_images(labels, (), 1, 0),
-             lambda: hold_out_images(labels, (0, 99), 1, 0), lambda: hold_out_images(labels, (0,), 1, -1),
-             lambda: hold_out_classes((0, 1, 2), data.draw(st.integers(3, 99)), 0)]
+            [
+                lambda: class_split(data.draw(st.text(max_size=8)), 0),
+                lambda: class_split("90-10", data.draw(number)),
+                lambda: class_split("5-6", 0, data.draw(st.integers(-5, 10))),
+                lambda: hold_out_images(labels, (0, 1), data.draw(st.integers(6, 99)), 0),
+                lambda: hold_out_images(labels, (0, 0), 1, 0),
+                lambda: hold_out_images(labels, (), 1, 0),
+                lambda: hold_out_images(labels, (0, 99), 1, 0),
+                lambda: hold_out_images(labels, (0,), 1, -1),
+                lambda: hold_out_classes((0, 1, 2), data.draw(st.integers(3, 99)), 0),
+            ]
         )
-    )  # fmt: skip
+    )
     refused(call)
 
 
@@ -458,21 +496,47 @@ def embeddings_that_are_none(data: st.DataObject, bench: Bench) -> None:
     labels = torch.arange(24) % 4
     bad = data.draw(
         st.sampled_from(
-            [(z[:-1], labels), (z, labels[:-1]), (z * torch.nan, labels), (2 * z, labels), (z.int(), labels),
-             (z[0], labels), (z, labels.float()), (z, labels[:, None]), (z[:0], labels[:0]), (None, labels), (z, None),
-             (z, "labels"), ([[1.0], [2.0, 3.0]], labels), (z, labels * 0), (z.clone().fill_(0), labels)]
+            [
+                (z[:-1], labels),
+                (z, labels[:-1]),
+                (z * torch.nan, labels),
+                (2 * z, labels),
+                (z.int(), labels),
+                (z[0], labels),
+                (z, labels.float()),
+                (z, labels[:, None]),
+                (z[:0], labels[:0]),
+                (None, labels),
+                (z, None),
+                (z, "labels"),
+                ([[1.0], [2.0, 3.0]], labels),
+                (z, labels * 0),
+                (z.clone().fill_(0), labels),
+            ]
         )
-    )  # fmt: skip
+    )
     metric = data.draw(st.sampled_from([few_shot_accuracy, triplet_accuracy, pair_auc]))
     refused(lambda: metric(*bad, named_rng(0, "fuzz")))
 
 
 FAMILIES: tuple[Callable[[st.DataObject, Bench], None], ...] = (
-    damaged_checkpoint, checkpoint_of_another_design, checkpoint_with_other_tensors, pickled_checkpoint,
-    damaged_training_state, images_of_another_kind, supports_of_another_kind, damaged_photo, support_folder_gone_wrong,
-    damaged_data_set, mislabelled_image_set, damaged_table, damaged_info, foreign_configuration,
-    splits_that_do_not_exist, embeddings_that_are_none,
-)  # fmt: skip
+    damaged_checkpoint,
+    checkpoint_of_another_design,
+    checkpoint_with_other_tensors,
+    pickled_checkpoint,
+    damaged_training_state,
+    images_of_another_kind,
+    supports_of_another_kind,
+    damaged_photo,
+    support_folder_gone_wrong,
+    damaged_data_set,
+    mislabelled_image_set,
+    damaged_table,
+    damaged_info,
+    foreign_configuration,
+    splits_that_do_not_exist,
+    embeddings_that_are_none,
+)
 
 
 def attack(
@@ -496,4 +560,3 @@ def small_cifar100(bench: Bench) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         test_data.expect_small(patch, bench.cifar100["torchvision"])
         yield
-

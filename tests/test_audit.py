@@ -51,9 +51,12 @@ def stored(project: Path) -> Path:
         trained = {**numbers["fake"], "seconds": Estimate(0.5, 0, 1)}
         store.store_rows(FAKE.path, run.key, trained, checkpoint, FAKE.all_columns)
         store.store_rows(
-            results_dir() / "edges.csv", run.key, numbers["edges"], checkpoint,
+            results_dir() / "edges.csv",
+            run.key,
+            numbers["edges"],
+            checkpoint,
             ("side", "seed", "edge", "metric", "value", "ci95", "n", "checkpoint"),
-        )  # fmt: skip
+        )
     return project
 
 

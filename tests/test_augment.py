@@ -159,9 +159,13 @@ def test_colour_agrees_with_a_loop(name: str) -> None:
 
 
 @given(
-    brightness=st.floats(0, 0.99), contrast=st.floats(0, 0.99), saturation=st.floats(0, 0.99),
-    translate=st.integers(0, 11), flip=st.booleans(), seed=st.integers(0, 100),
-)  # fmt: skip
+    brightness=st.floats(0, 0.99),
+    contrast=st.floats(0, 0.99),
+    saturation=st.floats(0, 0.99),
+    translate=st.integers(0, 11),
+    flip=st.booleans(),
+    seed=st.integers(0, 100),
+)
 def test_values_stay_in_the_range_of_pixels(**values: Any) -> None:
     seed = values.pop("seed")
     out = run(random_images(), AugmentConfig(**values), seed, *NO_CHANGE)
@@ -295,8 +299,9 @@ def warp_slowly(images: torch.Tensor, config: AugmentConfig, seed: int) -> np.nd
         source_x = np.cos(angle) * x - np.sin(angle) * y + (width - 1) / 2
         source_y = np.sin(angle) * x + np.cos(angle) * y + (height - 1) / 2
         if knots is not None:
-            field = torch.nn.functional.interpolate(knots[n : n + 1], size=(height, width), mode="bicubic",
-                                                    align_corners=True)[0]  # fmt: skip
+            field = torch.nn.functional.interpolate(
+                knots[n : n + 1], size=(height, width), mode="bicubic", align_corners=True
+            )[0]
             source_x = source_x + config.elastic * field[0].double().numpy()
             source_y = source_y + config.elastic * field[1].double().numpy()
         for channel in range(3):
@@ -308,9 +313,14 @@ def warp_slowly(images: torch.Tensor, config: AugmentConfig, seed: int) -> np.nd
 @pytest.mark.parametrize("size", [(12, 12), (12, 17)])
 @pytest.mark.parametrize(
     "values",
-    [{"rotate": 30}, {"zoom": 0.3}, {"shear": 0.5}, {"elastic": 1.5},
-     {"rotate": 15, "zoom": 0.2, "shear": 0.3, "elastic": 0.7}],
-)  # fmt: skip
+    [
+        {"rotate": 30},
+        {"zoom": 0.3},
+        {"shear": 0.5},
+        {"elastic": 1.5},
+        {"rotate": 15, "zoom": 0.2, "shear": 0.3, "elastic": 0.7},
+    ],
+)
 def test_warps_agree_with_point_by_point_sampling(values: dict[str, float], size: tuple[int, int]) -> None:
     images = random_images(10, *size)
     config = AugmentConfig(translate=0, flip=False, **values)

@@ -93,9 +93,14 @@ def test_absent_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_macs_by_hand() -> None:
     net = nn.Sequential(
-        nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
-        nn.Conv2d(8, 12, 1, groups=4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 5),
-    )  # fmt: skip
+        nn.Conv2d(3, 8, 3, stride=2, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 12, 1, groups=4),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(12, 5),
+    )
     before = {key: value.clone() for key, value in net.state_dict().items()}
     assert count_macs(net, 10) == 25 * 8 * 3 * 9 + 25 * 12 * 2 + 12 * 5
     assert net.training and net[0].weight.device.type == "cpu"

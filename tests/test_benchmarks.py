@@ -275,9 +275,7 @@ def test_the_timed_run_answers_the_same_episodes(monkeypatch: pytest.MonkeyPatch
     task = evaluation.make_task(30)
     given = []
     original = evaluation.few_shot_accuracy
-    monkeypatch.setattr(
-        evaluation, "few_shot_accuracy", lambda *a, **k: given.append(original(*a, **k)) or given[-1]
-    )
+    monkeypatch.setattr(evaluation, "few_shot_accuracy", lambda *a, **k: given.append(original(*a, **k)) or given[-1])
     fake_clock(monkeypatch, evaluation)
     assert [side.run() for side in evaluation.sides(task)] == [30, 30, 30]
     assert given[0].value == pytest.approx(100 * evaluation.our_accuracies(task).mean().item())

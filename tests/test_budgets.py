@@ -19,9 +19,18 @@ from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.losses import Term
 
 TINY = TrainConfig(
-    recipe="tiny", terms=(Term("proxy"),), encoder="conv3", embedding_dim=8, epochs=1, batch_size=20,
-    images_per_class=2, held_out_images=4, least_images=60, most_images=60, resolutions=((0.0, 16),),
-)  # fmt: skip
+    recipe="tiny",
+    terms=(Term("proxy"),),
+    encoder="conv3",
+    embedding_dim=8,
+    epochs=1,
+    batch_size=20,
+    images_per_class=2,
+    held_out_images=4,
+    least_images=60,
+    most_images=60,
+    resolutions=((0.0, 16),),
+)
 
 
 def carried_out(run: Run, sets: tuple[ImageSet, ImageSet]) -> Outcome:

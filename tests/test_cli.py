@@ -143,8 +143,10 @@ def test_classify_in_a_process_of_its_own(folders: tuple[Path, Path], checkpoint
     arguments = ["classify", *map(str, folders), "--checkpoint", str(checkpoint)]
     child = subprocess.run(
         [sys.executable, "-m", "siamese_utils", *arguments],
-        cwd=Path(cli.__file__).resolve().parents[1], capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=Path(cli.__file__).resolve().parents[1],
+        capture_output=True,
+        text=True,
+    )
     assert child.returncode == 0 and child.stderr == ""
     assert [line.split(":")[0] for line in child.stdout.splitlines()] == [str(f) for f in sorted(folders[1].iterdir())]
 

@@ -27,9 +27,11 @@ def run(
     known: dict[str, Study] = {"fake": FAKE, "other": OTHER}
     monkeypatch.setattr(cli, "study", known.__getitem__)
     monkeypatch.setattr(cli, "STUDIES", dict.fromkeys(known))
-    monkeypatch.setattr(cli, "COMMANDS", {
-        "squares": Command("fake", parts={"second": "other"}), "square-of": Command("fake", argument="which"),
-    })  # fmt: skip
+    monkeypatch.setattr(
+        cli,
+        "COMMANDS",
+        {"squares": Command("fake", parts={"second": "other"}), "square-of": Command("fake", argument="which")},
+    )
     before = list(cli.app.registered_commands)
 
     def call(*words: str) -> tuple[int, str]:

@@ -144,17 +144,25 @@ def test_a_name_that_no_registry_knows(config: Config, name: str, value: str, ne
         (lambda: TrainConfig("x"), "TrainConfig: terms is missing; give it a value."),
         (lambda: MovedConfig(shots=3), "MovedConfig: shots is not known; choose from classes, shot_sets, few, joint."),
         (lambda: TrainConfig("x", ("proxy",)), "TrainConfig: terms[0] must be an instance of Term, not 'proxy'."),
-        (lambda: TrainConfig.from_json({**TINY.to_json(), "resolutions": [[0.0, 16], [0.5]]}),
-         "TrainConfig: resolutions[1][1] is missing; give it a value."),
-        (lambda: TrainConfig.from_json({**TINY.to_json(), "terms": [{"objective": "proxy", "weight": -1}]}),
-         "TrainConfig: terms[0].weight must be greater than 0, not -1."),
-        (lambda: TrainConfig.from_json({**TINY.to_json(), "terms": [{"objective": "proxy", "wait": 1}]}),
-         "TrainConfig: terms[0].wait is not known; choose from objective, weight, "),
-        (lambda: MovedConfig.from_json({"few": {"stepps": 3}}),
-         "MovedConfig: few.stepps is not known; choose from steps, "),
+        (
+            lambda: TrainConfig.from_json({**TINY.to_json(), "resolutions": [[0.0, 16], [0.5]]}),
+            "TrainConfig: resolutions[1][1] is missing; give it a value.",
+        ),
+        (
+            lambda: TrainConfig.from_json({**TINY.to_json(), "terms": [{"objective": "proxy", "weight": -1}]}),
+            "TrainConfig: terms[0].weight must be greater than 0, not -1.",
+        ),
+        (
+            lambda: TrainConfig.from_json({**TINY.to_json(), "terms": [{"objective": "proxy", "wait": 1}]}),
+            "TrainConfig: terms[0].wait is not known; choose from objective, weight, ",
+        ),
+        (
+            lambda: MovedConfig.from_json({"few": {"stepps": 3}}),
+            "MovedConfig: few.stepps is not known; choose from steps, ",
+        ),
         (lambda: AugmentConfig.from_json([]), "AugmentConfig must be keys with values, not []."),
     ],
-)  # fmt: skip
+)
 def test_sentences(make: Any, says: str) -> None:
     with pytest.raises(ConfigError) as error:
         make()

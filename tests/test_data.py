@@ -67,8 +67,7 @@ def _fake_part(part: str, classes: int) -> Raw:
 
 def _slow_canonical(images: np.ndarray, labels: np.ndarray) -> Raw:
     rows = [
-        (int(n), hashlib.blake2b(i.tobytes(), digest_size=16).digest(), i)
-        for i, n in zip(images, labels, strict=True)
+        (int(n), hashlib.blake2b(i.tobytes(), digest_size=16).digest(), i) for i, n in zip(images, labels, strict=True)
     ]
     rows.sort(key=lambda row: row[:2])
     return np.stack([row[2] for row in rows]), np.asarray([row[0] for row in rows])
@@ -219,11 +218,7 @@ def _fails(part: str, root: Path, *contains: object) -> None:
 
 def test_class_table() -> None:
     assert len(set(CIFAR100_CLASSES)) == 100 and list(CIFAR100_CLASSES) == sorted(CIFAR100_CLASSES)
-    assert (CIFAR100_CLASSES[0], CIFAR100_CLASSES[47], CIFAR100_CLASSES[99]) == (
-        "apple",
-        "maple_tree",
-        "worm",
-    )
+    assert (CIFAR100_CLASSES[0], CIFAR100_CLASSES[47], CIFAR100_CLASSES[99]) == ("apple", "maple_tree", "worm")
     assert len(CIFAR100_SUPERCLASSES) == 20 and list(CIFAR100_SUPERCLASSES) == sorted(CIFAR100_SUPERCLASSES)
     assert np.bincount(CIFAR100_SUPERCLASS_OF).tolist() == [5] * 20
     for name, number in (("beaver", 0), ("apple", 4), ("crab", 13), ("woman", 14), ("tractor", 19)):
@@ -286,9 +281,7 @@ def test_canonical_order_ignores_the_order_given(seed: int, count: int) -> None:
     one, two = canonical_order(images, labels), canonical_order(images[shuffle], labels[shuffle])
     assert sorted(one.tolist()) == list(range(count))
     assert np.array_equal(images[one], images[shuffle][two])
-    assert np.array_equal(labels[one], np.sort(labels)) and np.array_equal(
-        labels[shuffle][two], np.sort(labels)
-    )
+    assert np.array_equal(labels[one], np.sort(labels)) and np.array_equal(labels[shuffle][two], np.sort(labels))
 
 
 def test_images_of_other_lossless_formats_and_folder_spellings_are_read(copy: Callable[[str], Path]) -> None:
@@ -505,9 +498,7 @@ def _rewrite_torchvision(root: Path, monkeypatch: pytest.MonkeyPatch, part: str,
         monkeypatch.setattr(CIFAR100, f"{part}_list", [[part, md5]])
 
 
-def test_torchvision_files_of_another_data_set(
-    copy: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_torchvision_files_of_another_data_set(copy: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     root = copy("torchvision")
     _rewrite_torchvision(root, monkeypatch, "test", coarse_labels=[0] * 200)
     _fails("test", root, root / "cifar-100-python" / "test", "superclass 0 instead of")
@@ -677,13 +668,7 @@ def test_images_saved_again_with_loss(copy: Callable[[str], Path]) -> None:
     root = copy("folders")
     file = sorted((root / "train" / "bear").iterdir())[1]
     Image.open(file).save(file, "JPEG")
-    _fails(
-        "train",
-        root,
-        f"The train part in {root} is complete",
-        "saved again with loss",
-        "download the original",
-    )
+    _fails("train", root, f"The train part in {root} is complete", "saved again with loss", "download the original")
 
 
 # --- CIFAR-10 ----------------------------------------------------------------------------------------
@@ -705,8 +690,11 @@ def test_every_layout_of_cifar10(layout: str, part: str, pristine_10: dict[str, 
     assert (loaded.name, loaded.class_names) == ("cifar10", tuple(CIFAR10_CLASSES)) and not loaded.is_synthetic
     assert loaded.superclass_names == ("animals", "vehicles")
     assert [loaded.class_names[n] for n, of in enumerate(loaded.superclass_of) if of] == [
-        "airplane", "automobile", "ship", "truck",
-    ]  # fmt: skip
+        "airplane",
+        "automobile",
+        "ship",
+        "truck",
+    ]
 
 
 @pytest.mark.usefixtures("small_10")

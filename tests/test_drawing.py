@@ -97,8 +97,11 @@ def a_stroke(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "value, words",
     [
-        (None, "object with str"), ([], "object with str"), ("strokes", "object with str"),
-        ({"strokes": 7}, "must be a list"), ({"strokes": "ab"}, "must be a list"),
+        (None, "object with str"),
+        ([], "object with str"),
+        ("strokes", "object with str"),
+        ({"strokes": 7}, "must be a list"),
+        ({"strokes": "ab"}, "must be a list"),
         ({"strokes": [[1, 2]]}, "width and"),
         ({"strokes": [a_stroke(points=[])]}, "list of points"),
         ({"strokes": [a_stroke(points="12")]}, "list of points"),
@@ -112,11 +115,12 @@ def a_stroke(**changes: Any) -> dict[str, Any]:
         ({"strokes": [a_stroke()] * (drawing.MAX_STROKES + 1)}, "200 strokes at most"),
         ({"strokes": [a_stroke(points=[[1, 2]] * (drawing.MAX_POINTS + 1))]}, "20000 points at most"),
         ({"strokes": [a_stroke(points=[[1, 2]] * 10_001)] * 2}, "20000 points at most"),
-        ({"picture": 5}, "not readable"), ({"picture": "no base64!"}, "not readable"),
+        ({"picture": 5}, "not readable"),
+        ({"picture": "no base64!"}, "not readable"),
         ({"picture": "é"}, "not readable"),
         ({"picture": "A" * 2_000_000}, "not readable"),
     ],
-)  # fmt: skip
+)
 def test_bad_drawings(value: object, words: str) -> None:
     with pytest.raises(DataError, match=words):
         parse_drawing(value)
@@ -134,14 +138,21 @@ def test_support_from_json() -> None:
 @pytest.mark.parametrize(
     "value, words",
     [
-        ({}, "must be a list"), ("ab", "must be a list"), ([5], "must be an object"),
+        ({}, "must be a list"),
+        ("ab", "must be a list"),
+        ([5], "must be an object"),
         ([a_symbol(str(n)) for n in range(11)], "10 symbols at most"),
-        ([a_symbol("sun"), a_symbol("SUN ")], "Two symbols are called"), ([a_symbol(count=0)], "has no example"),
-        ([a_symbol(count=11)], "10 examples at most"), ([{"name": "sun", "examples": "ab"}], "has no example"),
-        ([a_symbol(None)], "needs a name"), ([a_symbol("  ")], "needs a name"), ([a_symbol("x" * 31)], "30 characters"),
-        ([a_symbol("a\x00b")], "printable"), ([a_symbol("a\u202eb")], "printable"),
+        ([a_symbol("sun"), a_symbol("SUN ")], "Two symbols are called"),
+        ([a_symbol(count=0)], "has no example"),
+        ([a_symbol(count=11)], "10 examples at most"),
+        ([{"name": "sun", "examples": "ab"}], "has no example"),
+        ([a_symbol(None)], "needs a name"),
+        ([a_symbol("  ")], "needs a name"),
+        ([a_symbol("x" * 31)], "30 characters"),
+        ([a_symbol("a\x00b")], "printable"),
+        ([a_symbol("a\u202eb")], "printable"),
     ],
-)  # fmt: skip
+)
 def test_bad_support_sets(value: object, words: str) -> None:
     with pytest.raises(DataError, match=words):
         parse_support(value)
@@ -156,11 +167,27 @@ JSON = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(
-            st.sampled_from(["strokes", "points", "width", "picture", "name", "examples", "left", "right", "query",
-                             "support", "drawing"]), inner, max_size=4)
+            st.sampled_from(
+                [
+                    "strokes",
+                    "points",
+                    "width",
+                    "picture",
+                    "name",
+                    "examples",
+                    "left",
+                    "right",
+                    "query",
+                    "support",
+                    "drawing",
+                ]
+            ),
+            inner,
+            max_size=4,
+        )
     ),
     max_leaves=12,
-)  # fmt: skip
+)
 
 
 @given(JSON, st.sampled_from(["compare", "rank", "see", "nonsense"]))
@@ -237,17 +264,26 @@ def transparent() -> Image.Image:
 @pytest.mark.parametrize(
     "data",
     [
-        file_of(paper_with_hook()), file_of(paper_with_hook(250, 10)), file_of(paper_with_hook(), "JPEG"),
-        file_of(paper_with_hook().convert("RGB"), "WEBP"), file_of(paper_with_hook(), "GIF"),
-        file_of(paper_with_hook().convert("1"), "BMP"), file_of(shaded(paper_with_hook()), "JPEG"),
-        file_of(transparent()), file_of(paper_with_hook(90, 170)),
+        file_of(paper_with_hook()),
+        file_of(paper_with_hook(250, 10)),
+        file_of(paper_with_hook(), "JPEG"),
+        file_of(paper_with_hook().convert("RGB"), "WEBP"),
+        file_of(paper_with_hook(), "GIF"),
+        file_of(paper_with_hook().convert("1"), "BMP"),
+        file_of(shaded(paper_with_hook()), "JPEG"),
+        file_of(transparent()),
+        file_of(paper_with_hook(90, 170)),
         file_of(paper_with_hook().resize((4200, 3000)), "JPEG"),
         file_of(Image.fromarray(np.asarray(paper_with_hook()).astype(np.uint16) * 257)),
-        file_of(paper_with_hook().transpose(Image.Transpose.ROTATE_90), "JPEG", exif=b"Exif\x00\x00MM\x00*\x00\x00\x00"
-                b"\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00\x00\x00\x00\x00"),
+        file_of(
+            paper_with_hook().transpose(Image.Transpose.ROTATE_90),
+            "JPEG",
+            exif=b"Exif\x00\x00MM\x00*\x00\x00\x00"
+            b"\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00\x00\x00\x00\x00",
+        ),
     ],
     ids=["png", "inverted", "jpeg", "webp", "gif", "bmp", "photo", "transparent", "pale", "large", "deep", "turned"],
-)  # fmt: skip
+)
 def test_a_symbol_is_found_in_an_image_file(data: bytes) -> None:
     uploaded = Drawing(picture=read_upload(data))
     assert parse_drawing(json.loads(json.dumps(as_json(uploaded)))) == uploaded
@@ -271,17 +307,20 @@ def one_colour_png(side: int) -> bytes:
 @pytest.mark.parametrize(
     "data, words",
     [
-        (b"", "not an image that can be read"), (b"To be or not to be.", "not an image that can be read"),
-        (file_of(paper_with_hook())[:400], "not an image that can be read"), (b"%!PS-Adobe-3.0 EPSF", "not an image"),
+        (b"", "not an image that can be read"),
+        (b"To be or not to be.", "not an image that can be read"),
+        (file_of(paper_with_hook())[:400], "not an image that can be read"),
+        (b"%!PS-Adobe-3.0 EPSF", "not an image"),
         (file_of(Image.new("RGB", (300, 200), "white")), "No symbol stands out"),
         (file_of(Image.new("L", (300, 200))), "No symbol stands out"),
         (file_of(Image.new("RGBA", (300, 200))), "No symbol stands out"),
         (file_of(Image.new("L", (1, 1), 9)), "No symbol stands out"),
-        (one_colour_png(20_000), "more than 50 million"), (one_colour_png(9_000), "9000 × 9000 pixels, more than 50"),
+        (one_colour_png(20_000), "more than 50 million"),
+        (one_colour_png(9_000), "9000 × 9000 pixels, more than 50"),
         (bytes(drawing.MAX_UPLOAD + 1), "10 MB are allowed"),
     ],
     ids=["empty", "text", "cut", "postscript", "white", "black", "clear", "pixel", "bomb", "large", "heavy"],
-)  # fmt: skip
+)
 def test_unusable_uploads_get_one_sentence(data: bytes, words: str) -> None:
     with pytest.raises(DataError, match=words) as caught:
         read_upload(data)
@@ -530,12 +569,17 @@ def test_uploads_over_the_wire(server: DrawingServer) -> None:
 @pytest.mark.parametrize(
     "body, words",
     [
-        (b"", "not readable"), (b"{", "not readable"), (b"\xff\xfe", "not readable"), (b"[" * 200_000, "not readable"),
-        (b"[]", "JSON object"), (b"{}", "with strokes"),
+        (b"", "not readable"),
+        (b"{", "not readable"),
+        (b"\xff\xfe", "not readable"),
+        (b"[" * 200_000, "not readable"),
+        (b"[]", "JSON object"),
+        (b"{}", "with strokes"),
         (b'{"left": {"strokes": [{"width": 1, "points": [[NaN, 1]]}]}, "right": {}}', "finite"),
-        (b'{"left": {}, "right": {}}', "Nothing is drawn"), (b" " * 5_000_000, "too large"),
+        (b'{"left": {}, "right": {}}', "Nothing is drawn"),
+        (b" " * 5_000_000, "too large"),
     ],
-)  # fmt: skip
+)
 def test_bad_requests_get_one_sentence(server: DrawingServer, body: bytes, words: str) -> None:
     status, _, reply = fetch(server, "compare", body)
     assert status == 200 and words in json.loads(reply)["error"]
@@ -628,9 +672,12 @@ def test_the_command(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     "arguments, words", [(("--checkpoint", "none.safetensors"), "no checkpoint none.safetensors"), ((), "checkpoint")]
 )
 def test_the_command_line_explains(
-    arguments: tuple[str, ...], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     for folder in ("results", "siamese_utils"):
         (tmp_path / folder).mkdir()
     monkeypatch.chdir(tmp_path)

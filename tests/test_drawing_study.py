@@ -130,8 +130,11 @@ def test_digits_are_never_turned(data: SymbolData, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(module, "MNIST_SAMPLE", 5)
     images, _ = training_images(data, "both")
     known = {image.numpy().tobytes() for image in data.digits.images}
-    digits = [i for i in range(len(images)) if images.class_names[images.labels[i]] in data.digits.class_names
-              and int(images.labels[i]) >= 4 * 47]  # fmt: skip
+    digits = [
+        i
+        for i in range(len(images))
+        if images.class_names[images.labels[i]] in data.digits.class_names and int(images.labels[i]) >= 4 * 47
+    ]
     assert len(digits) == 50 and all(images.images[i].numpy().tobytes() in known for i in digits)
     assert training_images(data, "mnist")[0] is data.digits
     with pytest.raises(DataError, match="mnist, omniglot, both"):
@@ -183,8 +186,9 @@ def test_runs_are_judged_by_the_nearest_example(runs: list[OneShotRun]) -> None:
     z = FlatPixels()
     hits = [
         int((z.embed(run.query[i : i + 1]) @ z.embed(run.support).T).argmax()) == int(run.true[i])
-        for run in runs for i in range(20)
-    ]  # fmt: skip
+        for run in runs
+        for i in range(20)
+    ]
     assert answers.hits.flatten().tolist() == hits and 0 < sum(hits) < 40
     low, high = wilson(sum(hits), 40)
     by_trial = answers.metrics["acc_20w1s_runs"]
@@ -282,10 +286,15 @@ def test_trials_change_what_they_say(data: SymbolData, small: Path, monkeypatch:
     assert findings.trials_sentence() == "Not stored yet: large-batches, mnist-too, unbent, upright."
     assert not list(run_study(DRAWING_TRIALS, [base], Bench(given={})))  # no trial is run twice
     for trial in others:
-        assert changes(trial, base) == {
-            "large-batches": {"batch_size", "learning_rate"}, "upright": {"turns"}, "unbent": {"augment"},
-            "mnist-too": {"train_on"},
-        }[trial.key["trial"]]  # fmt: skip
+        assert (
+            changes(trial, base)
+            == {
+                "large-batches": {"batch_size", "learning_rate"},
+                "upright": {"turns"},
+                "unbent": {"augment"},
+                "mnist-too": {"train_on"},
+            }[trial.key["trial"]]
+        )
 
 
 def changes(trial: Run, base: Run) -> set[str]:
@@ -368,8 +377,12 @@ def test_findings_say_what_is_stored(project: Path) -> None:
     fives = findings.five_digits().frame
     assert fives.learned.tolist() == ["02468", "12468"] and fives["never seen"].tolist() == ["13579", "03579"]
     assert fives["5-way 1-shot (%)"].tolist() == ["60.0 ± 1.0", "70.0 ± 1.0"]
-    put("omniglot", acc_20w1s_runs=Estimate(91, 3, 400), acc_20w1s_by_run=Estimate(91, 2, 20),
-        acc_5w1s_unseen_digits=Estimate(88, 0.1, 9))
+    put(
+        "omniglot",
+        acc_20w1s_runs=Estimate(91, 3, 400),
+        acc_20w1s_by_run=Estimate(91, 2, 20),
+        acc_5w1s_unseen_digits=Estimate(88, 0.1, 9),
+    )
     assert len(findings.official_runs()) == 1 and findings.official_accuracy().index.tolist() == ["omniglot"]
     for source, value in (("mnist", 50), ("both", 94)):
         put(source, acc_20w1s_runs=Estimate(value, 3, 400), acc_20w1s_by_run=Estimate(value, 2, 20))

@@ -37,9 +37,15 @@ from siamese_utils.training.loop import TrainResult
 from siamese_utils.training.losses import Term
 
 TINY = TrainConfig(
-    recipe="tiny", terms=(Term("proxy"),), encoder="conv3", embedding_dim=8, epochs=1, batch_size=64,
-    held_out_images=3, resolutions=((0.0, 16),),
-)  # fmt: skip
+    recipe="tiny",
+    terms=(Term("proxy"),),
+    encoder="conv3",
+    embedding_dim=8,
+    epochs=1,
+    batch_size=64,
+    held_out_images=3,
+    resolutions=((0.0, 16),),
+)
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 Parts = tuple[ImageSet, ImageSet]
 
@@ -180,9 +186,10 @@ def test_cifar_fs_is_judged_on_validation_classes_as_well(
     trained_on: list[int] = []
     real = experiments.train
     monkeypatch.setattr(
-        experiments, "train", lambda config, images, *rest, **more: (
-            trained_on.append(len(images)), real(config, images, *rest, **more))[1]
-    )  # fmt: skip
+        experiments,
+        "train",
+        lambda config, images, *rest, **more: (trained_on.append(len(images)), real(config, images, *rest, **more))[1],
+    )
     assert done("cifar-fs", (0, 1), hundred) == [0, 1]
     assert trained_on == [2900, 2900]
     number, alone, split = numbers(), CIFAR_FS.table(), fewshot_split_cifar_fs(CIFAR100_CLASSES)
@@ -191,8 +198,10 @@ def test_cifar_fs_is_judged_on_validation_classes_as_well(
         assert number[row.seed, row.metric] == row.value
     assert {metric for _, metric in number} == {
         f"{prefix}acc_5w{shots}s{suffix}"
-        for prefix in ("", "validation_") for shots in (1, 5) for suffix in ("", TOGETHER)
-    }  # fmt: skip
+        for prefix in ("", "validation_")
+        for shots in (1, 5)
+        for suffix in ("", TOGETHER)
+    }
     assert not set(split.train) & {*split.test, *split.val}
     for seed in (0, 1):
         record, info = CIFAR_FS.read_record(cifar_fs_run(seed, "tiny")), checkpoint_info(member_path("cifar-fs", seed))
@@ -269,7 +278,7 @@ def test_figure_and_sentences_say_what_is_stored(project: Path) -> None:
         record = store.load_json(findings.record_name("cifar-fs", seed))
         keep(CIFAR_FS, Run({"recipe": recipes.DEFAULT_RECIPE, "seed": seed}, {}), Outcome(metrics, record=record), {})
     (project / "results" / "cifar_fs_published.csv").write_text(
-        "method,encoder,acc_5w1s,acc_5w5s,source\nbetter,big,70,80,\"a, arXiv:1\"\nworse,small,60,71,b\n"
+        'method,encoder,acc_5w1s,acc_5w5s,source\nbetter,big,70,80,"a, arXiv:1"\nworse,small,60,71,b\n'
     )
     table = findings.field_table().frame
     ours = ["one resnet9-32, mean of 2 seeds", "2 of these together"]

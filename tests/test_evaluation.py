@@ -60,9 +60,7 @@ def few_directions(sizes: list[int], seed: int = 0):
     """Unit vectors with coordinates 0, 1/2 or 1 and their negatives: many similarities are exactly equal."""
     random = rng(seed)
     number = random.permutation(np.repeat(np.arange(len(sizes)), sizes))
-    corners = np.array(
-        [[1, 0, 0, 0], [0, 1, 0, 0], [0.5, 0.5, 0.5, 0.5], [0.5, -0.5, 0.5, -0.5], [-1, 0, 0, 0]]
-    )
+    corners = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0.5, 0.5, 0.5, 0.5], [0.5, -0.5, 0.5, -0.5], [-1, 0, 0, 0]])
     z = corners[random.integers(0, 5, size=len(number))]
     return torch.from_numpy(z).float(), torch.from_numpy(number)
 
@@ -115,9 +113,7 @@ def test_triplet_accuracy_equals_the_slow_loop() -> None:
     z, labels = embeddings([20, 7, 12])
     triplets = sample_triplets(labels, 400, rng(1)).tolist()
     exact = z.double().numpy()
-    right = [
-        np.linalg.norm(exact[a] - exact[p]) < np.linalg.norm(exact[a] - exact[n]) for a, p, n in triplets
-    ]
+    right = [np.linalg.norm(exact[a] - exact[p]) < np.linalg.norm(exact[a] - exact[n]) for a, p, n in triplets]
     estimate = triplet_accuracy(z, labels, rng(1), count=400)
     share = np.mean(right)
     assert estimate.value == pytest.approx(100 * share)
@@ -163,9 +159,7 @@ def test_sampled_similarities_are_those_of_the_pairs() -> None:
 
 
 @relaxed
-@given(
-    st.lists(st.tuples(st.integers(-8, 8), st.booleans()), min_size=2, max_size=40),
-)
+@given(st.lists(st.tuples(st.integers(-8, 8), st.booleans()), min_size=2, max_size=40))
 def test_threshold_is_the_best_there_is(pairs: list[tuple[int, bool]]) -> None:
     similarity = np.array([value / 8 for value, _ in pairs], dtype=np.float32)
     same = np.array([flag for _, flag in pairs])
@@ -181,9 +175,9 @@ def test_threshold_is_the_best_there_is(pairs: list[tuple[int, bool]]) -> None:
 
 
 def test_threshold_lies_midway_and_survives_rounding() -> None:
-    assert threshold_for_balanced_accuracy(
-        torch.tensor([0.9, 0.5, 0.1]), torch.tensor([True, True, False])
-    ) == (pytest.approx(0.3))
+    assert threshold_for_balanced_accuracy(torch.tensor([0.9, 0.5, 0.1]), torch.tensor([True, True, False])) == (
+        pytest.approx(0.3)
+    )
     near = np.array([0.5, np.nextafter(np.float32(0.5), np.float32(0))], dtype=np.float32)
     threshold = threshold_for_balanced_accuracy(near, np.array([True, False]))
     assert (torch.from_numpy(near) > threshold).tolist() == [True, False]
@@ -478,9 +472,7 @@ def test_predictions_hold_every_answer(ways: int | None, shots: int) -> None:
     assert torch.equal(torch.cat([task.query, task.support.flatten()]).sort().values, of_classes)
     exact = z.double()
     for row, image in enumerate(task.query.tolist()):
-        expected = [
-            F.cosine_similarity(exact[own].mean(0), exact[image], dim=0).item() for own in task.support
-        ]
+        expected = [F.cosine_similarity(exact[own].mean(0), exact[image], dim=0).item() for own in task.support]
         assert task.similarity[row].tolist() == pytest.approx(expected, abs=1e-5)
         assert task.predicted[row] == task.classes[int(np.argmax(expected))]
         best, second = sorted(expected, reverse=True)[:2]
@@ -516,9 +508,7 @@ def test_evaluation_has_every_metric(thirty_classes: tuple[torch.Tensor, torch.T
     unseen_z, unseen = z[~seen], labels[~seen]
     direct = {
         "triplet_acc_unseen": triplet_accuracy(unseen_z, unseen, named_rng(3, "triplet_acc_unseen"), 500),
-        "pair_acc_seen": pair_accuracy(
-            z[seen], labels[seen], result.threshold, named_rng(3, "pair_acc_seen"), 500
-        ),
+        "pair_acc_seen": pair_accuracy(z[seen], labels[seen], result.threshold, named_rng(3, "pair_acc_seen"), 500),
         "pair_auc_unseen": pair_auc(unseen_z, unseen),
         "acc_5w5s": few_shot_accuracy(unseen_z, unseen, named_rng(3, "acc_5w5s"), shots=5, episodes=100),
         "acc_allway_1s": all_way_accuracy(unseen_z, unseen, named_rng(3, "acc_allway_1s"), 20),

@@ -51,9 +51,7 @@ def noise(count: int, seed: int = 0) -> torch.Tensor:
 
 def as_set(images: torch.Tensor, labels: list[int]) -> ImageSet:
     names = tuple(f"class_{number}" for number in range(max(labels) + 1))
-    return ImageSet(
-        images, torch.tensor(labels), names, ("all",), (0,) * len(names), "synthetic", "test", "a test"
-    )
+    return ImageSet(images, torch.tensor(labels), names, ("all",), (0,) * len(names), "synthetic", "test", "a test")
 
 
 # --- counts ---
@@ -207,9 +205,7 @@ def test_most_similar_needs_something_to_compare_with() -> None:
 def test_near_duplicates_lists_them_in_order() -> None:
     among = as_set(noise(8), [0, 0, 0, 0, 1, 1, 1, 1])
     blurred = (among.images[6].to(torch.int16) + 9 * (noise(1, 5)[0].to(torch.int16) // 64)).clamp(0, 255)
-    images = as_set(
-        torch.stack([noise(1, 9)[0], blurred.to(torch.uint8), among.images[1].flip(1)]), [0, 0, 0]
-    )
+    images = as_set(torch.stack([noise(1, 9)[0], blurred.to(torch.uint8), among.images[1].flip(1)]), [0, 0, 0])
     table = near_duplicates(images, among, threshold=0.8)
     assert table["image"].tolist() == [2, 1]
     assert table["twin"].tolist() == [1, 6]

@@ -113,10 +113,15 @@ def test_no_person_is_on_both_sides_and_no_pair_is_lost(people: int, pairs: int,
     first = torch.from_numpy(np.concatenate([2 * one, 2 * strangers[:, 0]]))
     second = torch.from_numpy(np.concatenate([2 * one + 1, 2 * strangers[:, 1]]))
     whole = FaceSet(
-        names=tuple(f"P{n:03d}" for n in range(people)), person=person, number=torch.arange(2 * people) % 2 + 1,
-        pairs=lfw.Pairs(first, second, person[first] == person[second]), part="train",
-        images=torch.zeros(2 * people, *lfw.WINDOW, 3, dtype=torch.uint8), alignment="synthetic", source="",
-    )  # fmt: skip
+        names=tuple(f"P{n:03d}" for n in range(people)),
+        person=person,
+        number=torch.arange(2 * people) % 2 + 1,
+        pairs=lfw.Pairs(first, second, person[first] == person[second]),
+        part="train",
+        images=torch.zeros(2 * people, *lfw.WINDOW, 3, dtype=torch.uint8),
+        alignment="synthetic",
+        source="",
+    )
     try:
         training, validation = split_by_person(whole, share, seed)
     except SplitError:

@@ -36,8 +36,14 @@ ROOT = Path(siamese_utils.__file__).resolve().parents[1]
 
 def test_only_clear_differences_are_called_so() -> None:
     usual = {"learning_rate": 5e-5, "epochs": 10, "framing": "photo"}
-    rows = [("learning_rate", 5e-6, 52.0), ("learning_rate", 5e-5, 67.0), ("learning_rate", 1e-3, 62.0),
-            ("epochs", 1, 64.0), ("epochs", 10, 66.0), ("framing", "photo", 66.0)]  # fmt: skip
+    rows = [
+        ("learning_rate", 5e-6, 52.0),
+        ("learning_rate", 5e-5, 67.0),
+        ("learning_rate", 1e-3, 62.0),
+        ("epochs", 1, 64.0),
+        ("epochs", 10, 66.0),
+        ("framing", "photo", 66.0),
+    ]
     table = pd.DataFrame(rows, columns=["parameter", "value", "accuracy"]).assign(ci95=4.4)
     assert {name: getattr(KOCH, name) for name in usual} == usual
     rate, epochs = findings.sensitivity_sentences(table).splitlines()  # a single framing: nothing to compare
@@ -51,8 +57,9 @@ def test_ensemble_is_the_mean_of_log_odds() -> None:
     log_odds = {0: [2.0, -3.0, 0.4, -0.2], 1: [1.0, 1.0, -1.0, 0.0]}
     rows = [
         ("koch", seed, pair, int(pair in (0, 2)), 1 / (1 + np.exp(-value)))
-        for seed, values in log_odds.items() for pair, value in enumerate(values)
-    ]  # fmt: skip
+        for seed, values in log_odds.items()
+        for pair, value in enumerate(values)
+    ]
     table = pd.DataFrame(rows, columns=list(findings.PAIR_COLUMNS))
     # Means: 1.5 (same), -1 (different), -0.3 (same), -0.1 (different): one of four is wrong.
     found = findings.ensemble("koch", table.sample(frac=1, random_state=0))
@@ -64,8 +71,14 @@ def test_ensemble_is_the_mean_of_log_odds() -> None:
 
 
 def test_the_table_of_seeds_gives_the_mean_and_both_ends() -> None:
-    rows = [("koch", 0, "acc_test", 70.0), ("koch", 1, "acc_test", 73.26), ("embedding", 0, "acc_test", 86.0),
-            ("koch", 0, "seconds", 99.7), ("koch", 1, "seconds", 102.0), ("koch", 0, "loss_test", 1.234)]  # fmt: skip
+    rows = [
+        ("koch", 0, "acc_test", 70.0),
+        ("koch", 1, "acc_test", 73.26),
+        ("embedding", 0, "acc_test", 86.0),
+        ("koch", 0, "seconds", 99.7),
+        ("koch", 1, "seconds", 102.0),
+        ("koch", 0, "loss_test", 1.234),
+    ]
     stored = pd.DataFrame(rows, columns=["system", "seed", "metric", "value"]).assign(ci95=2.0)
     table = findings.seeds_table(["acc_test", "seconds", "loss_test"], ["embedding", "koch"], stored)
     assert table.columns.tolist() == ["measure", NAMES["embedding"], NAMES["koch"]]
@@ -155,9 +168,15 @@ def test_sensitivity_is_read_from_the_histories(project: Path) -> None:
 
 def test_missing_results_say_so(project: Path) -> None:
     read: tuple[Callable[[], Any], ...] = (
-        FACES.table, findings.stored_pairs, findings.koch_histories, findings.layers, findings.assignment,
-        findings.comparison, findings.trials, figures.sensitivity,
-    )  # fmt: skip
+        FACES.table,
+        findings.stored_pairs,
+        findings.koch_histories,
+        findings.layers,
+        findings.assignment,
+        findings.comparison,
+        findings.trials,
+        figures.sensitivity,
+    )
     for finding in read:
         with pytest.raises(ResultsError):
             finding()
@@ -183,15 +202,34 @@ def test_figures_say_what_they_show() -> None:
     rng = np.random.default_rng(0)
     same = strangers().pairs.same.numpy()
     probability = np.clip(rng.normal(0.35 + 0.3 * same, 0.2), 0.01, 0.99)
-    rows = [(system, seed, pair, int(same[pair]), probability[pair])
-            for system in ("koch", "embedding") for seed in (0, 1) for pair in range(len(same))]  # fmt: skip
+    rows = [
+        (system, seed, pair, int(same[pair]), probability[pair])
+        for system in ("koch", "embedding")
+        for seed in (0, 1)
+        for pair in range(len(same))
+    ]
     pairs = pd.DataFrame(rows, columns=list(findings.PAIR_COLUMNS))
-    history = pd.DataFrame({"epoch": [1, 2], "loss": [5.0, 4], "validation_loss": [5.0, 4.5], "accuracy": [50.0, 60],
-                            "validation_accuracy": [50.0, 55]})  # fmt: skip
-    grid = [("epochs", 1, 60.0), ("epochs", 2, 65.0), ("learning_rate", 1e-5, 60.0), ("learning_rate", 5e-5, 65.0),
-            ("batch_size", 8, 60.0), ("batch_size", 32, 65.0)]  # fmt: skip
-    table = pd.DataFrame([(p, v, 5, a, 4.0, 1.0) for p, v, a in grid],
-                         columns=["parameter", "value", "epochs", "accuracy", "ci95", "loss"])  # fmt: skip
+    history = pd.DataFrame(
+        {
+            "epoch": [1, 2],
+            "loss": [5.0, 4],
+            "validation_loss": [5.0, 4.5],
+            "accuracy": [50.0, 60],
+            "validation_accuracy": [50.0, 55],
+        }
+    )
+    grid = [
+        ("epochs", 1, 60.0),
+        ("epochs", 2, 65.0),
+        ("learning_rate", 1e-5, 60.0),
+        ("learning_rate", 5e-5, 65.0),
+        ("batch_size", 8, 60.0),
+        ("batch_size", 32, 65.0),
+    ]
+    table = pd.DataFrame(
+        [(p, v, 5, a, 4.0, 1.0) for p, v, a in grid],
+        columns=["parameter", "value", "epochs", "accuracy", "ci95", "loss"],
+    )
     found = [("koch", 0, "acc_test", 73.0, 2.7, 1000, ""), ("embedding", 0, "acc_test", 84.0, 2.3, 1000, "")]
     scores = pd.DataFrame(found, columns=list(FACES.all_columns))
     drawn = [

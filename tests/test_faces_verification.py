@@ -242,5 +242,3 @@ def test_verify_says_what_is_wrong(
     expected = {"missing photo": DataError, "broken photo": DataError}.get(fault, CheckpointError)
     with pytest.raises(expected):
         verify_photos(photos[0], second)
-
-

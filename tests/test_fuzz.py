@@ -35,10 +35,15 @@ def _raises(error: Exception) -> None:
 
 @pytest.mark.parametrize(
     "call",
-    [lambda: 1, lambda: _raises(ValueError("deep inside")), lambda: _raises(DataError("two\nlines.")),
-     lambda: _raises(DataError("No stop")), lambda: _raises(DataError("Not the name.")),
-     lambda: _raises(SiameseError(""))],
-)  # fmt: skip
+    [
+        lambda: 1,
+        lambda: _raises(ValueError("deep inside")),
+        lambda: _raises(DataError("two\nlines.")),
+        lambda: _raises(DataError("No stop")),
+        lambda: _raises(DataError("Not the name.")),
+        lambda: _raises(SiameseError("")),
+    ],
+)
 def test_the_check_itself_can_fail(call: Callable) -> None:
     with pytest.raises((AssertionError, ValueError)):
         refused(call, "file.png")

@@ -236,9 +236,7 @@ def test_leads_give_the_accuracies_of_the_classifier() -> None:
     for label in (4, 5):
         classifier = classifier.imprint(z[labels == label][:2], label)
     for bias in (-1.0, 0.0, 1.5):
-        moved = CosineClassifier(
-            classifier.weights, classifier.labels, bias=torch.tensor([0, 0, 0, 0, bias, bias])
-        )
+        moved = CosineClassifier(classifier.weights, classifier.labels, bias=torch.tensor([0, 0, 0, 0, bias, bias]))
         right = moved.predict(z) == labels
         found = leads(
             classifier.weights[:4], classifier.weights[None, 4:], (z[old], labels[old]), (z[new], labels[new] - 4)

@@ -86,10 +86,7 @@ def test_an_imprinted_class_is_judged_like_the_classifier_judges_it(embedded: Pa
     for label, rows in zip((6, 8), shots[0]):
         classifier = classifier.imprint(embedded.shots[0][rows], label)
     z, labels = embedded.test
-    for bias, judge in (
-        ("none", classifier),
-        ("budget", classifier.within_budget(*embedded.held_out, [6, 8], 5.0)),
-    ):
+    for bias, judge in (("none", classifier), ("budget", classifier.within_budget(*embedded.held_out, [6, 8], 5.0))):
         right = (judge.predict(z) == labels).double()
         old, novel = right[labels < 6].mean(), right[(labels == 6) | (labels == 8)].mean()
         assert float(measured.old[bias]) == pytest.approx(100 * float(old))
@@ -99,9 +96,11 @@ def test_an_imprinted_class_is_judged_like_the_classifier_judges_it(embedded: Pa
 def test_the_curve_gives_up_no_more_than_it_says(embedded: Parts) -> None:
     space = Space.of(embedded)
     found = leads(
-        space.old, space.old[None, :1] * 0.9 + 0.1, space.test,
+        space.old,
+        space.old[None, :1] * 0.9 + 0.1,
+        space.test,
         (embedded.test[0][-5:], torch.zeros(5, dtype=torch.int64)),
-    )  # fmt: skip
+    )
     base = 100 * float(space.right().double().mean())
     losses = [0.0, 5.0, 20.0, 100.0]
     curve = novel_at_losses(found, base, losses)

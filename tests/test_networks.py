@@ -21,9 +21,11 @@ from siamese_utils.studies.networks.study import ENCODERS_EQUAL_TIME as TIME
 from siamese_utils.studies.validation import trial_runs
 
 FIGURES = {
-    "speed": figures.speed_figure, "both": figures.both_ways_figure, "size": figures.size_figure,
+    "speed": figures.speed_figure,
+    "both": figures.both_ways_figure,
+    "size": figures.size_figure,
     "distance": figures.distance_figure,
-}  # fmt: skip
+}
 
 
 def accuracy(study: Study, number: int, seed: int) -> float:
@@ -158,9 +160,11 @@ def test_figures_say_what_they_show(name: str, whole: Path, tmp_path: Path) -> N
     shown = FIGURES[name]()
     alt = shown.alt
     wanted = {
-        "speed": ("conv3 60.5", "resnet20-from-cifar10 48.5", "30,720"), "both": ("conv3 60.5 and 30.5",),
-        "size": ("16 dimensions 59.5", "without a projection 60.5"), "distance": ("58.5 by Euclidean distance",),
-    }[name]  # fmt: skip
+        "speed": ("conv3 60.5", "resnet20-from-cifar10 48.5", "30,720"),
+        "both": ("conv3 60.5 and 30.5",),
+        "size": ("16 dimensions 59.5", "without a projection 60.5"),
+        "distance": ("58.5 by Euclidean distance",),
+    }[name]
     assert all(words in alt for words in wanted), alt
     assert plotting.save_figure(shown.figure, shown.name, alt, tmp_path / "figures").startswith(b"\x89PNG")
 
@@ -240,10 +244,14 @@ def test_a_lead_beyond_the_seeds_is_called_so(project: Path, monkeypatch: pytest
 
 
 SENTENCES = {
-    "budget": findings.budget_sentence, "cost": findings.cost_sentence, "gain": findings.gain_sentence,
-    "ranking": lambda: findings.ranking_sentence(TIME), "started": findings.started_sentence,
-    "size": findings.size_sentence, "distance": findings.distance_sentence,
-}  # fmt: skip
+    "budget": findings.budget_sentence,
+    "cost": findings.cost_sentence,
+    "gain": findings.gain_sentence,
+    "ranking": lambda: findings.ranking_sentence(TIME),
+    "started": findings.started_sentence,
+    "size": findings.size_sentence,
+    "distance": findings.distance_sentence,
+}
 
 
 @pytest.mark.parametrize("name", SENTENCES)

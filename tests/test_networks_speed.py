@@ -30,9 +30,14 @@ QUICK = dataclasses.replace(recipe("smoke"), batch_size=16)
 def speeds(**rates: tuple[float, ...]) -> pd.DataFrame:
     """A table of made-up speeds at 16, 24 and 32 pixels."""
     where = {
-        "spread": 0.5, "rounds": 3, "threads": 1, "processor": "any", "torch": "2.0.0", "date": "2026-01-01",
+        "spread": 0.5,
+        "rounds": 3,
+        "threads": 1,
+        "processor": "any",
+        "torch": "2.0.0",
+        "date": "2026-01-01",
         "commit": "c",
-    }  # fmt: skip
+    }
     rows = [
         {"encoder": encoder, "side": side, "images_per_second": rate, **where}
         for encoder, values in rates.items()

@@ -20,10 +20,14 @@ MADE_UP = {
     "distances": {"recipe": 46.0, "cosine": 40.0, "cosine-margin": 39.0, "euclidean": 38.0},
     "objectives": {"proxy": 47.0, "supcon": 41.0, "random": 30.0, "batch-hard": None},
     "triplet_sensitivity": {
-        "semi-hard-rate-x0.1": 33.0, "semi-hard-rate-x3": 36.0, "batch-hard-rate-x0.1": 34.0,
-        "batch-hard-rate-x3": None, "margin-0.05": 35.0, "margin-0.4": 42.0,
+        "semi-hard-rate-x0.1": 33.0,
+        "semi-hard-rate-x3": 36.0,
+        "batch-hard-rate-x0.1": 34.0,
+        "batch-hard-rate-x3": None,
+        "margin-0.05": 35.0,
+        "margin-0.4": 42.0,
     },
-}  # fmt: skip
+}
 
 
 def store(name: str, seeds: int = 2, lost: tuple[str, int] | None = None) -> None:
@@ -87,9 +91,10 @@ def test_sensitivity_holds_the_usual_setting(project: Path) -> None:
     table = findings.sensitivity_results()
     curves = {key: rows.value.tolist() for key, rows in table.groupby(["parameter", "mining"])}
     assert curves == {
-        ("rate", "semi-hard"): [0.1, 1.0, 3.0], ("rate", "batch-hard"): [0.1, 1.0, 3.0],
+        ("rate", "semi-hard"): [0.1, 1.0, 3.0],
+        ("rate", "batch-hard"): [0.1, 1.0, 3.0],
         ("margin", "semi-hard"): [0.05, 0.2, 0.4],
-    }  # fmt: skip
+    }
     usual = table[(table.mining == "semi-hard") & (table.value.isin([1.0, 0.2]))]
     assert usual["mean"].tolist() == [39.25, 39.25]
     told = findings.sensitivity_sentence()
@@ -106,8 +111,10 @@ def test_a_curve_that_collapsed_throughout_is_told(project: Path, monkeypatch: p
     plt.close(shown.figure)
 
 
-@pytest.mark.parametrize("make", [findings.objective_results, findings.objective_table,
-                                  findings.objective_sentence, figures.objectives_figure])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [findings.objective_results, findings.objective_table, findings.objective_sentence, figures.objectives_figure],
+)
 def test_nothing_stored(make: object, project: Path) -> None:
     with pytest.raises(ResultsError, match="study objectives"):
         make()  # type: ignore[operator]

@@ -22,9 +22,15 @@ from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.losses import Term
 
 TINY = TrainConfig(
-    recipe="", terms=(Term("proxy"),), encoder="conv3", embedding_dim=8, epochs=1, batch_size=64, held_out_images=3,
+    recipe="",
+    terms=(Term("proxy"),),
+    encoder="conv3",
+    embedding_dim=8,
+    epochs=1,
+    batch_size=64,
+    held_out_images=3,
     resolutions=((0.0, 16),),
-)  # fmt: skip
+)
 
 
 def test_systems_differ_from_the_recipe_in_the_objective_alone() -> None:

@@ -56,9 +56,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 @pytest.fixture
-def project(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sets: dict[str, ImageSet], shown: list[Any]
-) -> Path:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sets: dict[str, ImageSet], shown: list[Any]) -> Path:
     """An empty project folder, the small synthetic set, and a clean environment."""
     for folder in ("results", "siamese_utils"):
         (tmp_path / folder).mkdir()

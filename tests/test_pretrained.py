@@ -18,13 +18,7 @@ from torch.nn import functional as F
 from siamese_utils.data.synthetic import make_synthetic
 from siamese_utils.encoders.backbones import ENCODERS
 from siamese_utils.encoders.encoder import Encoder
-from siamese_utils.encoders.pretrained import (
-    PRETRAINED,
-    PretrainedSource,
-    find_weights,
-    load_pretrained,
-    read_weights,
-)
+from siamese_utils.encoders.pretrained import PRETRAINED, PretrainedSource, find_weights, load_pretrained, read_weights
 from siamese_utils.errors import CheckpointError, ConfigError, MissingPackageError, UnknownNameError
 from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.loop import train
@@ -336,9 +330,17 @@ def test_training_starts_from_them(folder: Path, monkeypatch: pytest.MonkeyPatch
     state = made_up_file("cifar10-resnet20", folder / "made")
     source = publish(monkeypatch, "cifar10-resnet20", folder / "made")
     config = TrainConfig(
-        recipe="t", terms=(Term("proxy"),), encoder="resnet20", pretrained="cifar10-resnet20", epochs=1, batch_size=8,
-        images_per_class=2, held_out_images=2, learning_rate=1e-8, most_images=8,
-    )  # fmt: skip
+        recipe="t",
+        terms=(Term("proxy"),),
+        encoder="resnet20",
+        pretrained="cifar10-resnet20",
+        epochs=1,
+        batch_size=8,
+        images_per_class=2,
+        held_out_images=2,
+        learning_rate=1e-8,
+        most_images=8,
+    )
     images = make_synthetic("train", num_classes=4, per_class=6)
 
     def first_kernel(config: TrainConfig) -> torch.Tensor:

@@ -136,13 +136,23 @@ def computed(file: str, text: str, *numbers: Callable[[], str], source: str = "c
 EPISODES = f"{inspect.signature(evaluate_split).parameters['episodes'].default:,}"
 SOURCED: tuple[Sourced, ...] = (
     # Conventions of the whole report
-    *(Sourced("*", text, "every interval is a 95% interval") for text in (
-        "95% interval", "Intervals are 95%")),
-    *(Sourced("*", text, "threshold of the seed project's metric, fixed in the protocol") for text in (
-        "exceeds 0.2", "stays below 0.2", "stay below 0.2", "threshold of 0.2", "the seed's 0.2")),
-    *(Sourced("*", text, "CIFAR-100 has 500 training images of each of its 100 classes") for text in (
-        "all 100 classes", "the rest of the 100 are unseen", "500 images of each class", "all 500 training images",
-        "10-90 to 100-0", "split == '100-0'", "Split 100-0 learns all classes")),
+    *(Sourced("*", text, "every interval is a 95% interval") for text in ("95% interval", "Intervals are 95%")),
+    *(
+        Sourced("*", text, "threshold of the seed project's metric, fixed in the protocol")
+        for text in ("exceeds 0.2", "stays below 0.2", "stay below 0.2", "threshold of 0.2", "the seed's 0.2")
+    ),
+    *(
+        Sourced("*", text, "CIFAR-100 has 500 training images of each of its 100 classes")
+        for text in (
+            "all 100 classes",
+            "the rest of the 100 are unseen",
+            "500 images of each class",
+            "all 500 training images",
+            "10-90 to 100-0",
+            "split == '100-0'",
+            "Split 100-0 learns all classes",
+        )
+    ),
     *(computed("*", text, lambda: EPISODES) for text in ("protocol takes {}", "{} five-way one-shot episodes")),
     # README
     computed("README.md", "Python {} or newer", lowest_python),
@@ -165,38 +175,71 @@ SOURCED: tuple[Sourced, ...] = (
     Sourced("03_*", "mapped them to one point", "no measurement"),
     computed("03b_*", "judged on {} training images", lambda: str(JUDGED_IMAGES)),
     # 04
-    computed("04_*", "metric rises from {} to {} percent while the score of always answering different falls from {} "
-             "to {}",
-             lambda: seed_share("10-90"), lambda: seed_share("90-10"), lambda: always_different(90),
-             lambda: always_different(10)),
+    computed(
+        "04_*",
+        "metric rises from {} to {} percent while the score of always answering different falls from {} to {}",
+        lambda: seed_share("10-90"),
+        lambda: seed_share("90-10"),
+        lambda: always_different(90),
+        lambda: always_different(10),
+    ),
     computed("04_*", "90 classes bring {} times the images of 10", lambda: {9: "nine"}[90 // 10]),
-    *(computed("04_*", text, lambda: f"{budgets.TOTAL_IMAGES:,}") for text in (
-        "Here {} training images", "when {} training images are spread")),
-    computed("04_*", "10, 20, 50 and 90 classes: {} images of each class, or {}",
-             lambda: str(budgets.TOTAL_IMAGES // 10), lambda: str(budgets.TOTAL_IMAGES // 90)),
+    *(
+        computed("04_*", text, lambda: f"{budgets.TOTAL_IMAGES:,}")
+        for text in ("Here {} training images", "when {} training images are spread")
+    ),
+    computed(
+        "04_*",
+        "10, 20, 50 and 90 classes: {} images of each class, or {}",
+        lambda: str(budgets.TOTAL_IMAGES // 10),
+        lambda: str(budgets.TOTAL_IMAGES // 90),
+    ),
     # 05
     Sourced("05_*", "Chance is 100/N percent", "chance among N classes"),
     Sourced("05_*", "chance at 20 percent", "chance among five classes"),
     computed("05_*", "between {}% and {}% of it", lambda: always_different(10), lambda: always_different(90)),
     Sourced("05_*", "falls to 50 percent", "balanced accuracy where every pair is called different"),
-    *(Sourced("05_*", text, "number of supports in the cell beside it") for text in (
-        "over 200 random supports", "with 200 different support images")),
+    *(
+        Sourced("05_*", text, "number of supports in the cell beside it")
+        for text in ("over 200 random supports", "with 200 different support images")
+    ),
     # 06
     Sourced("06_*", "to tell 50 or 100 classes apart", "40 old classes with 10 or 60 more"),
     computed("06_*", "the mean of {} images", learned_images),
-    *(Sourced("06_*", text, "the budget, or a point of a curve: chosen, not measured") for text in (
-        "half a point of old-class accuracy", "worth half a point", "at one point lost", "one point of old accuracy",
-        "for one point of", "For four points", "spare four points")),
+    *(
+        Sourced("06_*", text, "the budget, or a point of a curve: chosen, not measured")
+        for text in (
+            "half a point of old-class accuracy",
+            "worth half a point",
+            "at one point lost",
+            "one point of old accuracy",
+            "for one point of",
+            "For four points",
+            "spare four points",
+        )
+    ),
     # 07
     computed("README.md", "on LFW. | a minute | {}", lambda: about("three hours", 5 * hours_of("faces-*-seed0"))),
-    computed("07_*", "{} million parameters that learn from {} pairs",
-             lambda: f"{koch.PUBLISHED_PARAMETERS['total'] / 1e6:.0f}", lambda: f"{face_count('training pairs'):,}"),
-    *(Sourced("07_*", text, "sizes of a photograph and of its window, see siamese_utils/data/faces.py") for text in (
-        "window of 150 × 130 of their 250 × 250 pixels", "105 × 105, pixels 0 to 255")),
+    computed(
+        "07_*",
+        "{} million parameters that learn from {} pairs",
+        lambda: f"{koch.PUBLISHED_PARAMETERS['total'] / 1e6:.0f}",
+        lambda: f"{face_count('training pairs'):,}",
+    ),
+    *(
+        Sourced("07_*", text, "sizes of a photograph and of its window, see siamese_utils/data/faces.py")
+        for text in ("window of 150 × 130 of their 250 × 250 pixels", "105 × 105, pixels 0 to 255")
+    ),
     computed("07_*", "branches end in {} features", lambda: f"{koch.KochConfig().features:,}"),
-    *(Sourced("07_*", text, "the assignment's setting, see siamese_utils/studies/faces/koch.py") for text in (
-        "10 × 10, 7 × 7, 4 × 4, 4 × 4 with 64, 128, 128, 256 channels", "0.4 of the distances",
-        "mean 0 and deviation 0.01; biases around 0.5", "loss lower by 0.1")),
+    *(
+        Sourced("07_*", text, "the assignment's setting, see siamese_utils/studies/faces/koch.py")
+        for text in (
+            "10 × 10, 7 × 7, 4 × 4, 4 × 4 with 64, 128, 128, 256 channels",
+            "0.4 of the distances",
+            "mean 0 and deviation 0.01; biases around 0.5",
+            "loss lower by 0.1",
+        )
+    ),
     Sourced("07_*", "1,000 test pairs", "pairs of LFW's development test list"),
     computed("07_*", "rests on {} validation pairs", lambda: str(face_count("validation pairs"))),
     computed("07_*", "some {} people", lambda: f"{round(face_count('training people'), -2):,}"),
@@ -208,12 +251,13 @@ SOURCED: tuple[Sourced, ...] = (
     computed("08_*", "finer pen ({} pixels)", lambda: str(symbols.STROKE_WIDTH)),
     computed("08_*", "chosen on {} training images", lambda: f"{10 * drawing_study.DIGITS.held_out_images:,}"),
     Sourced("08_*", "chance level stays at 50%", "chance on balanced pairs"),
-    *(computed("08_*", text, trials_on_omniglot) for text in (
-        "{} trials, chance 5%", "over {} trials")),
-    *(Sourced("08_*", text, "size of Omniglot's parts (Lake et al., 2015)") for text in (
-        "with 242 letters", "242 letters with twenty drawings", "with 964 letters")),
+    *(computed("08_*", text, trials_on_omniglot) for text in ("{} trials, chance 5%", "over {} trials")),
+    *(
+        Sourced("08_*", text, "size of Omniglot's parts (Lake et al., 2015)")
+        for text in ("with 242 letters", "242 letters with twenty drawings", "with 964 letters")
+    ),
     Sourced("08_*", "60,000 and 90,000 letters shown", "earlier runs, of which nothing is stored"),
-)  # fmt: skip
+)
 
 
 # -------------------------------------------------------------------------------------- reading the prose
@@ -323,10 +367,19 @@ def test_every_source_is_used(entry: Sourced) -> None:
 
 @pytest.mark.parametrize(
     "planted",
-    ["Accuracy is 76.9%.", "It took 45 hours.", "A gain of 3 points.", "With 7,345 images", "AUC 0.91",
-     "It has 1234 rows.", "The network needs five minutes.", "An interval of ± 0.25", "It is half an hour faster.",
-     "Twice, 2 times as fast."],
-)  # fmt: skip
+    [
+        "Accuracy is 76.9%.",
+        "It took 45 hours.",
+        "A gain of 3 points.",
+        "With 7,345 images",
+        "AUC 0.91",
+        "It has 1234 rows.",
+        "The network needs five minutes.",
+        "An interval of ± 0.25",
+        "It is half an hour faster.",
+        "Twice, 2 times as fast.",
+    ],
+)
 def test_a_planted_number_is_found(planted: str) -> None:
     assert len(unsourced("03_triplet_training.ipynb", planted)) == 1
     (text,) = readable(f"**{planted}** [link](https://example.org/99.9)")
@@ -337,9 +390,14 @@ def test_a_planted_number_is_found(planted: str) -> None:
 
 @pytest.mark.parametrize(
     "harmless",
-    ["In 2015, five classes of notebook 05.", "`value = 0.25` and $x = 0.25$", "Split 90-10, draw 0, 5-way 1-shot",
-     "![](https://example.org/1.5.png)", "resnet9-16 has 64 classes"],
-)  # fmt: skip
+    [
+        "In 2015, five classes of notebook 05.",
+        "`value = 0.25` and $x = 0.25$",
+        "Split 90-10, draw 0, 5-way 1-shot",
+        "![](https://example.org/1.5.png)",
+        "resnet9-16 has 64 classes",
+    ],
+)
 def test_what_measures_nothing_is_passed_over(harmless: str) -> None:
     assert [unsourced("README.md", text) for text in readable(harmless)] in ([[]], [])
 

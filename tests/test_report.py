@@ -201,11 +201,7 @@ def test_nothing_is_fetched(tmp_path: Path) -> None:
         "<link rel='stylesheet' href='https://example.org/x.css'>\n\n<p onclick='f()'>Prose.</p>",
         code(
             "x",
-            display(
-                {
-                    "text/html": "<script>f()</script><style>@import 'https://example.org/f';</style><b>kept</b>"
-                }
-            ),
+            display({"text/html": "<script>f()</script><style>@import 'https://example.org/f';</style><b>kept</b>"}),
             display({"text/html": "<iframe src='https://example.org'></iframe>"}),
             display({"application/javascript": "f()", "text/plain": "<Javascript object>"}),
         ),

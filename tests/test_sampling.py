@@ -183,13 +183,7 @@ def test_episodes_that_cannot_be_drawn() -> None:
         sample_episodes(labels, 4, 1, 5, 10, rng())
     with pytest.raises(SamplingError, match=r"5 shots and 15 queries .* need 20 images, but class 6 has 16"):
         sample_episodes(labels, 2, 5, 15, 10, rng())
-    for ways, shots, queries, count in (
-        (0, 1, 1, 1),
-        (2, 0, 1, 1),
-        (2, 1, 0, 1),
-        (2, 1, 1, 0),
-        (2, 1.5, 1, 1),
-    ):
+    for ways, shots, queries, count in ((0, 1, 1, 1), (2, 0, 1, 1), (2, 1, 0, 1), (2, 1, 1, 0), (2, 1.5, 1, 1)):
         with pytest.raises(SamplingError, match="whole number, 1 or more"):
             sample_episodes(labels, ways, shots, queries, count, rng())  # type: ignore[arg-type]
 
@@ -259,9 +253,7 @@ def test_epochs_depend_on_seed_and_number_alone() -> None:
 
 def test_too_few_classes_raise_or_share_a_batch() -> None:
     labels = torch.arange(10).repeat_interleave(100)
-    with pytest.raises(
-        SamplingError, match=r"64 classes .* there are 10; .* 10 x 26.*allow_fewer_classes=True"
-    ):
+    with pytest.raises(SamplingError, match=r"64 classes .* there are 10; .* 10 x 26.*allow_fewer_classes=True"):
         PKBatches(labels, 64, 4, seed=0)
     batches = PKBatches(labels, 64, 4, seed=0, allow_fewer_classes=True)
     drawn = batches.epoch(0)
@@ -271,9 +263,7 @@ def test_too_few_classes_raise_or_share_a_batch() -> None:
         counts = torch.bincount(batch, minlength=10)
         assert counts.min() >= 4 and counts.max() <= 7 * 4  # 64 groups over 10 classes: at most 7 of one
     few = PKBatches(labels, 5, 4, seed=0, allow_fewer_classes=True)
-    assert torch.equal(
-        few.epoch(2), PKBatches(labels, 5, 4, seed=0).epoch(2)
-    )  # no difference where not needed
+    assert torch.equal(few.epoch(2), PKBatches(labels, 5, 4, seed=0).epoch(2))  # no difference where not needed
 
 
 def test_batches_that_cannot_be_made() -> None:

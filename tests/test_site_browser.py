@@ -49,10 +49,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     "options",
-    [{"viewport": DESKTOP}, {"viewport": PHONE}, {"viewport": PHONE, "color_scheme": "dark"},
-     {"viewport": {"width": 320, "height": 600}}],
+    [
+        {"viewport": DESKTOP},
+        {"viewport": PHONE},
+        {"viewport": PHONE, "color_scheme": "dark"},
+        {"viewport": {"width": 320, "height": 600}},
+    ],
     ids=["desktop", "phone", "dark phone", "narrow"],
-)  # fmt: skip
+)
 def test_every_page_is_sound(options: dict[str, Any], browser: Browser, site: Path) -> None:
     pages, problems = walk(browser, site, **options)
     assert problems == []

@@ -86,9 +86,7 @@ def test_splits_that_leave_too_little_unseen() -> None:
     everything = growth.measure_growth(z, labels, class_split("20-0", 0, CLASSES), 0.3)
     assert set(everything) == {"threshold_seen", "same_right_seen", "different_right_seen"}
     z, labels = z[: 10 * EACH], labels[: 10 * EACH]
-    assert "acc_5w1s_common" not in growth.measure_growth(
-        z[: 10 * EACH], labels, class_split("10-0", 0, 10), 0.3
-    )
+    assert "acc_5w1s_common" not in growth.measure_growth(z[: 10 * EACH], labels, class_split("10-0", 0, 10), 0.3)
 
 
 def slow_class_accuracy(z: torch.Tensor, labels: torch.Tensor, label: int, classes: tuple[int, ...]) -> float:
@@ -158,9 +156,13 @@ def test_effect_of_relatives_is_found_among_other_effects(effect: float) -> None
 def test_effect_agrees_with_least_squares_on_dummies() -> None:
     table = class_table(1.0, noise=5.0)
     dummies = pd.get_dummies(
-        pd.DataFrame({"c": table.draw.astype(str) + "/" + table.label.astype(str),
-                      "s": table.draw.astype(str) + "/" + table.split})
-    ).to_numpy(dtype=np.float64)  # fmt: skip
+        pd.DataFrame(
+            {
+                "c": table.draw.astype(str) + "/" + table.label.astype(str),
+                "s": table.draw.astype(str) + "/" + table.split,
+            }
+        )
+    ).to_numpy(dtype=np.float64)
     design = np.column_stack([table.relatives.to_numpy(dtype=np.float64), dummies])
     expected = np.linalg.lstsq(design, table.value.to_numpy(), rcond=None)[0][0]
     assert findings.relative_effect(table, resamples=1).value == pytest.approx(expected, abs=1e-6)
@@ -215,9 +217,12 @@ def fill(project: Path) -> None:
         for split, value in zip(("10-90", "90-10"), values, strict=True):
             by_class = {f"class {label}": Estimate(value, 1.0, 10) for label in class_split(split, draw).unseen}
             put(
-                split, draw, {metric: Estimate(value, 0.5, 100) for metric in METRICS},
-                growth={"acc_5w1s_common": Estimate(value - 5, 0.5, 10)}, class_accuracy=by_class,
-            )  # fmt: skip
+                split,
+                draw,
+                {metric: Estimate(value, 0.5, 100) for metric in METRICS},
+                growth={"acc_5w1s_common": Estimate(value - 5, 0.5, 10)},
+                class_accuracy=by_class,
+            )
     (project / "results" / "seed_reference.csv").write_text(
         "split,metric,value,ci95,source\n10-90,acc_5w1s,31.3,0.27,measured\n10-90,triplet_acc_seen,86.9,,published\n"
     )
@@ -300,8 +305,14 @@ def test_class_accuracies_come_back_with_their_relatives(project: Path) -> None:
 def test_a_rerun_leaves_no_row_of_the_old_checkpoint(project: Path) -> None:
     fill(project)
     estimate = Estimate(0.2, 0.0, 1)
-    put("10-90", 0, {"acc_5w1s": estimate}, recipe="another", growth={"threshold_seen": estimate},
-        class_accuracy={"class 5": estimate})  # fmt: skip
+    put(
+        "10-90",
+        0,
+        {"acc_5w1s": estimate},
+        recipe="another",
+        growth={"threshold_seen": estimate},
+        class_accuracy={"class 5": estimate},
+    )
     name = "results/checkpoints/cifar100-10-90-draw0.safetensors"
     for table in ("growth", "class_accuracy"):
         rows = store.read_table(project / "results" / f"{table}.csv", SPLIT_SWEEP.all_columns)

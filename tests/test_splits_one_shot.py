@@ -124,9 +124,7 @@ def test_ways_and_shots_draw_the_estimates(unseen: ImageSet, z: torch.Tensor) ->
     ways, shots = (axis.containers[0].lines[0] for axis in (left, right))
     assert ways.get_xdata().tolist() == [2, 3, 5, 7]  # not ten of eight classes
     assert shots.get_xdata().tolist() == [1, 2, 3, 5, 10, 20]
-    asked = episodes.few_shot_accuracy(
-        z.repeat(2, 1), more.labels, named_rng(0, "3 shots"), shots=3, episodes=4_000
-    )
+    asked = episodes.few_shot_accuracy(z.repeat(2, 1), more.labels, named_rng(0, "3 shots"), shots=3, episodes=4_000)
     assert shots.get_ydata()[2] == asked.value
     one, five, twenty = (shots.get_ydata()[place] for place in (0, 3, 5))
     assert bold(told) == [f"{five - one:.1f}", f"{twenty - five:.1f}"]

@@ -37,9 +37,16 @@ from siamese_utils.training.recipes import FewClasses
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = TrainConfig(
-    recipe="tiny", terms=(Term("proxy"),), encoder="conv3", embedding_dim=8, epochs=2, batch_size=24,
-    images_per_class=2, held_out_images=4, resolutions=((0.0, 16),),
-)  # fmt: skip
+    recipe="tiny",
+    terms=(Term("proxy"),),
+    encoder="conv3",
+    embedding_dim=8,
+    epochs=2,
+    batch_size=24,
+    images_per_class=2,
+    held_out_images=4,
+    resolutions=((0.0, 16),),
+)
 Parts = tuple[ImageSet, ImageSet]
 
 
@@ -112,9 +119,7 @@ def test_plan_has_every_split_of_every_draw() -> None:
         sweep_runs(draws="zero")
 
 
-def test_a_recipe_may_treat_few_classes_otherwise(
-    project: Path, parts: Parts, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_recipe_may_treat_few_classes_otherwise(project: Path, parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(recipes.FEW_CLASSES, "tiny", FewClasses(6, {"turned_classes": True, "epochs": 1}))
     many, few = tiny_run("7-5"), tiny_run("6-6")
     assert many.config == TINY and few.config == dataclasses.replace(TINY, turned_classes=True, epochs=1)

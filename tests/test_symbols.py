@@ -201,8 +201,9 @@ def omniglot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "data" / "omniglot"
     folder.mkdir(parents=True)
     for archive, alphabets in (
-        ("images_background_small1", ("Greek", "Balinese")), ("images_background_small2", ("Tagalog", "Greek")),
-    ):  # fmt: skip
+        ("images_background_small1", ("Greek", "Balinese")),
+        ("images_background_small2", ("Tagalog", "Greek")),
+    ):
         with zipfile.ZipFile(folder / f"{archive}.zip", "w") as out:
             out.writestr(f"{archive}/../../escaped.png", b"never unpacked")
             for alphabet in alphabets:
@@ -334,8 +335,13 @@ def test_mnist_damaged_or_unknown(mnist: Path) -> None:
         load_mnist("train", root=mnist)
 
 
-@pytest.mark.parametrize("load", [lambda root: load_mnist("train", root=root, download=False),
-                                  lambda root: load_omniglot_runs(root=root, download=False)])  # fmt: skip
+@pytest.mark.parametrize(
+    "load",
+    [
+        lambda root: load_mnist("train", root=root, download=False),
+        lambda root: load_omniglot_runs(root=root, download=False),
+    ],
+)
 def test_missing_data(tmp_path: Path, load: object) -> None:
     with pytest.raises(DataError, match="SIAMESE_DATA"):
         load(tmp_path)  # type: ignore[operator]

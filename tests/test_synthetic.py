@@ -25,8 +25,7 @@ def _digest(drawn: ImageSet) -> str:
 def _as_sets(drawn: ImageSet) -> list[set[bytes]]:
     """Return the images of every class as a set of byte strings."""
     return [
-        {image.numpy().tobytes() for image in drawn.images[drawn.labels == label]}
-        for label in range(drawn.num_classes)
+        {image.numpy().tobytes() for image in drawn.images[drawn.labels == label]} for label in range(drawn.num_classes)
     ]
 
 

@@ -79,9 +79,18 @@ def reference(small_set: ImageSet) -> TrainResult:
 
 
 EVERY_AUGMENTATION = AugmentConfig(
-    translate=4, flip=True, smallest_crop=0.6, cutout=8, brightness=0.3, contrast=0.3, saturation=0.3, rotate=15.0,
-    zoom=0.1, shear=0.1, elastic=1.0,
-)  # fmt: skip
+    translate=4,
+    flip=True,
+    smallest_crop=0.6,
+    cutout=8,
+    brightness=0.3,
+    contrast=0.3,
+    saturation=0.3,
+    rotate=15.0,
+    zoom=0.1,
+    shear=0.1,
+    elastic=1.0,
+)
 
 
 def with_threads(threads: int, work: Callable[[], TrainResult]) -> TrainResult:
@@ -305,10 +314,16 @@ def test_validation_survives_a_resume(larger_set: ImageSet, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     "change",
-    [{"optimizer": "sgd"}, {"optimizer": "muon"}, {"average_decay": 0.8}, {"optimizer": "muon", "average_decay": 0.5},
-     {"head_width": 12}, {"turned_classes": True}],
+    [
+        {"optimizer": "sgd"},
+        {"optimizer": "muon"},
+        {"average_decay": 0.8},
+        {"optimizer": "muon", "average_decay": 0.5},
+        {"head_width": 12},
+        {"turned_classes": True},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_every_engine_resumes_bit_for_bit(change: dict[str, Any], small_set: ImageSet, tmp_path: Path) -> None:
     config = dataclasses.replace(TINY, learning_rate=0.01, **change)
     unbroken = run(config, small_set)
@@ -430,9 +445,7 @@ def test_training_stops_when_the_validation_no_longer_rises(
     assert all(torch.equal(best[key], value) for key, value in result.encoder.state_dict().items() if key != "centre")
 
 
-def test_early_stop_survives_a_resume(
-    small_set: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_early_stop_survives_a_resume(small_set: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = dataclasses.replace(TINY, epochs=6, validation_classes=2, patience=2)
     scripted_validation(monkeypatch, [50, 40, 30])
     unbroken = run(config, small_set)
@@ -509,8 +522,11 @@ def test_killed_run_resumes_bit_for_bit(small_set: ImageSet, reference: TrainRes
     program = textwrap.dedent(KILLED).format(classes=CLASSES)
     child = subprocess.run(
         [sys.executable, "-c", program, json.dumps(TINY.to_json()), str(tmp_path), "9"],
-        cwd=Path(training.__file__).parents[2], capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+        cwd=Path(training.__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert child.returncode == -signal.SIGKILL, child.stderr
     saved = torch.load(tmp_path / "state.pt", weights_only=True)
     assert len(json.loads(saved["history"])) == 1
@@ -809,9 +825,7 @@ def test_resolution_schedule(small_set: ImageSet, monkeypatch: pytest.MonkeyPatc
     assert sides == [(3, s, s) for s in (16 if p < 1 / 3 else 24 if p < 0.6 else 32 for p in progress)]
 
 
-@given(
-    classes=st.integers(2, 100), batch_size=st.integers(4, 64), per_class=st.integers(2, 8),
-)  # fmt: skip
+@given(classes=st.integers(2, 100), batch_size=st.integers(4, 64), per_class=st.integers(2, 8))
 def test_batches_have_the_configured_size(classes: int, batch_size: int, per_class: int) -> None:
     labels = torch.arange(classes).repeat_interleave(40)
     config = dataclasses.replace(TINY, batch_size=batch_size, images_per_class=per_class)
@@ -823,6 +837,7 @@ def test_batches_have_the_configured_size(classes: int, batch_size: int, per_cla
 
 
 # ----------------------------------------------------------------------------------------- recipes
+
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes(name: str) -> None:

@@ -113,7 +113,9 @@ class Drawing:
         _says("The strokes of a drawing must be a list; draw it again."),
     ] = ()
     picture: Annotated[
-        bytes, Field(strict=True), BeforeValidator(_decoded),
+        bytes,
+        Field(strict=True),
+        BeforeValidator(_decoded),
         _says("The uploaded picture of a drawing is not readable; upload it again."),
     ] = b""
 
@@ -222,9 +224,13 @@ def render(drawing: Drawing) -> NDArray[np.uint8]:
         paper, scale, left, top = _read_picture(drawing.picture), 1.0, 0.0, 0.0
     elif drawing.strokes:
         ends = np.array(
-            [(x + side, y + side) for stroke in drawing.strokes for x, y in stroke.points
-             for side in (-stroke.width / 2, stroke.width / 2)]
-        )  # fmt: skip
+            [
+                (x + side, y + side)
+                for stroke in drawing.strokes
+                for x, y in stroke.points
+                for side in (-stroke.width / 2, stroke.width / 2)
+            ]
+        )
         (left, top), extent = ends.min(axis=0), ends.max(axis=0) - ends.min(axis=0)
         scale = _RENDERED / float(extent.max())
         width, height = (max(1, math.ceil(side * scale)) for side in extent)

@@ -50,11 +50,13 @@ def show_in_notebook(checkpoint: Path | None = None, height: int = 900) -> Drawi
         output.serve_kernel_port_as_iframe(server.port, height=str(height))
     else:
         display(IFrame(server.url, width="100%", height=height))
-        display(HTML(
-            f'<p>The page alone: <a href="{server.url}" target="_blank">{server.url}</a>. The frame stays empty '
-            "if Jupyter runs on another machine than your browser; then run <code>python -m siamese_utils draw</code> "
-            "on yours.</p>"
-        ))  # fmt: skip
+        display(
+            HTML(
+                f'<p>The page alone: <a href="{server.url}" target="_blank">{server.url}</a>. The frame stays empty '
+                "if Jupyter runs on another machine than your browser; then run <code>python -m siamese_utils "
+                "draw</code> on yours.</p>"
+            )
+        )
     return server
 
 

@@ -125,11 +125,12 @@ def start_values() -> dict[str, Any]:
         sets.append({"name": title, "symbols": listed})
     pairs = [
         {
-            "name": title, "left": drawing(EXAMPLE_SETS[left[0]][left[1]]),
+            "name": title,
+            "left": drawing(EXAMPLE_SETS[left[0]][left[1]]),
             "right": drawing(redrawn(EXAMPLE_SETS[right[0]][right[1]], seed=100 + number)),
         }
         for number, (title, left, right) in enumerate(EXAMPLE_PAIRS)
-    ]  # fmt: skip
+    ]
     limits = {"classes": MAX_CLASSES, "examples": MAX_EXAMPLES, "name": MAX_NAME, "upload": MAX_UPLOAD}
     return {"canvas": CANVAS, "limits": limits, "sets": sets, "pairs": pairs}
 
@@ -199,8 +200,11 @@ def make_application(model: DrawingModel) -> Application:
             await self.answer(lambda: {"picture": base64.b64encode(read_upload(data)).decode("ascii")})
 
     routes: list[Any] = [
-        (r"/(|page\.css|page\.js)", File), (r"/start", Start), (r"/upload", Upload), (r"/(compare|rank|see)", Question),
-    ]  # fmt: skip
+        (r"/(|page\.css|page\.js)", File),
+        (r"/start", Start),
+        (r"/upload", Upload),
+        (r"/(compare|rank|see)", Question),
+    ]
     missing = type("Missing", (Base,), {"prepare": _missing})
     return web.Application(routes, default_handler_class=missing, log_function=_quiet, worker=worker)
 

@@ -168,9 +168,7 @@ class DataSource:
 # --- loading --------------------------------------------------------------------------------------
 
 
-def load_cifar100(
-    part: Part, *, root: Path | str | None = None, download: bool = True, cache: bool = True
-) -> ImageSet:
+def load_cifar100(part: Part, *, root: Path | str | None = None, download: bool = True, cache: bool = True) -> ImageSet:
     """Load one part of CIFAR-100: 50,000 training or 10,000 test images, 32x32 RGB, 100 classes.
 
     Args:

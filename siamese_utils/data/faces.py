@@ -500,9 +500,13 @@ def _check_against_sklearn(home: Path, part: str, pairs: PairList, images: torch
             links = home
         try:
             bunch = fetch_lfw_pairs(
-                subset=part, data_home=str(links.parent), color=True, resize=None, slice_=(rows, columns),
+                subset=part,
+                data_home=str(links.parent),
+                color=True,
+                resize=None,
+                slice_=(rows, columns),
                 download_if_missing=False,
-            )  # fmt: skip
+            )
         except (OSError, ValueError, IndexError, RuntimeError) as error:
             raise DataError(f"{home} is damaged or incomplete ({reason(error)}): delete it and start again.") from error
     if len(bunch.target) != len(pairs.pairs.same) or not np.array_equal(bunch.target == 1, pairs.pairs.same.numpy()):

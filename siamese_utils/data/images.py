@@ -89,9 +89,7 @@ class ImageSet:
         wanted = torch.as_tensor([int(c) for c in classes], dtype=torch.int64)
         strange = wanted[(wanted < 0) | (wanted >= self.num_classes)]
         if len(strange):
-            raise DataError(
-                f"There is no class {int(strange[0])}; the classes are 0..{self.num_classes - 1}."
-            )
+            raise DataError(f"There is no class {int(strange[0])}; the classes are 0..{self.num_classes - 1}.")
         return torch.isin(self.labels, wanted).nonzero().flatten()
 
     def subset(self, indices: torch.Tensor | Sequence[int]) -> ImageSet:
@@ -110,9 +108,7 @@ class ImageSet:
             )
         outside = positions[(positions < 0) | (positions >= len(self))]
         if len(outside):
-            raise ShapeError(
-                f"Position {int(outside[0])} is outside the set, which has {len(self):,} images."
-            )
+            raise ShapeError(f"Position {int(outside[0])} is outside the set, which has {len(self):,} images.")
         positions = positions.to(torch.int64)
         return replace(self, images=self.images[positions].contiguous(), labels=self.labels[positions])
 

@@ -16,12 +16,7 @@ class SyntheticDataWarning(UserWarning):
 
 
 def load_images(
-    part: Part,
-    *,
-    fallback: bool = True,
-    root: Path | str | None = None,
-    download: bool = True,
-    cache: bool = True,
+    part: Part, *, fallback: bool = True, root: Path | str | None = None, download: bool = True, cache: bool = True
 ) -> ImageSet:
     """Load CIFAR-100 or, where it cannot be reached, the synthetic set that stands in for it.
 

@@ -83,17 +83,13 @@ class ClassIndex:
         """For each anchor a random other image of its class."""
         own = self.class_of[anchors]
         draw = rng.integers(0, self.sizes[own] - 1)
-        return self.order[
-            self.starts[own] + draw + (draw >= self.rank[anchors])
-        ]  # step over the anchor itself
+        return self.order[self.starts[own] + draw + (draw >= self.rank[anchors])]  # step over the anchor itself
 
     def strangers(self, anchors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """For each anchor a random image of another class."""
         own = self.class_of[anchors]
         draw = rng.integers(0, len(self.order) - self.sizes[own])
-        return self.order[
-            draw + np.where(draw >= self.starts[own], self.sizes[own], 0)
-        ]  # step over the own class
+        return self.order[draw + np.where(draw >= self.starts[own], self.sizes[own], 0)]  # step over the own class
 
     def with_relatives(self) -> np.ndarray:
         """Positions of the images that are not alone in their class."""
@@ -102,13 +98,9 @@ class ClassIndex:
     def check_comparable(self, what: str) -> None:
         """Raise a SamplingError unless there are 2 classes and one of them has 2 images."""
         if len(self.classes) < 2:
-            raise SamplingError(
-                f"{what} need images of at least 2 classes, but there is 1; add another class."
-            )
+            raise SamplingError(f"{what} need images of at least 2 classes, but there is 1; add another class.")
         if self.sizes.max() < 2:
-            raise SamplingError(
-                f"{what} need a class with at least 2 images, but every class has 1; add images."
-            )
+            raise SamplingError(f"{what} need a class with at least 2 images, but every class has 1; add images.")
 
 
 def sample_pairs(labels: torch.Tensor | np.ndarray, count: int, rng: np.random.Generator) -> Pairs:
@@ -158,12 +150,7 @@ def sample_triplets(labels: torch.Tensor | np.ndarray, count: int, rng: np.rando
 
 
 def sample_episodes(
-    labels: torch.Tensor | np.ndarray,
-    ways: int,
-    shots: int,
-    queries: int,
-    count: int,
-    rng: np.random.Generator,
+    labels: torch.Tensor | np.ndarray, ways: int, shots: int, queries: int, count: int, rng: np.random.Generator
 ) -> Episodes:
     """Draw N-way K-shot episodes from the classes that are present, without replacement within an episode.
 

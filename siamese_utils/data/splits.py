@@ -25,13 +25,45 @@ SPLIT_NAMES: tuple[str, ...] = tuple(f"{seen}-{100 - seen}" for seen in range(10
 """The ten splits of 100 classes: 10-90, 20-80, ..., 90-10, 100-0."""
 
 CIFAR_FS_VALIDATION: tuple[str, ...] = (
-    "otter", "motorcycle", "television", "lamp", "crocodile", "shark", "butterfly", "sea", "beaver",
-    "beetle", "tractor", "flatfish", "maple_tree", "camel", "crab", "cattle",
-)  # fmt: skip
+    "otter",
+    "motorcycle",
+    "television",
+    "lamp",
+    "crocodile",
+    "shark",
+    "butterfly",
+    "sea",
+    "beaver",
+    "beetle",
+    "tractor",
+    "flatfish",
+    "maple_tree",
+    "camel",
+    "crab",
+    "cattle",
+)
 CIFAR_FS_TEST: tuple[str, ...] = (
-    "baby", "bed", "bicycle", "chimpanzee", "fox", "leopard", "man", "pickup_truck", "plain", "poppy",
-    "rocket", "rose", "snail", "sweet_pepper", "table", "telephone", "wardrobe", "whale", "woman", "worm",
-)  # fmt: skip
+    "baby",
+    "bed",
+    "bicycle",
+    "chimpanzee",
+    "fox",
+    "leopard",
+    "man",
+    "pickup_truck",
+    "plain",
+    "poppy",
+    "rocket",
+    "rose",
+    "snail",
+    "sweet_pepper",
+    "table",
+    "telephone",
+    "wardrobe",
+    "whale",
+    "woman",
+    "worm",
+)
 
 
 @dataclass(frozen=True)
@@ -102,9 +134,7 @@ def _seen_count(name: str, num_classes: int) -> int:
             raise SplitError(str(unknown("split", name, SPLIT_NAMES)))
         return int(name.split("-")[0])
     seen, _, unseen = str(name).partition("-")
-    if not (
-        seen.isdecimal() and unseen.isdecimal() and int(seen) > 0 and int(seen) + int(unseen) == num_classes
-    ):
+    if not (seen.isdecimal() and unseen.isdecimal() and int(seen) > 0 and int(seen) + int(unseen) == num_classes):
         raise SplitError(
             f"Split {name!r} does not fit {num_classes} classes; write it as SEEN-UNSEEN, two numbers that "
             f"add up to {num_classes}, at least one class seen."
@@ -156,9 +186,7 @@ def hold_out_images(
     """
     labels_np = np.asarray(labels)
     if per_class < 0:
-        raise SplitError(
-            f"The number of images to hold out of each class must be 0 or more, but got {per_class}."
-        )
+        raise SplitError(f"The number of images to hold out of each class must be 0 or more, but got {per_class}.")
     _check_seed(seed)
     train, held_out = [], []
     for label in _distinct(classes):
@@ -175,9 +203,7 @@ def hold_out_images(
     return _ascending(train), _ascending(held_out)
 
 
-def hold_out_classes(
-    classes: Iterable[int], count: int, seed: int
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def hold_out_classes(classes: Iterable[int], count: int, seed: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Set some seen classes aside as validation classes, for choosing hyper-parameters.
 
     Args:

@@ -30,9 +30,7 @@ _MEMBERS = 5  # classes of one superclass
 Array = np.ndarray
 
 
-def make_synthetic(
-    part: Part, *, num_classes: int = 100, per_class: int | None = None, seed: int = 0
-) -> ImageSet:
+def make_synthetic(part: Part, *, num_classes: int = 100, per_class: int | None = None, seed: int = 0) -> ImageSet:
     """Draw the synthetic set.
 
     Class ``c`` has shape ``c % 20``, so the last classes, unseen in a draw-0 split, have many shapes.
@@ -154,9 +152,7 @@ SHAPES: dict[str, Callable[[Array, Array], Array]] = {
     "disc": lambda u, v: u * u + v * v < 0.72,
     "star": _star,
     "frame": lambda u, v: _abs(np.maximum(_abs(u), _abs(v)) - 0.64) < 0.2,
-    "arrow": lambda u, v: (
-        ((_abs(u) < 0.24) & (v > -0.95) & (v < 0.2)) | ((v > 0.1) & (_abs(u) < (0.98 - v) * 0.9))
-    ),
+    "arrow": lambda u, v: ((_abs(u) < 0.24) & (v > -0.95) & (v < 0.2)) | ((v > 0.1) & (_abs(u) < (0.98 - v) * 0.9)),
     "flower": _flower,
     "bar": lambda u, v: (_abs(u) < 0.3) & (_abs(v) < 0.98),
     "crescent": _crescent,

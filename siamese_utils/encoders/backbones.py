@@ -30,9 +30,7 @@ def register(name: str) -> Callable[[Body], Body]:
 
 def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(inplace=True),
+        nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
     )
 
 
@@ -62,12 +60,19 @@ def _resnet9(width: int, grid: int = 1) -> tuple[nn.Module, int]:
     the image; where all images are aligned, as faces can be, several parts keep apart what lies where.
     """
     body = nn.Sequential(
-        _conv(3, width), nn.MaxPool2d(2),
-        _conv(width, 2 * width), _Residual(2 * width), nn.MaxPool2d(2),
-        _conv(2 * width, 4 * width), _Residual(4 * width), nn.MaxPool2d(2),
-        _conv(4 * width, 8 * width), _Residual(8 * width),
-        nn.AdaptiveAvgPool2d(grid), nn.Flatten(),
-    )  # fmt: skip
+        _conv(3, width),
+        nn.MaxPool2d(2),
+        _conv(width, 2 * width),
+        _Residual(2 * width),
+        nn.MaxPool2d(2),
+        _conv(2 * width, 4 * width),
+        _Residual(4 * width),
+        nn.MaxPool2d(2),
+        _conv(4 * width, 8 * width),
+        _Residual(8 * width),
+        nn.AdaptiveAvgPool2d(grid),
+        nn.Flatten(),
+    )
     return body, 8 * width * grid**2
 
 

@@ -98,8 +98,9 @@ def load_encoder(path: str | Path, device: str = "cpu") -> Encoder:
             f"{path} has unreadable encoder metadata; fetch or train the checkpoint again."
         ) from error
     try:
-        encoder.load_state_dict({key: tensor.float() if tensor.is_floating_point() else tensor
-                                 for key, tensor in tensors.items()})  # fmt: skip
+        encoder.load_state_dict(
+            {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
+        )
     except RuntimeError as error:
         raise _misfit(path, design["name"]) from error
     if not all(tensor.isfinite().all() for tensor in encoder.state_dict().values() if tensor.is_floating_point()):

@@ -52,9 +52,10 @@ def load_image(path: str | Path, size: int = 32) -> np.ndarray:
 def images_in(folder: Path) -> list[Path]:
     """The image files directly in a folder, by name; hidden files and other types are passed over."""
     return sorted(
-        file for file in folder.iterdir()
+        file
+        for file in folder.iterdir()
         if file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
-    )  # fmt: skip
+    )
 
 
 def _is_empty(images: object) -> bool:

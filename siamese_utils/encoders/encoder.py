@@ -37,9 +37,7 @@ class Encoder(nn.Module):
     pixel_std: torch.Tensor
     centre: torch.Tensor
 
-    def __init__(
-        self, name: str, embedding_dim: int | None = None, image_size: int = 32, mirror: bool = True
-    ) -> None:
+    def __init__(self, name: str, embedding_dim: int | None = None, image_size: int = 32, mirror: bool = True) -> None:
         super().__init__()
         if name not in ENCODERS:
             raise unknown("encoder", name, ENCODERS)

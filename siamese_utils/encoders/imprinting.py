@@ -170,9 +170,11 @@ class CosineClassifier:
         if int(label) in self.labels:
             raise SamplingError(f"The classifier has a class {label} already; give the new one another number.")
         return CosineClassifier(
-            torch.cat([self.weights, imprinted(shots)[None]]), (*self.labels, label), self.scale,
+            torch.cat([self.weights, imprinted(shots)[None]]),
+            (*self.labels, label),
+            self.scale,
             torch.cat([self.bias, torch.zeros(1)]),
-        )  # fmt: skip
+        )
 
     def fine_tune(
         self,
@@ -204,9 +206,14 @@ class CosineClassifier:
         if novel.tolist() != list(range(first, len(self.labels))) or first == 0:
             raise SamplingError("Fine-tuning takes shots of the classes added last, all of them, and no others.")
         tuned_old, tuned_novel = fine_tune(
-            self.weights[:first], self.weights[None, first:], (old_z, old_rows), shot_z[None], shot_rows - first,
-            config, scale=self.scale,
-        )  # fmt: skip
+            self.weights[:first],
+            self.weights[None, first:],
+            (old_z, old_rows),
+            shot_z[None],
+            shot_rows - first,
+            config,
+            scale=self.scale,
+        )
         return dataclasses.replace(self, weights=torch.cat([tuned_old[0], tuned_novel[0]]))
 
     def within_budget(

@@ -87,9 +87,7 @@ def episode_accuracies(z: torch.Tensor, episodes: Episodes, gram: torch.Tensor |
     return accuracies
 
 
-def _prototype_similarity_by_lookup(
-    gram: torch.Tensor, support: torch.Tensor, query: torch.Tensor
-) -> torch.Tensor:
+def _prototype_similarity_by_lookup(gram: torch.Tensor, support: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
     """Cosine of prototypes and queries from pairwise similarities alone; float32 (E, N, queries).
 
     With prototype p = mean of s_k: p . q = mean of s_k . q, and |p|^2 = mean of s_k . s_l.
@@ -232,9 +230,7 @@ def _index_with_queries(labels: torch.Tensor) -> ClassIndex:
     """The images by class, of which each must have one to ask about besides its support image."""
     index = ClassIndex(labels)
     if index.sizes.min() < 2:
-        raise SamplingError(
-            "Every class needs a second image to ask about; add images or leave the class out."
-        )
+        raise SamplingError("Every class needs a second image to ask about; add images or leave the class out.")
     return index
 
 
@@ -306,12 +302,7 @@ class FewShotPredictions:
 
 
 def few_shot_predictions(
-    z: torch.Tensor,
-    labels: torch.Tensor,
-    rng: np.random.Generator,
-    *,
-    ways: int | None = None,
-    shots: int = 1,
+    z: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator, *, ways: int | None = None, shots: int = 1
 ) -> FewShotPredictions:
     """Answer one random few-shot task and keep every answer: for showing right and wrong ones.
 
@@ -346,11 +337,7 @@ def few_shot_predictions(
 
 
 def legacy_few_shot(
-    z: torch.Tensor,
-    labels: torch.Tensor,
-    rng: np.random.Generator,
-    threshold: float = 0.2,
-    supports: int = 1_000,
+    z: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator, threshold: float = 0.2, supports: int = 1_000
 ) -> Estimate:
     """The seed project's "mean few-shot accuracy": share of (support, query) pairs called right.
 

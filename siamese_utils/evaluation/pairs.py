@@ -16,9 +16,7 @@ MAX_PAIRS = 50_000_000  # of which all similarities are kept
 _AUC_BINS = 2**16
 
 
-def triplet_accuracy(
-    z: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator, count: int = 50_000
-) -> Estimate:
+def triplet_accuracy(z: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator, count: int = 50_000) -> Estimate:
     """Share of random triplets with d(anchor, positive) < d(anchor, negative); chance is 50.
 
     The interval is binomial: it covers the random choice of triplets from these images.
@@ -65,9 +63,7 @@ def sample_similarities(
     return similarity[pairs.same], similarity[~pairs.same]
 
 
-def threshold_for_balanced_accuracy(
-    similarity: torch.Tensor | np.ndarray, same: torch.Tensor | np.ndarray
-) -> float:
+def threshold_for_balanced_accuracy(similarity: torch.Tensor | np.ndarray, same: torch.Tensor | np.ndarray) -> float:
     """Find the threshold t with the best balanced accuracy of the rule "same if similarity > t".
 
     Balanced accuracy is the mean of the shares called right among same and among different pairs, so the
@@ -108,17 +104,13 @@ def threshold_over_all_pairs(z: torch.Tensor, labels: torch.Tensor, rng: np.rand
 def _best_threshold(same: np.ndarray, different: np.ndarray) -> float:
     """The same for sorted similarities of same and of different pairs."""
     if len(same) == 0 or len(different) == 0:
-        raise SamplingError(
-            "A threshold needs both same and different pairs; give images of 2 classes or more."
-        )
+        raise SamplingError("A threshold needs both same and different pairs; give images of 2 classes or more.")
     below_same = np.searchsorted(same, same, side="left")
     below_different = np.searchsorted(different, same, side="left")
     # Cutting just below the i-th same pair; a best cut is always just below some same pair.
     best = int(np.argmax(below_different / len(different) - below_same / len(same)))
     value = same[best]
-    lower = [
-        part[k - 1] for part, k in ((same, below_same[best]), (different, below_different[best])) if k > 0
-    ]
+    lower = [part[k - 1] for part, k in ((same, below_same[best]), (different, below_different[best])) if k > 0]
     if not lower:
         return float(np.nextafter(value, value.dtype.type(-np.inf)))
     middle = value.dtype.type((float(max(lower)) + float(value)) / 2)

@@ -105,10 +105,7 @@ def evaluate_split(
         )
 
     threshold = threshold_over_all_pairs(held_z, held_labels, named_rng(seed, "threshold"))
-    parts = {
-        "seen": _part(test_z, test_labels, split.seen),
-        "unseen": _part(test_z, test_labels, split.unseen),
-    }
+    parts = {"seen": _part(test_z, test_labels, split.seen), "unseen": _part(test_z, test_labels, split.unseen)}
     gram = None
     if len(parts["unseen"][0]) <= MAX_GRAM and {"acc_5w1s", "acc_5w5s", "acc_allway_1s"} & set(names):
         gram = parts["unseen"][0] @ parts["unseen"][0].T
@@ -145,14 +142,10 @@ def _metric_names(metrics: Iterable[str] | None, split: ClassSplit) -> list[str]
         if name not in METRICS:
             raise unknown("metric", name, METRICS)
         if name not in of_split:
-            raise SplitError(
-                f"Split {split.name} has no unseen classes, so {name} has no value; leave it out."
-            )
+            raise SplitError(f"Split {split.name} has no unseen classes, so {name} has no value; leave it out.")
     return names
 
 
-def _part(
-    z: torch.Tensor, labels: torch.Tensor, classes: tuple[int, ...]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _part(z: torch.Tensor, labels: torch.Tensor, classes: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
     inside = torch.isin(labels, torch.tensor(classes, dtype=torch.int64))
     return z[inside], labels[inside]

@@ -22,8 +22,15 @@ if TYPE_CHECKING:
 
 # Okabe & Ito's palette, distinguishable with every common form of colour blindness.
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#6B6B6B",
-)  # fmt: skip
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#F0E442",
+    "#6B6B6B",
+)
 PALETTE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY)
 SEEN, UNSEEN, SEED = BLUE, RED, GREY  # one meaning, one colour, in every figure
 
@@ -33,12 +40,24 @@ def set_style() -> None:
     sns.set_theme(style="whitegrid", palette=list(PALETTE), font="DejaVu Sans")
     matplotlib.rcParams.update(
         {
-            "figure.dpi": 100, "savefig.dpi": 150, "figure.facecolor": "white", "savefig.facecolor": "white",
-            "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlesize": 12, "axes.labelsize": 11,
-            "axes.spines.top": False, "axes.spines.right": False, "grid.color": "#E6E6E6", "grid.linewidth": 0.8,
-            "legend.frameon": False, "lines.linewidth": 2, "svg.hashsalt": "siamese_utils", "svg.fonttype": "path",
+            "figure.dpi": 100,
+            "savefig.dpi": 150,
+            "figure.facecolor": "white",
+            "savefig.facecolor": "white",
+            "axes.titleweight": "bold",
+            "axes.titlelocation": "left",
+            "axes.titlesize": 12,
+            "axes.labelsize": 11,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "grid.color": "#E6E6E6",
+            "grid.linewidth": 0.8,
+            "legend.frameon": False,
+            "lines.linewidth": 2,
+            "svg.hashsalt": "siamese_utils",
+            "svg.fonttype": "path",
         }
-    )  # fmt: skip
+    )
 
 
 def save_figure(figure: Figure, name: str, alt: str, folder: Path) -> bytes:

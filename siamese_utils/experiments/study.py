@@ -155,9 +155,14 @@ class Bench:
     ) -> TrainResult:
         """Train an encoder, going on where an interrupted run stopped; see ``training.loop.train``."""
         return train(
-            config, images, classes, validation=validation, run_dir=self.folder, device=self.device,
+            config,
+            images,
+            classes,
+            validation=validation,
+            run_dir=self.folder,
+            device=self.device,
             progress=self.progress,
-        )  # fmt: skip
+        )
 
     def at(self, folder: Path | None, **changes: Any) -> Bench:
         """The same bench with another folder."""
@@ -265,9 +270,7 @@ def select(study: Study, only: Iterable[str] = (), seeds: Iterable[int] = (), **
         ConfigError: a seed is asked for that no run has.
     """
     runs = sorted(study.runs(**options), key=lambda run: run.key.get("seed", 0))
-    named = {
-        run.label: {run.label, *(str(value) for name, value in run.key.items() if name != "seed")} for run in runs
-    }
+    named = {run.label: {run.label, *(str(value) for name, value in run.key.items() if name != "seed")} for run in runs}
     known = dict.fromkeys(str(run.key[study.key[0]]) if study.key else run.label for run in runs)
     for name in only:
         if not any(name in names for names in named.values()):
@@ -279,9 +282,8 @@ def select(study: Study, only: Iterable[str] = (), seeds: Iterable[int] = (), **
         )
     wanted, some = set(only), set(seeds)
     return [
-        run for run in runs
-        if (not wanted or named[run.label] & wanted) and (not some or run.key.get("seed") in some)
-    ]  # fmt: skip
+        run for run in runs if (not wanted or named[run.label] & wanted) and (not some or run.key.get("seed") in some)
+    ]
 
 
 # ------------------------------------------------------------------------------------------ what is stored

@@ -49,10 +49,7 @@ def equation(latex: str, *, block: bool) -> str:
 
 def _embolden(letter: Tag) -> None:
     """Write a bold letter as Unicode's own bold character, since MathML Core knows no bold variant."""
-    starts = {
-        "bold": (0x1D400, 0x1D41A, 0x1D7CE, 0x1D6C2),
-        "bold-italic": (0x1D468, 0x1D482, 0x1D7CE, 0x1D736),
-    }
+    starts = {"bold": (0x1D400, 0x1D41A, 0x1D7CE, 0x1D6C2), "bold-italic": (0x1D468, 0x1D482, 0x1D7CE, 0x1D736)}
     text, variant = letter.get_text(), str(letter["mathvariant"])
     if variant in starts and len(text) == 1:
         for first, last, start in zip("Aa0α", "Zz9ω", starts[variant]):

@@ -41,7 +41,6 @@ class ReportError(SiameseError, RuntimeError):
     """The report cannot be built: no notebooks, a failing cell, or a figure without a description."""
 
 
-
 def numbered_notebooks(notebooks_dir: str | Path, only: Sequence[str] = ()) -> list[Path]:
     """Return the notebooks named ``NN_name.ipynb`` in order; ``only`` keeps those whose name begins so.
 
@@ -50,9 +49,7 @@ def numbered_notebooks(notebooks_dir: str | Path, only: Sequence[str] = ()) -> l
     """
     folder = Path(notebooks_dir)
     if not folder.is_dir():
-        raise ReportError(
-            f"There is no folder {folder}; run this in the project's root or name the notebooks' folder."
-        )
+        raise ReportError(f"There is no folder {folder}; run this in the project's root or name the notebooks' folder.")
     found = sorted(path for path in folder.glob("*.ipynb") if _NUMBERED.fullmatch(path.name))
     if not found:
         raise ReportError(f"The folder {folder} has no numbered notebook such as 01_data_exploration.ipynb.")

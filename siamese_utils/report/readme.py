@@ -32,19 +32,49 @@ HEADLINE_METRICS = {
 _NUMBER_WORDS = {2: "two", 3: "three", 4: "four", 5: "five"}
 # benchmark, first side (the alternative), our side, and what is compared, in words
 _SPEEDS = (
-    ("training_throughput", "seed loop", "engine, batch 256", "training the same ResNet-56",
-     "the seed project's loop (float32, NCHW, three passes of 128)"),
-    ("training_throughput_24px", "seed loop", "engine, 24 x 24 pixels", "the same with images of 24 × 24 pixels",
-     "the seed project's loop at 32 × 32"),
-    ("augmentation", "torchvision on PIL images, 2 workers", "siamese_utils.augment_batch",
-     "shift, mirror and normalise images", "torchvision, image by image, in a DataLoader of two workers"),
-    ("augmentation", "torchvision v2 on tensors, 2 workers", "siamese_utils.augment_batch",
-     "the same", "torchvision v2 on tensors, in a DataLoader of two workers"),
-    ("evaluation_5w1s", "easyfsl, episodes given", "siamese_utils, episodes given",
-     "judging 10,000 5-way 1-shot episodes", "easyfsl, the same accuracies for the same episodes"),
-    ("evaluation_5w1s", "easyfsl, episodes given", "siamese_utils, with drawing the episodes",
-     "drawing and judging them", "easyfsl, which is given the episodes"),
-)  # fmt: skip
+    (
+        "training_throughput",
+        "seed loop",
+        "engine, batch 256",
+        "training the same ResNet-56",
+        "the seed project's loop (float32, NCHW, three passes of 128)",
+    ),
+    (
+        "training_throughput_24px",
+        "seed loop",
+        "engine, 24 x 24 pixels",
+        "the same with images of 24 × 24 pixels",
+        "the seed project's loop at 32 × 32",
+    ),
+    (
+        "augmentation",
+        "torchvision on PIL images, 2 workers",
+        "siamese_utils.augment_batch",
+        "shift, mirror and normalise images",
+        "torchvision, image by image, in a DataLoader of two workers",
+    ),
+    (
+        "augmentation",
+        "torchvision v2 on tensors, 2 workers",
+        "siamese_utils.augment_batch",
+        "the same",
+        "torchvision v2 on tensors, in a DataLoader of two workers",
+    ),
+    (
+        "evaluation_5w1s",
+        "easyfsl, episodes given",
+        "siamese_utils, episodes given",
+        "judging 10,000 5-way 1-shot episodes",
+        "easyfsl, the same accuracies for the same episodes",
+    ),
+    (
+        "evaluation_5w1s",
+        "easyfsl, episodes given",
+        "siamese_utils, with drawing the episodes",
+        "drawing and judging them",
+        "easyfsl, which is given the episodes",
+    ),
+)
 
 
 def _in_words(number: int) -> str:
@@ -85,10 +115,7 @@ def headline_table() -> str:
     headings = [*HEADLINE_METRICS.values()]
     if spread is not None:
         headings.append(f"5-way 1-shot, {_in_words(spread.draws.max())} draws")
-    lines = [
-        "| classes learned – unseen | " + " | ".join(headings) + " |",
-        "|---" * (1 + len(headings)) + "|",
-    ]
+    lines = ["| classes learned – unseen | " + " | ".join(headings) + " |", "|---" * (1 + len(headings)) + "|"]
     for split in SPLIT_NAMES:
         of_split = rows[rows.split == split].set_index("metric")
         if of_split.empty:
@@ -262,16 +289,36 @@ def headline_figure() -> tuple[Figure, str]:
     axis.errorbar(ours.classes, ours.value, ours.ci95, fmt=fmt, ms=9, color=plotting.UNSEEN, capsize=3)
     if (spread := several_draws()) is not None:
         axis.fill_between(spread.learned, spread.low, spread.high, color=plotting.UNSEEN, alpha=0.18, lw=0)
-        axis.text(0.02, 0.86, f"shaded: range of {_in_words(spread.draws.max())} class draws; line: draw 0",
-                  transform=axis.transAxes, color=plotting.UNSEEN)  # fmt: skip
+        axis.text(
+            0.02,
+            0.86,
+            f"shaded: range of {_in_words(spread.draws.max())} class draws; line: draw 0",
+            transform=axis.transAxes,
+            color=plotting.UNSEEN,
+        )
     axis.axhline(20, color=plotting.SEED, ls="--", lw=1)
     for row in ours.itertuples():
-        axis.annotate(f"{row.value:.1f}", (row.classes, row.value), (0, 9), textcoords="offset points", ha="center",
-                      color=plotting.UNSEEN, fontweight="bold", fontsize=12)  # fmt: skip
-    axis.text(0.02, 0.92, "this project", transform=axis.transAxes, color=plotting.UNSEEN, fontweight="bold",
-              fontsize=12)  # fmt: skip
-    axis.annotate("seed project's weights,\nsame protocol", (seed_classes.iloc[5], reference.value.iloc[5]), (4, -34),
-                  textcoords="offset points", color=plotting.SEED, fontweight="bold")  # fmt: skip
+        axis.annotate(
+            f"{row.value:.1f}",
+            (row.classes, row.value),
+            (0, 9),
+            textcoords="offset points",
+            ha="center",
+            color=plotting.UNSEEN,
+            fontweight="bold",
+            fontsize=12,
+        )
+    axis.text(
+        0.02, 0.92, "this project", transform=axis.transAxes, color=plotting.UNSEEN, fontweight="bold", fontsize=12
+    )
+    axis.annotate(
+        "seed project's weights,\nsame protocol",
+        (seed_classes.iloc[5], reference.value.iloc[5]),
+        (4, -34),
+        textcoords="offset points",
+        color=plotting.SEED,
+        fontweight="bold",
+    )
     axis.annotate("chance", (10, 20), (0, 5), textcoords="offset points", color=plotting.SEED)
     axis.set(
         xlabel="classes of CIFAR-100 learned",

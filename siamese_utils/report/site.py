@@ -87,9 +87,7 @@ def build_report(
             page.seconds, page.profile = seconds, profile
             pages.append(page)
     except BaseException as error:
-        failure = (
-            str(error) if isinstance(error, ReportError) else f"The run ended with {type(error).__name__}."
-        )
+        failure = str(error) if isinstance(error, ReportError) else f"The run ended with {type(error).__name__}."
         raise
     finally:
         index = _write_site(pages, out, root=root, headline=headline, failure=failure)
@@ -133,10 +131,7 @@ def check_site(out_dir: str | Path) -> list[str]:
     that could not be set.
     """
     out = Path(out_dir)
-    parsed = {
-        path.name: BeautifulSoup(path.read_text("utf-8"), "html.parser")
-        for path in sorted(out.glob("*.html"))
-    }
+    parsed = {path.name: BeautifulSoup(path.read_text("utf-8"), "html.parser") for path in sorted(out.glob("*.html"))}
     anchors = {name: {tag["id"] for tag in soup.select("[id]")} for name, soup in parsed.items()}
     problems: list[str] = []
     for name, soup in parsed.items():
@@ -151,7 +146,6 @@ def check_site(out_dir: str | Path) -> list[str]:
             elif target.fragment and urllib.parse.unquote(target.fragment) not in anchors.get(page, set()):
                 problems.append(f"{name}: the link to {link['href']} names a heading that is not there.")
     return problems
-
 
 
 def _write_site(
@@ -225,7 +219,6 @@ def provenance(root: Path) -> list[str]:
     facts.append(f"PyTorch {package_version('torch')}")
     facts.append(f"{processor_name()}, {os.cpu_count()} logical cores")
     return facts
-
 
 
 def _page_problems(soup: BeautifulSoup) -> list[str]:

@@ -10,7 +10,6 @@ from nbformat import NotebookNode
 _PROGRESS_BAR = re.compile(r"\d+%\|.*\||\d+it \[\d+:\d\d")
 
 
-
 def tidy_notebook(notebook: NotebookNode, root: Path) -> None:
     """Remove, in place, what differs between runs and machines or only works in a live kernel.
 

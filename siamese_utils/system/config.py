@@ -139,8 +139,10 @@ def _in_one_sentence(kind: type[Config], error: ValidationError) -> SiameseError
     if isinstance(own := first.get("ctx", {}).get("error"), SiameseError):
         return own
     fields = [field.name for field in dataclasses.fields(kind)]
-    where = [fields[part] if not place and isinstance(part, int) and part < len(fields) else part
-             for place, part in enumerate(first["loc"])]  # fmt: skip
+    where = [
+        fields[part] if not place and isinstance(part, int) and part < len(fields) else part
+        for place, part in enumerate(first["loc"])
+    ]
     name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where).removeprefix(".")
     subject = f"{kind.__name__}: {name}" if where else kind.__name__
     if first["type"] == "missing":

@@ -219,9 +219,14 @@ class Learner:
         self.head.to(device)
         self.objective.to(device)
         self.optimizer = make_optimizer(
-            config.optimizer, self.encoder, [self.head, self.objective], config.learning_rate, config.weight_decay,
-            config.muon_rate, self._lower,
-        )  # fmt: skip
+            config.optimizer,
+            self.encoder,
+            [self.head, self.objective],
+            config.learning_rate,
+            config.weight_decay,
+            config.muon_rate,
+            self._lower,
+        )
         self.average = WeightAverage(self.encoder, config.average_decay) if config.average_decay else None
         self._forward = torch.compile(self.encoder) if config.compile else self.encoder
 
@@ -372,9 +377,14 @@ class _CollapseWatch:
 def _progress_bar(config: TrainConfig, task: Task, epochs_done: int, shown: bool) -> tqdm:
     size = task.batches.batch_size
     return tqdm(
-        total=task.steps * size, initial=epochs_done * task.batches.steps * size, unit="img", unit_scale=True,
-        desc=config.recipe, disable=not shown, smoothing=0.05,
-    )  # fmt: skip
+        total=task.steps * size,
+        initial=epochs_done * task.batches.steps * size,
+        unit="img",
+        unit_scale=True,
+        desc=config.recipe,
+        disable=not shown,
+        smoothing=0.05,
+    )
 
 
 def validation_accuracy(

@@ -236,11 +236,7 @@ class TripletObjective(nn.Module):
     """
 
     def __init__(
-        self,
-        distance: str = "cosine",
-        mining: str = "semi_hard",
-        margin: float = 0.2,
-        temperature: float | None = None,
+        self, distance: str = "cosine", mining: str = "semi_hard", margin: float = 0.2, temperature: float | None = None
     ) -> None:
         super().__init__()
         if distance not in DISTANCES:

@@ -14,10 +14,7 @@ from siamese_utils.training.losses import Term
 # Chosen by the trials of the study ``recipe_search``.
 _CHOSEN = TrainConfig(
     recipe="muon-proxy-triplet",
-    terms=(
-        Term("proxy"),
-        Term("triplet", weight=0.5, mining="batch_all", temperature=0.1),
-    ),
+    terms=(Term("proxy"), Term("triplet", weight=0.5, mining="batch_all", temperature=0.1)),
     optimizer="muon",
     muon_rate=0.05,
     epochs=13,
@@ -70,7 +67,7 @@ FEW_CLASSES: dict[str, FewClasses] = {
     # A few thousand images are soon known by heart; the study ``few_classes`` shows what helps against it, that with
     # thirty classes it gains next to nothing for more of the time, and that it hurts with many. An epoch of turned
     # classes shows each image four times.
-    "muon-proxy-triplet": FewClasses(20, {"turned_classes": True, "epochs": 4}),
+    "muon-proxy-triplet": FewClasses(20, {"turned_classes": True, "epochs": 4})
 }
 
 

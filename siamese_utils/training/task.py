@@ -69,9 +69,7 @@ class Task:
         return dataclasses.replace(self, **moved)
 
 
-def prepare(
-    config: TrainConfig, train_set: ImageSet, classes: Iterable[int], validation: Iterable[int] = ()
-) -> Task:
+def prepare(config: TrainConfig, train_set: ImageSet, classes: Iterable[int], validation: Iterable[int] = ()) -> Task:
     """Choose what is learned from; arguments and errors as in ``loop.train``."""
     learned, judged = _learned_and_judged(tuple(sorted(set(classes))), tuple(sorted(set(validation))), config)
     used, held_out = hold_out_images(train_set.labels, learned, config.held_out_images, config.seed)

@@ -36,8 +36,10 @@ def test_everything_on_another_python(python: str, tmp_path: Path, campaign: Cal
             report = tmp_path / f"{what}.xml"
             subprocess.run(
                 [clone / ".venv" / "bin" / "python", "-m", "pytest", "--quiet", f"--junitxml={report}", *more],
-                cwd=clone, check=False, env={**environment, **profile},
-            )  # fmt: skip
+                cwd=clone,
+                check=False,
+                env={**environment, **profile},
+            )
             for case in ElementTree.parse(report).iter("testcase"):
                 if case.find("skipped") is None:
                     counted.trials += 1

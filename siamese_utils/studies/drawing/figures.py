@@ -35,10 +35,15 @@ def canonical_form(characters: ImageSet, digits: ImageSet) -> Illustration:
         plotting.show_images(np.repeat(inks[..., None], 3, axis=-1), axes[0, columns])
         plotting.show_images(as_images(np.stack([canonical_symbol(ink) for ink in inks])), axes[1, columns])
         axes[0, 4 * block].set_title(title, loc="left", fontsize=12)
-    return Illustration(figure, "08_canonical", alt=(
-        "Twelve symbols in two rows, as they come above and redrawn below: four digits of MNIST, four letters of "
-        "Omniglot, and a zigzag drawn with four pens. Below, all strokes have one width and all symbols one size; the "
-        "four zigzags are alike."))
+    return Illustration(
+        figure,
+        "08_canonical",
+        alt=(
+            "Twelve symbols in two rows, as they come above and redrawn below: four digits of MNIST, four letters of "
+            "Omniglot, and a zigzag drawn with four pens. Below, all strokes have one width and all symbols one size; "
+            "the four zigzags are alike."
+        ),
+    )
 
 
 def _zigzag(width: int) -> NDArray[np.uint8]:
@@ -55,10 +60,15 @@ def unseen_digits() -> Illustration:
     _draw_by_learned(left, splits, "pair_acc", "Pairs: same or different?")
     _draw_by_learned(right, splits, "pair_auc", "The same without a threshold (AUC)")
     figure.tight_layout()
-    return Illustration(figure, "08_unseen_digits", alt=(
-        "Two panels over the number of digits learned, one point a run and a line through the means. For digits "
-        "learned, pairs are called right nearly always. For digits never seen, accuracy starts little above chance "
-        "with two digits learned and rises with their number, far apart from draw to draw."))
+    return Illustration(
+        figure,
+        "08_unseen_digits",
+        alt=(
+            "Two panels over the number of digits learned, one point a run and a line through the means. For digits "
+            "learned, pairs are called right nearly always. For digits never seen, accuracy starts little above chance "
+            "with two digits learned and rises with their number, far apart from draw to draw."
+        ),
+    )
 
 
 def _draw_by_learned(axis: Axes, splits: pd.DataFrame, metric: str, title: str) -> None:
@@ -73,8 +83,9 @@ def _draw_by_learned(axis: Axes, splits: pd.DataFrame, metric: str, title: str) 
         axis.plot(mean.index, mean, color=colour)
         axis.annotate(label, (8, height), color=colour, fontweight="bold", ha="right")
     axis.axhline(50, ls="--", color=plotting.GREY)
-    axis.annotate("chance", (8, 50), (0, -14), textcoords="offset points", color=plotting.GREY, fontweight="bold",
-                  ha="right")
+    axis.annotate(
+        "chance", (8, 50), (0, -14), textcoords="offset points", color=plotting.GREY, fontweight="bold", ha="right"
+    )
     axis.set(title=title, xlabel="digits learned", ylabel="percent", ylim=(45, 107))
 
 
@@ -93,17 +104,27 @@ def omniglot() -> Illustration:
             axis.errorbar(value, row, xerr=[[value - low], [high - value]], color="black", capsize=3, lw=1.5)
         axis.annotate(f"{value:.1f}", (high, row), (6, 0), textcoords="offset points", va="center", fontweight="bold")
     axis.axvline(5, color=plotting.GREY, ls="--", lw=1.5)
-    axis.annotate("chance", (5, -0.75), (4, 0), textcoords="offset points", color=plotting.GREY, va="center",
-                  fontsize=10)
+    axis.annotate(
+        "chance", (5, -0.75), (4, 0), textcoords="offset points", color=plotting.GREY, va="center", fontsize=10
+    )
     axis.set_yticks(range(len(bars)), [bar[0] for bar in bars])
     axis.grid(axis="y", visible=False)
-    axis.set(xlim=(0, 106), ylim=(-1.05, len(bars) - 0.5), xlabel="one-shot accuracy on the 20 official runs (%)",
-             title="Omniglot: one letter in twenty, from one example")
+    axis.set(
+        xlim=(0, 106),
+        ylim=(-1.05, len(bars) - 0.5),
+        xlabel="one-shot accuracy on the 20 official runs (%)",
+        title="Omniglot: one letter in twenty, from one example",
+    )
     figure.tight_layout()
     published = ", ".join(f"{item.name} {item.accuracy}" for item in PUBLISHED)
-    return Illustration(figure, "08_omniglot", alt=(
-        "Bars of one-shot accuracy on Omniglot's official runs. Ours, learned from MNIST alone, from eight alphabets, "
-        f"and from both, with 95 percent intervals, beside published numbers: {published} percent."))
+    return Illustration(
+        figure,
+        "08_omniglot",
+        alt=(
+            "Bars of one-shot accuracy on Omniglot's official runs. Ours, learned from MNIST alone, from eight "
+            f"alphabets, and from both, with 95 percent intervals, beside published numbers: {published} percent."
+        ),
+    )
 
 
 def surest_mistakes(answers: RunAnswers) -> Illustration:
@@ -120,14 +141,21 @@ def surest_mistakes(answers: RunAnswers) -> Illustration:
         run, similarity = answers.runs[number], answers.similarity[number, trial]
         answer, right = int(best[number, trial]), int(true[number, trial])
         plotting.show_images(
-            torch.stack([run.query[trial], run.support[answer], run.support[right]]), axes[:, column],
+            torch.stack([run.query[trial], run.support[answer], run.support[right]]),
+            axes[:, column],
             titles=[f"query, run {number + 1}", f"answer {similarity.max():.2f}", f"right {similarity[right]:.2f}"],
-            colours=[plotting.GREY, plotting.RED, plotting.GREEN])
+            colours=[plotting.GREY, plotting.RED, plotting.GREEN],
+        )
     figure.tight_layout()
-    return Illustration(figure, "08_surest_mistakes", alt=(
-        "Six columns of three symbols: a query, the wrong example that it was matched to with the similarity, and the "
-        "right example with its lower similarity. In most columns the wrong example is as near in shape as the right "
-        "one."))
+    return Illustration(
+        figure,
+        "08_surest_mistakes",
+        alt=(
+            "Six columns of three symbols: a query, the wrong example that it was matched to with the similarity, and "
+            "the right example with its lower similarity. In most columns the wrong example is as near in shape as the "
+            "right one."
+        ),
+    )
 
 
 def verdict_on_digits(same: torch.Tensor, different: torch.Tensor, verdict: Verdict) -> Illustration:
@@ -138,22 +166,36 @@ def verdict_on_digits(same: torch.Tensor, different: torch.Tensor, verdict: Verd
     for values, colour, label in kinds:
         axis.hist(values.numpy(), bins=bins, color=colour, alpha=0.65, weights=np.full(len(values), 100 / len(values)))
         shares, _ = np.histogram(values.numpy(), bins=bins)
-        axis.annotate(label, (float(values.median()), 100 * shares.max() / len(values)), (0, 6),
-                      textcoords="offset points", color=colour, fontweight="bold", ha="center")
+        axis.annotate(
+            label,
+            (float(values.median()), 100 * shares.max() / len(values)),
+            (0, 6),
+            textcoords="offset points",
+            color=colour,
+            fontweight="bold",
+            ha="center",
+        )
     axis.set_ylim(0, 1.15 * axis.get_ylim()[1])
     axis.axvline(verdict.threshold, color=plotting.GREY, lw=2)
-    axis.annotate("threshold ", (verdict.threshold, axis.get_ylim()[1] * 0.55), color=plotting.GREY, fontweight="bold",
-                  ha="right")
+    axis.annotate(
+        "threshold ", (verdict.threshold, axis.get_ylim()[1] * 0.55), color=plotting.GREY, fontweight="bold", ha="right"
+    )
     curve = axis.twinx()
     cosine = np.linspace(-0.6, 1, 200)
     curve.plot(cosine, 1 / (1 + np.exp(-(verdict.slope * cosine + verdict.intercept))), color=plotting.GREEN)
     at = -(np.log(3) + verdict.intercept) / verdict.slope  # where the probability is a quarter
-    curve.annotate("P(same)", (at, 0.25), (-8, 4), textcoords="offset points", color=plotting.GREEN, fontweight="bold",
-                   ha="right")
+    curve.annotate(
+        "P(same)", (at, 0.25), (-8, 4), textcoords="offset points", color=plotting.GREEN, fontweight="bold", ha="right"
+    )
     curve.set(ylim=(0, 1.08), ylabel="P(same)")
     curve.grid(False)
     axis.set(xlabel="cosine similarity", ylabel="% of pairs", title="Test digits through the demo's encoder")
-    return Illustration(figure, "08_verdict", alt=(
-        "Histograms of the cosine similarity of pairs of test digits: different digits on the left, the same digit on "
-        "the right, with some overlap. A vertical line marks the threshold, and a rising curve the probability of "
-        "same."))
+    return Illustration(
+        figure,
+        "08_verdict",
+        alt=(
+            "Histograms of the cosine similarity of pairs of test digits: different digits on the left, the same digit "
+            "on the right, with some overlap. A vertical line marks the threshold, and a rising curve the probability "
+            "of same."
+        ),
+    )

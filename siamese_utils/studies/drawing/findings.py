@@ -20,8 +20,11 @@ from siamese_utils.experiments.study import Run, select
 from siamese_utils.studies.drawing.judging import RunAnswers
 from siamese_utils.studies.drawing.study import DRAWING, DRAWING_TRIALS, TRIAL_IMAGES
 
-NAMES = {"mnist": "this network, MNIST alone", "omniglot": "this network, 8 alphabets",
-         "both": "this network, 8 alphabets + MNIST"}
+NAMES = {
+    "mnist": "this network, MNIST alone",
+    "omniglot": "this network, 8 alphabets",
+    "both": "this network, 8 alphabets + MNIST",
+}
 
 
 @dataclass(frozen=True)
@@ -151,8 +154,9 @@ def trials_table() -> Table:
             "expectation": run.expectation,
             "result": cell(*scores.loc[run.key["trial"], ["value", "ci95"]]),
         }
-        for run in DRAWING_TRIALS.runs() if run.key["trial"] in scores.index
-    ]  # fmt: skip
+        for run in DRAWING_TRIALS.runs()
+        if run.key["trial"] in scores.index
+    ]
     return Table(
         pd.DataFrame(rows), f"One change each, {TRIAL_IMAGES:,} images shown: percent on the alphabets held out"
     )

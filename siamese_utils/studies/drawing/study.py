@@ -191,8 +191,11 @@ def _trials() -> list[Run]:
         _trial("base", "What the others are compared with: turned and bent letters in small batches."),
         _trial("large-batches", "Worse: as many images make fewer steps.", batch_size=256, learning_rate=2e-3),
         _trial("upright", "Quicker to learn, worse in the long run: a quarter of the classes.", turns=False),
-        _trial("unbent", "Worse: two people's hands differ by more than a shift.",
-               augment=AugmentConfig(translate=2, flip=False)),
+        _trial(
+            "unbent",
+            "Worse: two people's hands differ by more than a shift.",
+            augment=AugmentConfig(translate=2, flip=False),
+        ),
         _trial("mnist-too", "About the same: ten more classes among many.", train_on="both"),
     ]
 

@@ -32,10 +32,15 @@ def by_members(task: str, metric: str = "acc_5w1s", recipe_name: str = DEFAULT_R
         minutes += record["seconds"] * record["provenance"]["threads"] / 60
         together = store.result(table, seed=seed, metric=metric + TOGETHER)
         alone = store.result(table, seed=seed, metric=metric)
-        rows.append({
-            "members": seed + 1, "together": together.value, "ci95": together.ci95, "alone": alone.value,
-            "minutes": minutes,
-        })  # fmt: skip
+        rows.append(
+            {
+                "members": seed + 1,
+                "together": together.value,
+                "ci95": together.ci95,
+                "alone": alone.value,
+                "minutes": minutes,
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -81,20 +86,27 @@ def field_table() -> Table:
     ours = CIFAR_FS.table()
     one, five = (ours[ours.metric == f"acc_5w{shots}s"].sort_values("seed") for shots in (1, 5))
     rows = [
-        {"method": f"{row.method}, {row.encoder}", "5-way 1-shot": f"{row.acc_5w1s:.1f}",
-         "5-way 5-shot": f"{row.acc_5w5s:.1f}", "source": row.source.split(", arXiv")[0], "order": row.acc_5w1s}
+        {
+            "method": f"{row.method}, {row.encoder}",
+            "5-way 1-shot": f"{row.acc_5w1s:.1f}",
+            "5-way 5-shot": f"{row.acc_5w5s:.1f}",
+            "source": row.source.split(", arXiv")[0],
+            "order": row.acc_5w1s,
+        }
         for row in published().itertuples()
-    ]  # fmt: skip
+    ]
     record = store.load_json(cifar_fs.record_name(int(one.seed.iloc[0])))
     encoder = record["config"]["encoder"]
     singles = f"mean of {len(one)} seeds" if len(one) > 1 else "one seed"
-    rows.append(_ours(f"one {encoder}, {singles}", one.value.mean(), one.ci95.mean(), five.value.mean(),
-                      five.ci95.mean()))  # fmt: skip
+    rows.append(
+        _ours(f"one {encoder}, {singles}", one.value.mean(), one.ci95.mean(), five.value.mean(), five.ci95.mean())
+    )
     together = [by_members("cifar-fs", f"acc_5w{shots}s") for shots in (1, 5)]
     if len(together[0]) > 1:
         first, second = (rows_.iloc[-1] for rows_ in together)
-        rows.append(_ours(f"{first.members:.0f} of these together", first.together, first.ci95, second.together,
-                          second.ci95))  # fmt: skip
+        rows.append(
+            _ours(f"{first.members:.0f} of these together", first.together, first.ci95, second.together, second.ci95)
+        )
     table = pd.DataFrame(rows).sort_values("order", kind="stable").drop(columns="order")
     caption = "5-way accuracy on CIFAR-FS's test classes in percent, 95% intervals over episodes; others as published"
     return Table(table.reset_index(drop=True), caption)
@@ -102,10 +114,12 @@ def field_table() -> Table:
 
 def _ours(what: str, one: float, one_ci: float, five: float, five_ci: float) -> dict[str, object]:
     return {
-        "method": what, "5-way 1-shot": f"{one:.1f} ± {one_ci:.1f}",
-        "5-way 5-shot": f"{five:.1f} ± {five_ci:.1f}", "source": "this report",
+        "method": what,
+        "5-way 1-shot": f"{one:.1f} ± {one_ci:.1f}",
+        "5-way 5-shot": f"{five:.1f} ± {five_ci:.1f}",
+        "source": "this report",
         "order": one,
-    }  # fmt: skip
+    }
 
 
 def gain_sentences() -> str:

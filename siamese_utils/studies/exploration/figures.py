@@ -54,13 +54,27 @@ def _sample_row(axis: Axes, images: ImageSet, superclass: int, rng: np.random.Ge
     for label in classes_of(images, superclass):
         chosen = rng.choice(images.indices_of([label]).numpy(), 3, replace=False)
         strip = plotting.image_grid(images.images[chosen], columns=3)
-        axis.text(left + strip.shape[1] // 2, -3, plain(images.class_names[label]), ha="center", va="bottom",
-                  fontsize=6 if images.is_synthetic else 10)
+        axis.text(
+            left + strip.shape[1] // 2,
+            -3,
+            plain(images.class_names[label]),
+            ha="center",
+            va="bottom",
+            fontsize=6 if images.is_synthetic else 10,
+        )
         strips += [strip, np.full((len(strip), 8, 3), 255, np.uint8)]
         left += strip.shape[1] + 8
     plotting.show_images(np.concatenate(strips[:-1], axis=1)[None], [axis])
-    axis.annotate(plain(images.superclass_names[superclass]), (0, 1), (0, 17), xycoords="axes fraction",
-                  textcoords="offset points", fontsize=11, fontweight="bold", color=plotting.BLUE)
+    axis.annotate(
+        plain(images.superclass_names[superclass]),
+        (0, 1),
+        (0, 17),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        fontsize=11,
+        fontweight="bold",
+        color=plotting.BLUE,
+    )
 
 
 def colour(images: ImageSet, statistics: ChannelStatistics) -> Illustration:
@@ -82,10 +96,16 @@ def _channel_curves(figure: SubFigure, statistics: ChannelStatistics) -> None:
     for channel, (name, shade) in enumerate(CHANNELS.items()):
         share = 100 * statistics.histogram[channel] / statistics.histogram[channel].sum()
         axis.plot(np.arange(1, 255), share[1:255], color=shade)
-        axis.annotate(f"{name}: {statistics.mean[channel]:.0f} ± {statistics.std[channel]:.0f}",
-                      (0.04, 0.9 - 0.1 * channel), xycoords="axes fraction", color=shade, fontweight="bold")
-    axis.set(title="Pixel values 1 to 254 (mean ± deviation)", xlabel="value", ylabel="share of pixels (%)",
-             ylim=(0, None))
+        axis.annotate(
+            f"{name}: {statistics.mean[channel]:.0f} ± {statistics.std[channel]:.0f}",
+            (0.04, 0.9 - 0.1 * channel),
+            xycoords="axes fraction",
+            color=shade,
+            fontweight="bold",
+        )
+    axis.set(
+        title="Pixel values 1 to 254 (mean ± deviation)", xlabel="value", ylabel="share of pixels (%)", ylim=(0, None)
+    )
     figure.subplots_adjust(top=0.94, bottom=0.14)
 
 
@@ -119,12 +139,24 @@ def similarity(train: ImageSet, test: ImageSet, twins: Twins) -> Illustration:
     below.bar(edges[:-1], 100 * agreeing / np.maximum(counts, 1), 0.046, align="edge", color=plotting.BLUE)
     below.axhline(100 / train.num_classes, color="black", linestyle=":", linewidth=1.5)
     below.annotate("dotted: labels at random", (0.2, 0.85), xycoords=("data", "axes fraction"), fontsize=11)
-    below.set(title="Pairs that share their label", ylabel="share (%)", ylim=(0, 104),
-              xlabel="similarity (cosine of the edges; the first bar holds all below 0.25)")
+    below.set(
+        title="Pairs that share their label",
+        ylabel="share (%)",
+        ylim=(0, 104),
+        xlabel="similarity (cosine of the edges; the first bar holds all below 0.25)",
+    )
     for axis in (above, below):
         axis.axvline(NEAR_DUPLICATE, color=plotting.RED)
-    above.annotate("near-duplicates →", (NEAR_DUPLICATE, 0.88), (6, 0), xycoords=("data", "axes fraction"),
-                   textcoords="offset points", color=plotting.RED, fontweight="bold", fontsize=12)
+    above.annotate(
+        "near-duplicates →",
+        (NEAR_DUPLICATE, 0.88),
+        (6, 0),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        color=plotting.RED,
+        fontweight="bold",
+        fontsize=12,
+    )
     figure.tight_layout()
     alt = (
         "Above: most test images are only faintly similar to their nearest training image, with a long tail up to "
@@ -146,8 +178,14 @@ def twin_bands(train: ImageSet, test: ImageSet, twins: Twins) -> Illustration:
     figure = plt.figure(figsize=(7.6, 3.2 * len(bands)))
     for part, (title, shown) in zip(np.atleast_1d(figure.subfigures(len(bands), 1)), bands.items()):
         lowest, highest = twins.similarity[shown].min(), twins.similarity[shown].max()
-        part.suptitle(f"{title}: similarity {lowest:.3f} to {highest:.3f}", x=0.05, ha="left", fontsize=12,
-                      fontweight="bold", color=plotting.RED if title == "just below" else plotting.BLUE)
+        part.suptitle(
+            f"{title}: similarity {lowest:.3f} to {highest:.3f}",
+            x=0.05,
+            ha="left",
+            fontsize=12,
+            fontweight="bold",
+            color=plotting.RED if title == "just below" else plotting.BLUE,
+        )
         _twin_rows(part, train, test, twins, shown)
     alt = (
         "Test images above their most similar training images in three bands: clear near-duplicates, which are the "
@@ -161,11 +199,7 @@ def _bands(found: torch.Tensor) -> dict[str, torch.Tensor]:
     order = found.argsort(descending=True, stable=True)
     sure = order[(found[order] < COPIES) & (found[order] >= NEAR_DUPLICATE)]
     spread = np.linspace(0, max(len(sure) * 2 // 3 - 1, 0), min(len(sure), 6)).astype(int)
-    bands = {
-        "clear": sure[spread],
-        "just above": sure[-6:],
-        "just below": order[found[order] < NEAR_DUPLICATE][:6],
-    }
+    bands = {"clear": sure[spread], "just above": sure[-6:], "just below": order[found[order] < NEAR_DUPLICATE][:6]}
     return {title: shown for title, shown in bands.items() if len(shown)}
 
 
@@ -179,8 +213,17 @@ def _twin_rows(figure: SubFigure, train: ImageSet, test: ImageSet, twins: Twins,
         axis.axis("off")
     for row, (part, (images, labels)) in zip(axes, rows.items()):
         plotting.show_images(images, row, titles=[plain(test.class_names[label]) for label in labels.tolist()])
-        row[0].annotate(part, (0, 0.5), (-6, 0), xycoords="axes fraction", textcoords="offset points", rotation=90,
-                        ha="right", va="center", fontsize=11)
+        row[0].annotate(
+            part,
+            (0, 0.5),
+            (-6, 0),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            rotation=90,
+            ha="right",
+            va="center",
+            fontsize=11,
+        )
         for axis in row:
             axis.title.set_fontsize(5 if test.is_synthetic else 10)
 

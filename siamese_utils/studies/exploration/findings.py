@@ -120,9 +120,7 @@ def channel_statistics(images: torch.Tensor) -> ChannelStatistics:
     count = images.numel() // images.shape[-1]
     total, squares = histogram @ values, histogram @ values**2
     # Whole numbers up to here: n * sum(x^2) - sum(x)^2 outgrows 64 bits, so Python's integers take over.
-    variance = [
-        (count * int(square) - int(each) ** 2) / count**2 for each, square in zip(total, squares)
-    ]
+    variance = [(count * int(square) - int(each) ** 2) / count**2 for each, square in zip(total, squares)]
     return ChannelStatistics(histogram, total / count, np.sqrt(variance))
 
 

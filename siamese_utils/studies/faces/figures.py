@@ -18,12 +18,7 @@ from siamese_utils.data.sampling import named_rng
 from siamese_utils.errors import SamplingError
 from siamese_utils.experiments import plotting
 from siamese_utils.experiments.findings import Illustration, Shown, Table
-from siamese_utils.studies.faces.findings import (
-    koch_histories,
-    sensitivity_sentences,
-    sensitivity_table,
-    stored_pairs,
-)
+from siamese_utils.studies.faces.findings import koch_histories, sensitivity_sentences, sensitivity_table, stored_pairs
 from siamese_utils.studies.faces.koch import PUBLISHED_ACCURACY
 from siamese_utils.studies.faces.study import FACES
 from siamese_utils.studies.faces.systems import KOCH, NAMES
@@ -75,9 +70,12 @@ def photos_figure(parts: Mapping[str, PairList]) -> Illustration:
         place = table.photographs + (number - (len(names) - 1) / 2) * width
         axis.bar(place, table[name], width, color=colour, label=name)
     axis.set(
-        yscale="log", xlabel="photographs of a person", ylabel="people", xticks=table.photographs,
+        yscale="log",
+        xlabel="photographs of a person",
+        ylabel="people",
+        xticks=table.photographs,
         title="Of most people there is one photograph",
-    )  # fmt: skip
+    )
     axis.grid(axis="x", visible=False)
     axis.legend()
     figure.tight_layout()
@@ -106,8 +104,15 @@ def curves_figure(histories: Mapping[int, pd.DataFrame] | None = None) -> Illust
                 axis.plot(history.epoch, history[column], color=colour, alpha=0.25, lw=1)
             mean = whole.groupby("epoch")[column].mean()
             axis.plot(mean.index, mean, color=colour)
-            axis.annotate(label, (mean.index[-1], mean.iloc[-1]), (6, 0), textcoords="offset points", color=colour,
-                          fontweight="bold", va="center")  # fmt: skip
+            axis.annotate(
+                label,
+                (mean.index[-1], mean.iloc[-1]),
+                (6, 0),
+                textcoords="offset points",
+                color=colour,
+                fontweight="bold",
+                va="center",
+            )
             ends[column] = mean.iloc[-1]
         axis.set(title=title, xlabel="epoch", xlim=(1, whole.epoch.max() * 1.35))
         axis.xaxis.set_major_locator(FixedLocator(range(1, int(whole.epoch.max()) + 1)))
@@ -144,8 +149,10 @@ def sensitivity_figure(table: pd.DataFrame) -> Illustration:
             axis.xaxis.set_major_formatter("{x:g}")
             axis.xaxis.set_minor_locator(NullLocator())
             axis.xaxis.set_minor_formatter(NullFormatter())
-        told.append(f"{label} from {value.min():g} to {value.max():g}: "
-                    f"{part.accuracy.min():.1f} to {part.accuracy.max():.1f} percent")  # fmt: skip
+        told.append(
+            f"{label} from {value.min():g} to {value.max():g}: "
+            f"{part.accuracy.min():.1f} to {part.accuracy.max():.1f} percent"
+        )
     axes[0].set_ylabel("validation pairs called right (%)")
     figure.tight_layout()
     alt = (
@@ -190,13 +197,25 @@ def roc_figure(pairs: pd.DataFrame | None = None) -> Illustration:
         mean, error = np.mean(curves, axis=0), float(np.mean(errors))
         axis.plot(100 * grid, 100 * mean, color=COLOURS[system])
         axis.plot(error, 100 - error, "o", color=COLOURS[system], ms=8)
-        axis.text(97, 24 - 8 * number, f"{NAMES[system]}: {error:.1f}", ha="right", color=COLOURS[system],
-                  fontweight="bold", bbox=_ON_WHITE)  # fmt: skip
+        axis.text(
+            97,
+            24 - 8 * number,
+            f"{NAMES[system]}: {error:.1f}",
+            ha="right",
+            color=COLOURS[system],
+            fontweight="bold",
+            bbox=_ON_WHITE,
+        )
         told.append(f"{NAMES[system]} {error:.1f} percent")
     axis.plot([0, 100], [100, 0], ls=":", color=plotting.GREY, lw=1)
     axis.plot([0, 100], [0, 100], ls="--", color=plotting.GREY, lw=1)
-    axis.set(xlabel="different people called the same (%)", ylabel="same people called the same (%)", xlim=(0, 100),
-             ylim=(0, 101), title="ROC on the test pairs; points: equal error rate (%)")  # fmt: skip
+    axis.set(
+        xlabel="different people called the same (%)",
+        ylabel="same people called the same (%)",
+        xlim=(0, 100),
+        ylim=(0, 101),
+        title="ROC on the test pairs; points: equal error rate (%)",
+    )
     axis.set_aspect("equal")
     figure.tight_layout()
     alt = f"ROC curves on LFW's test pairs, a thin line a seed. Mean equal error rates: {'; '.join(told)}."
@@ -219,14 +238,28 @@ def accuracy_figure(table: pd.DataFrame | None = None) -> Illustration:
         offsets = np.linspace(-0.25, 0.25, len(part)) if len(part) > 1 else np.zeros(1)
         axis.errorbar(part.value, place + offsets, xerr=part.ci95, fmt="o", ms=5, capsize=2, color=COLOURS[system])
         mean = f"{'mean ' if len(part) > 1 else ''}{part.value.mean():.1f}"
-        axis.annotate(mean, (part.value.mean(), place + 0.36), ha="center", va="bottom",
-                      color=COLOURS[system], fontweight="bold", bbox=_ON_WHITE)  # fmt: skip
+        axis.annotate(
+            mean,
+            (part.value.mean(), place + 0.36),
+            ha="center",
+            va="bottom",
+            color=COLOURS[system],
+            fontweight="bold",
+            bbox=_ON_WHITE,
+        )
         runs = f"{len(part)} {'seeds' if len(part) > 1 else 'seed'}"
         told.append(f"{NAMES[system]} {part.value.mean():.1f} percent over {runs}")
     published = PUBLISHED_ACCURACY["test"]
     axis.axvline(published, ls="--", color=plotting.GREY)
-    axis.annotate(f"the assignment's report: {published}", (published, -0.45), (4, 0),
-                  textcoords="offset points", color=plotting.GREY, fontweight="bold", va="center")  # fmt: skip
+    axis.annotate(
+        f"the assignment's report: {published}",
+        (published, -0.45),
+        (4, 0),
+        textcoords="offset points",
+        color=plotting.GREY,
+        fontweight="bold",
+        va="center",
+    )
     axis.set_yticks(range(len(systems)), [NAMES[system] for system in reversed(systems)])
     axis.set(xlabel="test pairs called right (%)", ylim=(-0.6, len(systems) - 0.25))
     axis.grid(axis="y", visible=False)
@@ -278,8 +311,15 @@ def extremes_figure(faces: FaceSet, probability: Sequence[float] | NDArray[np.fl
             cells = axes[row, 2 * half : 2 * half + 2]
             plotting.show_images(faces.images[photos], cells, [faces.title(p) for p in photos], [colour] * 2)
             value = float(np.asarray(probability, dtype=float)[pair])
-            cells[0].text(0, 1.14, f"{kind}: P(same) = {value:.2g}", transform=cells[0].transAxes, color=colour,
-                          fontsize=10, fontweight="bold")  # fmt: skip
+            cells[0].text(
+                0,
+                1.14,
+                f"{kind}: P(same) = {value:.2g}",
+                transform=cells[0].transAxes,
+                color=colour,
+                fontsize=10,
+                fontweight="bold",
+            )
             told.append(f"{kind}, probability {value:.2g}: {' and '.join(faces.title(photo) for photo in photos)}")
     alt = "Four pairs of test photographs, the surest right and wrong answers. " + "; ".join(told) + "."
     return Illustration(figure, "07_extremes", alt)

@@ -50,28 +50,61 @@ def _trial_runs() -> list[Run]:
     proxy, supcon, pairs = Term("proxy"), (Term("supcon"),), {"repeat": False}
     triplet = Term("triplet", mining="batch_all", temperature=0.1)
     return [
-        _trial("base", "What the next four are compared with: proxies and triplets, strong augmentation, all people.",
-               terms=(proxy, dataclasses.replace(triplet, weight=0.5))),
+        _trial(
+            "base",
+            "What the next four are compared with: proxies and triplets, strong augmentation, all people.",
+            terms=(proxy, dataclasses.replace(triplet, weight=0.5)),
+        ),
         _trial("proxy", "About the same: with two photographs a person there are few triplets.", terms=(proxy,)),
         _trial("triplet", "Worse: without proxies a step sees 64 of some 1,700 people.", terms=(triplet,)),
         _trial("supcon", "Better than triplets alone, as all strangers of a batch count at once.", terms=supcon),
         _trial("pair-bce", "Worse: the assignment's loss, on all pairs of a batch.", terms=(Term("pair_bce"),)),
-        _trial("supcon-grid", "Better: faces are aligned, so it matters in which part of the image a feature lies.",
-               terms=supcon, encoder="resnet9-16-grid4"),
-        _trial("supcon-batch-256", "Better: more strangers a step, and with them more that look alike.",
-               terms=supcon, batch_size=256),
-        _trial("supcon-sharp", "A little better: a lower temperature counts the strangers that look most alike.",
-               terms=(Term("supcon", temperature=0.05),)),
-        _trial("supcon-no-singles", "A little worse: half of the people are left out, but every pair is a real one.",
-               pairs, terms=supcon),
-        _trial("pairs-wide", "Better for each image, but four times as slow: half the images take twice as long.",
-               pairs, terms=supcon, encoder="resnet9-32", least_images=TRIAL_IMAGES // 2,
-               most_images=TRIAL_IMAGES // 2),
-        _trial("pairs-tight", "A little worse: hair and outline of the head, which tell people apart, are cut off.",
-               {**pairs, "crop": 104, "judged_crops": (104, 92)}, terms=supcon),
-        _trial("pairs-unvaried", "Clearly worse: two photographs of a person do not show all that may change.",
-               pairs, terms=supcon, augment=AugmentConfig(translate=2)),
-    ]  # fmt: skip
+        _trial(
+            "supcon-grid",
+            "Better: faces are aligned, so it matters in which part of the image a feature lies.",
+            terms=supcon,
+            encoder="resnet9-16-grid4",
+        ),
+        _trial(
+            "supcon-batch-256",
+            "Better: more strangers a step, and with them more that look alike.",
+            terms=supcon,
+            batch_size=256,
+        ),
+        _trial(
+            "supcon-sharp",
+            "A little better: a lower temperature counts the strangers that look most alike.",
+            terms=(Term("supcon", temperature=0.05),),
+        ),
+        _trial(
+            "supcon-no-singles",
+            "A little worse: half of the people are left out, but every pair is a real one.",
+            pairs,
+            terms=supcon,
+        ),
+        _trial(
+            "pairs-wide",
+            "Better for each image, but four times as slow: half the images take twice as long.",
+            pairs,
+            terms=supcon,
+            encoder="resnet9-32",
+            least_images=TRIAL_IMAGES // 2,
+            most_images=TRIAL_IMAGES // 2,
+        ),
+        _trial(
+            "pairs-tight",
+            "A little worse: hair and outline of the head, which tell people apart, are cut off.",
+            {**pairs, "crop": 104, "judged_crops": (104, 92)},
+            terms=supcon,
+        ),
+        _trial(
+            "pairs-unvaried",
+            "Clearly worse: two photographs of a person do not show all that may change.",
+            pairs,
+            terms=supcon,
+            augment=AugmentConfig(translate=2),
+        ),
+    ]
 
 
 def _try(run: Run, bench: Bench) -> Outcome:

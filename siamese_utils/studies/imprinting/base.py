@@ -112,8 +112,10 @@ def parts_of(base: BaseConfig, train_set: ImageSet, test_set: ImageSet) -> Parts
     rows = {"known": known, "tuning": held_out[::2], "held_out": held_out[1::2], "shots": shots}
     return Parts(
         **{name: (train_set.images[part], train_set.labels[part]) for name, part in rows.items()},
-        test=(test_set.images, test_set.labels), old=classes.seen, novel=classes.unseen,
-    )  # fmt: skip
+        test=(test_set.images, test_set.labels),
+        old=classes.seen,
+        novel=classes.unseen,
+    )
 
 
 # --- what is drawn --------------------------------------------------------------------------------

@@ -92,17 +92,25 @@ def by_shots() -> Illustration:
     axis.annotate(text, (0, bound), (0, 4), textcoords="offset points", fontsize=10)
     _name_ends(axis, x[-1], ends)
     axis.set(
-        xticks=x, xticklabels=SHOTS, xlabel="shots of the new class", ylabel="accuracy on the new class (%)",
-        ylim=(0, 100), xlim=(-0.2, len(x) + 0.35),
+        xticks=x,
+        xticklabels=SHOTS,
+        xlabel="shots of the new class",
+        ylabel="accuracy on the new class (%)",
+        ylim=(0, 100),
+        xlim=(-0.2, len(x) + 0.35),
         title="One class added to 40: how often its test images are named right",
-    )  # fmt: skip
+    )
     figure.tight_layout()
     within = ", ".join(f"{numbers.value('whitened', k, bias='budget'):.0f} percent at {k}" for k in SHOTS)
     as_it_is = ", ".join(f"{numbers.value('imprinted', k):.0f}" for k in SHOTS)
-    return Illustration(figure, "06_shots", (
-        f"Accuracy on a class added to forty against the number of shots: whitened within budget {within}; "
-        f"imprinted as it is {as_it_is}."
-    ))  # fmt: skip
+    return Illustration(
+        figure,
+        "06_shots",
+        (
+            f"Accuracy on a class added to forty against the number of shots: whitened within budget {within}; "
+            f"imprinted as it is {as_it_is}."
+        ),
+    )
 
 
 def _name_ends(axis: Axes, x: float, ends: Sequence[tuple[float, str, str]]) -> None:
@@ -133,10 +141,14 @@ def bargain() -> Illustration:
         axes[0].text(0.04, height, name, transform=axes[0].transAxes, color=colour, fontweight="bold")
     figure.tight_layout()
     prices = ", ".join(f"{for_points(1.0, k):.0f} percent with {k}" for k in SHOTS)
-    return Illustration(figure, "06_bargain", (
-        "Accuracy on the new class against points of old accuracy given up, one panel for each number of shots. "
-        f"Whitened, at one point lost: {prices}."
-    ))  # fmt: skip
+    return Illustration(
+        figure,
+        "06_bargain",
+        (
+            "Accuracy on the new class against points of old accuracy given up, one panel for each number of shots. "
+            f"Whitened, at one point lost: {prices}."
+        ),
+    )
 
 
 def many() -> Illustration:
@@ -149,9 +161,14 @@ def many() -> Illustration:
             part = part[part.value > 0]
             axis.plot(part.loss, part.value, "-", color=colour)
             axis.annotate(
-                f"{k}", (part.loss.iloc[-1], part.value.iloc[-1]), (5, {10: -3, 20: 4}.get(k, 0)),
-                textcoords="offset points", color=colour, fontweight="bold", va="center",
-            )  # fmt: skip
+                f"{k}",
+                (part.loss.iloc[-1], part.value.iloc[-1]),
+                (5, {10: -3, 20: 4}.get(k, 0)),
+                textcoords="offset points",
+                color=colour,
+                fontweight="bold",
+                va="center",
+            )
             lost = numbers.base().value - numbers.value("whitened", k, "old_acc", added)
             axis.plot(lost, numbers.value("whitened", k, added=added), "o", color=colour)
         title = f"{added} classes added to 40"
@@ -160,10 +177,14 @@ def many() -> Illustration:
     text = "number of shots at the end of each line;\ndot: scores as they are"
     axes[1].text(0.03, 0.92, text, transform=axes[1].transAxes, fontsize=10, color=plotting.GREY, va="top")
     figure.tight_layout()
-    return Illustration(figure, "06_many", (
-        "Accuracy on ten and on sixty classes added at once against old accuracy lost, one line for each number of "
-        "shots; a dot marks scores as they are. More shots lift the whole line; sixty classes lie far below ten."
-    ))  # fmt: skip
+    return Illustration(
+        figure,
+        "06_many",
+        (
+            "Accuracy on ten and on sixty classes added at once against old accuracy lost, one line for each number of "
+            "shots; a dot marks scores as they are. More shots lift the whole line; sixty classes lie far below ten."
+        ),
+    )
 
 
 def classes() -> Illustration:
@@ -174,29 +195,44 @@ def classes() -> Illustration:
     y = np.arange(len(part))
     left.errorbar(part.value, y, xerr=part.ci95, fmt="o", color=plotting.BLUE, ms=4, lw=1.2)
     left.set(
-        yticks=y, ylim=(-1, len(part)), xlim=(0, 103), xlabel="accuracy on the class, 5 shots, within budget (%)",
+        yticks=y,
+        ylim=(-1, len(part)),
+        xlim=(0, 103),
+        xlabel="accuracy on the class, 5 shots, within budget (%)",
         title="Sixty classes, and the old class nearest to each",
-    )  # fmt: skip
+    )
     left.set_yticklabels([plain(name) for name in part.index], fontsize=8)
     for row, name in enumerate(part.index):
         left.annotate(
-            plain(found.nearest[name]), (1, row), xycoords=("axes fraction", "data"), xytext=(4, 0),
-            textcoords="offset points", fontsize=7.5, va="center", color=plotting.GREY,
-        )  # fmt: skip
+            plain(found.nearest[name]),
+            (1, row),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 0),
+            textcoords="offset points",
+            fontsize=7.5,
+            va="center",
+            color=plotting.GREY,
+        )
     right.scatter(closest, part.value, s=22, color=plotting.BLUE)
     for name in [*part.index[-3:], *closest.sort_values().index[-5:]]:
         where = (closest[name], part.value[name])
         right.annotate(plain(name), where, (5, 3), textcoords="offset points", fontsize=8)
     right.set(
-        xlabel="cosine to the nearest old class", ylabel="accuracy on the class (%)", ylim=(0, 103),
+        xlabel="cosine to the nearest old class",
+        ylabel="accuracy on the class (%)",
+        ylim=(0, 103),
         title="The nearer, the harder?",
-    )  # fmt: skip
+    )
     figure.tight_layout(w_pad=5)
-    return Illustration(figure, "06_classes", (
-        f"Left: accuracy of each of sixty novel classes with five shots, from {plain(part.index[0])} with "
-        f"{part.value.iloc[0]:.0f} percent to {plain(part.index[-1])} with {part.value.iloc[-1]:.0f}. Right: accuracy "
-        f"against the cosine to the nearest old class, correlation {found.correlation:.2f}."
-    ))  # fmt: skip
+    return Illustration(
+        figure,
+        "06_classes",
+        (
+            f"Left: accuracy of each of sixty novel classes with five shots, from {plain(part.index[0])} with "
+            f"{part.value.iloc[0]:.0f} percent to {plain(part.index[-1])} with {part.value.iloc[-1]:.0f}. Right: "
+            f"accuracy against the cosine to the nearest old class, correlation {found.correlation:.2f}."
+        ),
+    )
 
 
 def moving() -> Illustration:
@@ -215,12 +251,20 @@ def moving() -> Illustration:
         [f"{by_method[method].value[k]:{form}}" for k in counts]
         for method, form in (("moved", ".0f"), ("whitened", ".0f"), ("moved - whitened", "+.0f"))
     )
-    return Illustration(figure, "06_moved", (
-        "Left: accuracy on the new class for one point of old accuracy against the number of shots, with the last "
-        "stage moved " + ", ".join(f"{value} percent with {k}" for value, k in zip(moved, counts, strict=True))
-        + "; with the encoder as it is " + ", ".join(stays) + ". Right: the difference, "
-        + ", ".join(f"{value} points with {k}" for value, k in zip(gain, counts, strict=True)) + "."
-    ))  # fmt: skip
+    return Illustration(
+        figure,
+        "06_moved",
+        (
+            "Left: accuracy on the new class for one point of old accuracy against the number of shots, with the last "
+            "stage moved "
+            + ", ".join(f"{value} percent with {k}" for value, k in zip(moved, counts, strict=True))
+            + "; with the encoder as it is "
+            + ", ".join(stays)
+            + ". Right: the difference, "
+            + ", ".join(f"{value} points with {k}" for value, k in zip(gain, counts, strict=True))
+            + "."
+        ),
+    )
 
 
 def _draw_moved(axis: Axes, by_method: dict[str, pd.DataFrame]) -> None:
@@ -236,9 +280,11 @@ def _draw_moved(axis: Axes, by_method: dict[str, pd.DataFrame]) -> None:
     end = (x[len(SHOTS) - 1], seed[SHOTS[-1]])
     axis.annotate("seed project, fine-tuned", end, (-8, 9), ha="center", color=plotting.GREY, **bold)
     axis.set(
-        ylabel="accuracy on the new class (%)", ylim=(0, 100), xlim=(-0.2, len(x) + 1.0),
+        ylabel="accuracy on the new class (%)",
+        ylim=(0, 100),
+        xlim=(-0.2, len(x) + 1.0),
         title="New class, for one point of old accuracy",
-    )  # fmt: skip
+    )
 
 
 def _draw_gain(axis: Axes, by_method: dict[str, pd.DataFrame]) -> None:

@@ -116,18 +116,22 @@ def one_class_table() -> Sequence[Table | str]:
         name = "random start, fine-tuned" if method == "random" else method
         for bias, what in biases:
             old = [numbers.value(method, k, "old_acc", bias=bias) for k in SHOTS]
-            rows.append({
-                "": f"{name}, {what}",
-                **{heading(k): numbers.text(method, k, bias=bias) for k in SHOTS},
-                "old classes": f"{min(old):.1f} to {max(old):.1f}",
-            })  # fmt: skip
+            rows.append(
+                {
+                    "": f"{name}, {what}",
+                    **{heading(k): numbers.text(method, k, bias=bias) for k in SHOTS},
+                    "old classes": f"{min(old):.1f} to {max(old):.1f}",
+                }
+            )
     every = numbers.everything
     for bias, what in biases:
-        rows.append({
-            "": f"joint, all {every} images, {what}",
-            heading(SHOTS[-1]): numbers.text("joint", every, bias=bias),
-            "old classes": f"{numbers.value('joint', every, 'old_acc', bias=bias):.1f}",
-        })  # fmt: skip
+        rows.append(
+            {
+                "": f"joint, all {every} images, {what}",
+                heading(SHOTS[-1]): numbers.text("joint", every, bias=bias),
+                "old classes": f"{numbers.value('joint', every, 'old_acc', bias=bias):.1f}",
+            }
+        )
     plain_base, whitened = (cell(row.value, row.ci95) for row in map(numbers.base, ("plain", "whitened")))
     caption = "CIFAR-100: accuracy on one added class, percent, 95% intervals over the 60 classes"
     return Table(pd.DataFrame(rows).fillna(""), caption), (
@@ -152,27 +156,39 @@ def bargain_sentences() -> Sequence[str]:
     return (
         "Whitened, for **one point** of old accuracy: "
         + ", ".join(f"{for_points(1.0, k):.0f}% with {k}" for k in SHOTS)
-        + ". For **four points**: " + ", ".join(f"{for_points(4.0, k):.0f}%" for k in SHOTS) + ".",
+        + ". For **four points**: "
+        + ", ".join(f"{for_points(4.0, k):.0f}%" for k in SHOTS)
+        + ".",
         f"Over *all 41 classes*, each counting alike, the base would stand at {base:.1f}% if the new class were as "
         "good as the old ones. The best point of each curve reaches "
         + ", ".join(f"{best[k][0]:.1f}% with {k}" for k in SHOTS)
-        + " (the new class being at " + ", ".join(f"{best[k][1]:.0f}%" for k in SHOTS)
+        + " (the new class being at "
+        + ", ".join(f"{best[k][1]:.0f}%" for k in SHOTS)
         + " there). A class that is recognised in a third of its images costs a point of that mean by itself, whatever "
         "happens to the others.",
-    )  # fmt: skip
+    )
 
 
 def many_table() -> Table:
     """Several classes added at once."""
     numbers = Numbers.stored()
-    columns = {"novel classes": "novel_acc", "old classes": "old_acc", "all classes": "overall_acc",
-               "harmonic mean": "harmonic_mean"}  # fmt: skip
+    columns = {
+        "novel classes": "novel_acc",
+        "old classes": "old_acc",
+        "all classes": "overall_acc",
+        "harmonic mean": "harmonic_mean",
+    }
     ways = [(method, k) for method in ("imprinted", "whitened", "fine-tuned") for k in SHOTS]
     rows = [
-        {"added": added, "method": method, "shots": k,
-         **{name: numbers.text(method, k, metric, added) for name, metric in columns.items()}}
-        for added in AT_ONCE for method, k in (*ways, ("joint", numbers.everything))
-    ]  # fmt: skip
+        {
+            "added": added,
+            "method": method,
+            "shots": k,
+            **{name: numbers.text(method, k, metric, added) for name, metric in columns.items()},
+        }
+        for added in AT_ONCE
+        for method, k in (*ways, ("joint", numbers.everything))
+    ]
     caption = "CIFAR-100: 10 and 60 classes added to 40, scores as they are; percent, 95% intervals over draws"
     return Table(pd.DataFrame(rows), caption)
 
@@ -216,20 +232,25 @@ def class_findings() -> Sequence[Table | str]:
     numbers, table, found = Numbers.stored(), stored_classes(), ByClass.stored()
     within = table[(table.method == "whitened") & (table.bias == "budget")]
     spread = pd.DataFrame(
-        {"shots": k, "standard deviation of all runs": numbers.value("whitened", k, "novel_sd", bias="budget"),
-         "between classes": within[within.shots == k].value.std()}
+        {
+            "shots": k,
+            "standard deviation of all runs": numbers.value("whitened", k, "novel_sd", bias="budget"),
+            "between classes": within[within.shots == k].value.std(),
+        }
         for k in SHOTS
-    )  # fmt: skip
+    )
     values, names = found.rows.value, list(found.rows.index)
     half = 1.96 / np.sqrt(len(names) - 3)
     low, high = np.tanh(np.arctanh(found.correlation) - half), np.tanh(np.arctanh(found.correlation) + half)
     caption = "CIFAR-100: how much the new class's accuracy varies (points; whitened, within budget)"
     return Table(spread, caption, 1), (
-        "Hardest: " + ", ".join(f"*{plain(n)}* ({values[n]:.0f}%, near *{plain(found.nearest[n])}*)" for n in names[:5])
-        + ". Easiest: " + ", ".join(f"*{plain(n)}* ({values[n]:.0f}%)" for n in names[::-1][:5])
+        "Hardest: "
+        + ", ".join(f"*{plain(n)}* ({values[n]:.0f}%, near *{plain(found.nearest[n])}*)" for n in names[:5])
+        + ". Easiest: "
+        + ", ".join(f"*{plain(n)}* ({values[n]:.0f}%)" for n in names[::-1][:5])
         + f". Correlation of accuracy with the cosine to the nearest old class: **{found.correlation:.2f}** "
         f"(95% interval {low:.2f} to {high:.2f}, over classes)."
-    )  # fmt: skip
+    )
 
 
 # --- an encoder that moves ------------------------------------------------------------------------
@@ -276,15 +297,23 @@ def moved_table() -> Table:
     """One class added with an encoder that stays, was tuned for the old classes, or moves."""
     stored = IMPRINTING_MOVED.table()
     summary, sets = moved_summary(stored), stored.groupby("shots").shot_set.nunique().max()
-    columns = {"new, as it is": "novel_acc", "old, as it is": "old_acc", "new, budget": "novel_acc_budget",
-               "old, budget": "old_acc_budget", "all, budget": "overall_acc_budget",
-               "new, one point": ONE_POINT}  # fmt: skip
+    columns = {
+        "new, as it is": "novel_acc",
+        "old, as it is": "old_acc",
+        "new, budget": "novel_acc_budget",
+        "old, budget": "old_acc_budget",
+        "all, budget": "overall_acc_budget",
+        "new, one point": ONE_POINT,
+    }
     rows = [
-        {"shots": k, "encoder": name,
-         **{head: moved_cell(summary, method, k, metric) for head, metric in columns.items()}}
+        {
+            "shots": k,
+            "encoder": name,
+            **{head: moved_cell(summary, method, k, metric) for head, metric in columns.items()},
+        }
         for k in sorted(stored.shots.unique())
         for method, name in (("whitened", "stays"), ("old only", "tuned for old"), ("moved", "moves"))
-    ]  # fmt: skip
+    ]
     what = f"{stored.novel.nunique()} classes in turn, {sets} set{'s' * bool(sets > 1)} of shots"
     return Table(pd.DataFrame(rows), f"CIFAR-100: one class added to 40 ({what}); percent")
 

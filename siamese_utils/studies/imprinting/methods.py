@@ -112,8 +112,10 @@ class Measured:
     @classmethod
     def joined(cls, parts: Sequence[Measured]) -> Measured:
         """The runs of several as one."""
-        old, novel = ({name: torch.cat([getattr(part, side)[name] for part in parts]) for name in BIASES}
-                      for side in ("old", "novel"))  # fmt: skip
+        old, novel = (
+            {name: torch.cat([getattr(part, side)[name] for part in parts]) for name in BIASES}
+            for side in ("old", "novel")
+        )
         return cls(old, novel, torch.cat([part.curve for part in parts]))
 
     @property
@@ -234,9 +236,11 @@ def tables_of(
         tables["imprinting"].append(row(key, "old_acc", share_estimate(space.right())))
     data = spaces["plain"].data
     ways = [
-        (added, method, shots) for added in config.at_once for method in METHODS
+        (added, method, shots)
+        for added in config.at_once
+        for method in METHODS
         for shots in ((data.images_a_class,) if method == "joint" else config.shots)
-    ]  # fmt: skip
+    ]
     for added, method, shots in tqdm(ways, unit="way", desc="imprinting", disable=not progress):
         batches, found = [], []
         for batch in _batches(data, config, added):

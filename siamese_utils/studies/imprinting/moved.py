@@ -124,6 +124,7 @@ def _by_metric(found: Measured) -> dict[str, float]:
     by_bias = {"": "none", "_budget": "budget"}
     values = {
         f"{side}_acc{end}": float(getattr(found, side)[bias])
-        for end, bias in by_bias.items() for side in ("old", "novel")
-    }  # fmt: skip
+        for end, bias in by_bias.items()
+        for side in ("old", "novel")
+    }
     return {**values, "novel_acc_for_one_point": float(found.for_one_point)}

@@ -91,7 +91,9 @@ def again(checkpoint: Path, bench: Bench) -> Mapping[str, pd.DataFrame]:
 IMPRINTING = Study(
     "imprinting",
     "Can a trained classifier learn one more class from 1, 5, 10 or 20 images, and what does it cost the old ones?",
-    runs, carry_out, key=(),
+    runs,
+    carry_out,
+    key=(),
     metrics={
         "novel_acc": "accuracy on the added classes",
         "old_acc": "accuracy on the classes learned before",
@@ -104,7 +106,7 @@ IMPRINTING = Study(
     checkpoint=lambda run: base_checkpoint(),
     record=lambda run: results_dir() / "runs" / "imprinting.json",
     again=again,
-)  # fmt: skip
+)
 
 # --- an encoder that moves ------------------------------------------------------------------------
 
@@ -178,11 +180,13 @@ def _digest(path: Path) -> str:
 IMPRINTING_MOVED = Study(
     "imprinting_moved",
     "What does a class gain when the encoder's last stage moves with it?",
-    moved_runs, carry_out_moved, key=("novel", "shots", "shot_set"),
+    moved_runs,
+    carry_out_moved,
+    key=("novel", "shots", "shot_set"),
     metrics={**moved.METRICS, "seconds": "time of the run"},
     columns=("method", "novel", "shots", "shot_set", *moved.METRICS, "seconds"),
     record=lambda run: results_dir() / "runs" / "imprinting-moved.json",
-)  # fmt: skip
+)
 
 # --- how the settings were chosen -----------------------------------------------------------------
 
@@ -239,10 +243,16 @@ MOVED_TRIALS = (
     _moved_trial("few-longest", "Longer was better; by now the shots are known by heart.", steps=120),
     _moved_trial("few-half-frozen", "The seed's schedule; about the same.", steps=60, frozen_share=0.5),
     _moved_trial("few-adaptive", "The seed's loss: more novel images named, and more by mistake.", steps=60, adapt=0.1),
-    _moved_trial("all", "Better by far: with 250 images the encoder can learn the class.", (250,), steps=100, rate=3e-4,
-                 batch=128),
+    _moved_trial(
+        "all",
+        "Better by far: with 250 images the encoder can learn the class.",
+        (250,),
+        steps=100,
+        rate=3e-4,
+        batch=128,
+    ),
     _moved_trial("all-fast", "Too fast for the old classes.", (250,), steps=100, rate=1e-3, batch=128),
-)  # fmt: skip
+)
 
 
 def trial_runs(config: Path = WHOLE) -> list[Run]:
@@ -317,10 +327,20 @@ _FOR_ONE_POINT = {"novel_acc_for_one_point": "accuracy on stand-ins for novel cl
 _TRIAL_COLUMNS = ("trial", "shots", "metric", "value", "ci95", "n")
 
 IMPRINTING_TRIALS = Study(
-    "imprinting_trials", "With which settings are classes added best, on training images alone?",
-    trial_runs, carry_out_trial, key=("trial",), metrics=_FOR_ONE_POINT, columns=_TRIAL_COLUMNS,
-)  # fmt: skip
+    "imprinting_trials",
+    "With which settings are classes added best, on training images alone?",
+    trial_runs,
+    carry_out_trial,
+    key=("trial",),
+    metrics=_FOR_ONE_POINT,
+    columns=_TRIAL_COLUMNS,
+)
 IMPRINTING_MOVED_TRIALS = Study(
-    "imprinting_moved_trials", "At which steps and rates does a moving encoder gain most, on training images alone?",
-    moved_trial_runs, carry_out_moved_trial, key=("trial",), metrics=_FOR_ONE_POINT, columns=_TRIAL_COLUMNS,
-)  # fmt: skip
+    "imprinting_moved_trials",
+    "At which steps and rates does a moving encoder gain most, on training images alone?",
+    moved_trial_runs,
+    carry_out_moved_trial,
+    key=("trial",),
+    metrics=_FOR_ONE_POINT,
+    columns=_TRIAL_COLUMNS,
+)

@@ -30,8 +30,17 @@ from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.loop import Learner, step
 
 SPEED_COLUMNS = (
-    "encoder", "side", "images_per_second", "spread", "rounds", "threads", "processor", "torch", "date", "commit",
-)  # fmt: skip
+    "encoder",
+    "side",
+    "images_per_second",
+    "spread",
+    "rounds",
+    "threads",
+    "processor",
+    "torch",
+    "date",
+    "commit",
+)
 _CLASSES = 64  # as many as the studies learn
 
 
@@ -123,17 +132,23 @@ def measure_speeds(
                 rates.append(count * config.batch_size / max(taken, 1e-9))
                 bar.update()
     where = {
-        "rounds": rounds, "threads": 1, "processor": processor_and_precision(), "torch": torch.__version__,
+        "rounds": rounds,
+        "threads": 1,
+        "processor": processor_and_precision(),
+        "torch": torch.__version__,
         "date": datetime.now(timezone.utc).date().isoformat(),
         "commit": git_commit(project.project_root(), "siamese_utils"),
-    }  # fmt: skip
+    }
     rows = [
         {
-            "encoder": name, "side": side, "images_per_second": round(statistics.median(rates), 2),
-            "spread": round((max(rates) - min(rates)) / 2, 2), **where,
+            "encoder": name,
+            "side": side,
+            "images_per_second": round(statistics.median(rates), 2),
+            "spread": round((max(rates) - min(rates)) / 2, 2),
+            **where,
         }
         for (name, side), rates in found.items()
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows, columns=list(SPEED_COLUMNS))
 
 

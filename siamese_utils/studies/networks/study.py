@@ -92,13 +92,22 @@ _EQUAL_TIME: dict[str, str] = {
 # Their weights exist already and are to be kept, so they get a fifth of the recipe's rates.
 _GENTLE = {"muon_rate": 0.01, "learning_rate": 4e-4}
 _STARTED: dict[str, tuple[str, str, str]] = {
-    "resnet20-from-cifar10": ("resnet20", "cifar10-resnet20",
-                              "Ten points above ResNet-20 from scratch: it knows ten classes of such pictures."),
-    "resnet56-from-cifar10": ("resnet56", "cifar10-resnet56",
-                              "Above ResNet-20 from CIFAR-10, since depth pays once it is trained."),
-    "efficientnet-lite0-from-imagenet": ("efficientnet-lite0", "imagenet-efficientnet-lite0",
-                                         "The best of all, because ImageNet has shown it these classes."),
-}  # fmt: skip
+    "resnet20-from-cifar10": (
+        "resnet20",
+        "cifar10-resnet20",
+        "Ten points above ResNet-20 from scratch: it knows ten classes of such pictures.",
+    ),
+    "resnet56-from-cifar10": (
+        "resnet56",
+        "cifar10-resnet56",
+        "Above ResNet-20 from CIFAR-10, since depth pays once it is trained.",
+    ),
+    "efficientnet-lite0-from-imagenet": (
+        "efficientnet-lite0",
+        "imagenet-efficientnet-lite0",
+        "The best of all, because ImageNet has shown it these classes.",
+    ),
+}
 
 ENCODERS_EQUAL_IMAGES = validation_study(
     "encoders_equal_images",

@@ -77,8 +77,13 @@ def episode_spread(accuracies: torch.Tensor) -> tuple[Illustration, str]:
     edges = np.array([*(np.arange(0, 100, 4) - 0.01), 100.01])  # no accuracy lies on an edge, and none beyond the last
     axis.hist(percent, bins=edges, color=plotting.BLUE, alpha=0.8)
     top = axis.get_ylim()[1]
-    axis.set(ylim=(0, 1.12 * top), xlim=(0, 100), xlabel="accuracy of an episode (%)", ylabel="episodes",
-             title="10,000 five-way one-shot episodes")
+    axis.set(
+        ylim=(0, 1.12 * top),
+        xlim=(0, 100),
+        xlabel="accuracy of an episode (%)",
+        ylabel="episodes",
+        title="10,000 five-way one-shot episodes",
+    )
     for x, y, text, colour in (
         (20, 0.9 * top, "chance", plotting.GREY),
         (mean.value, 1.04 * top, f"mean {mean} %", plotting.RED),
@@ -150,12 +155,17 @@ def legacy_metric(unseen: ImageSet, z: torch.Tensor) -> tuple[Illustration, str]
     axis.axhline(blind, color=plotting.GREY, lw=1.5, ls="--")
     axis.axvline(0.2, color=plotting.GREY, lw=1, ls=":")
     style = {"textcoords": "offset points", "fontweight": "bold"}
-    axis.annotate(f"always answering “different”: {blind:.1f}", (1.0, blind), (0, 15), ha="right", color=plotting.GREY,
-                  **style)
+    axis.annotate(
+        f"always answering “different”: {blind:.1f}", (1.0, blind), (0, 15), ha="right", color=plotting.GREY, **style
+    )
     axis.annotate("the seed's metric", (thresholds[6], legacy[6]), (10, -8), color=plotting.ORANGE, **style)
     axis.annotate("balanced pairs", (thresholds[22], balanced[22]), (8, 6), color=plotting.BLUE, **style)
-    axis.set(xlabel="similarity above which a pair is called “same” (dotted: the seed's 0.2)",
-             ylabel="pairs called right (%)", ylim=(0, 102), title="The same network, two ways of counting pairs")
+    axis.set(
+        xlabel="similarity above which a pair is called “same” (dotted: the seed's 0.2)",
+        ylabel="pairs called right (%)",
+        ylim=(0, 102),
+        title="The same network, two ways of counting pairs",
+    )
     alt = (
         "Two curves over the threshold. The seed's metric climbs with the threshold to the level of always answering "
         "different, a dashed line, and barely passes it. The accuracy on balanced pairs peaks in the middle and falls "
@@ -187,8 +197,15 @@ def ways_and_shots(unseen: ImageSet, z: torch.Tensor) -> tuple[Illustration, str
     _accuracies(left, ways, by_ways, "One shot, more ways", "classes to choose from (N)")
     _accuracies(right, shots, by_shots, "Five ways, more shots", "support images a class (K)")
     left.plot(ways, [100 / n for n in ways], "--", color=plotting.GREY)
-    left.annotate("chance", (ways[-1], 100 / ways[-1]), (0, -22), textcoords="offset points", ha="right",
-                  color=plotting.GREY, fontweight="bold")
+    left.annotate(
+        "chance",
+        (ways[-1], 100 / ways[-1]),
+        (0, -22),
+        textcoords="offset points",
+        ha="right",
+        color=plotting.GREY,
+        fontweight="bold",
+    )
     left.set_ylabel("accuracy on unseen classes (%)")
     right.axhline(20, ls="--", color=plotting.GREY)
     figure.tight_layout()
@@ -264,8 +281,15 @@ def confusion(unseen: ImageSet, classes: torch.Tensor, shares: torch.Tensor) -> 
     axis.grid(False)
     for (row, column), value in np.ndenumerate(percent):
         if len(names) <= 20:  # more would not be readable
-            axis.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=10,
-                      color="white" if value > 55 else "black")
+            axis.text(
+                column,
+                row,
+                f"{value:.0f}",
+                ha="center",
+                va="center",
+                fontsize=10,
+                color="white" if value > 55 else "black",
+            )
     axis.set(xlabel="taken for", ylabel="true class", title="One-shot confusion among all unseen classes (% of a row)")
     figure.tight_layout()
     alt = (
@@ -292,16 +316,28 @@ def class_difficulty(unseen: ImageSet, classes: torch.Tensor, recalls: torch.Ten
     order = np.argsort(np.median(recalls.numpy(), axis=0))
     names, percent = _names(unseen, classes[order]), 100 * recalls.numpy()[:, order]
     figure, axis = plt.subplots(figsize=(9, 0.42 * len(order) + 1.2))
-    axis.boxplot(percent, orientation="horizontal", widths=0.6, whis=(5, 95), showfliers=False, patch_artist=True,
-                 boxprops={"facecolor": "#CFE3F3", "edgecolor": plotting.BLUE},
-                 medianprops={"color": plotting.RED, "lw": 2.5},
-                 whiskerprops={"color": plotting.BLUE}, capprops={"color": plotting.BLUE})
+    axis.boxplot(
+        percent,
+        orientation="horizontal",
+        widths=0.6,
+        whis=(5, 95),
+        showfliers=False,
+        patch_artist=True,
+        boxprops={"facecolor": "#CFE3F3", "edgecolor": plotting.BLUE},
+        medianprops={"color": plotting.RED, "lw": 2.5},
+        whiskerprops={"color": plotting.BLUE},
+        capprops={"color": plotting.BLUE},
+    )
     axis.set_yticks(range(1, len(names) + 1), names)
     axis.axvline(100 / len(names), color=plotting.GREY, ls="--", lw=1)
-    axis.annotate("chance", (100 / len(names), 0.55), (4, 0), textcoords="offset points", fontsize=9,
-                  color=plotting.GREY)
-    axis.set(xlabel="images of the class named right (%): median (red), middle half (box), 5th to 95th percentile",
-             xlim=(0, 100), title="The same class with 200 different support images")
+    axis.annotate(
+        "chance", (100 / len(names), 0.55), (4, 0), textcoords="offset points", fontsize=9, color=plotting.GREY
+    )
+    axis.set(
+        xlabel="images of the class named right (%): median (red), middle half (box), 5th to 95th percentile",
+        xlim=(0, 100),
+        title="The same class with 200 different support images",
+    )
     axis.grid(axis="y", visible=False)
     figure.tight_layout()
     alt = (
@@ -350,16 +386,33 @@ def _effect_bars(axis: Axes, effects: pd.Series, count: int = 12) -> None:
     places = [*range(count), *range(count + 1, 2 * count + 1)]
     axis.barh(places, shown, color=[plotting.BLUE if value > 0 else plotting.RED for value in shown])
     for place, value in zip(places, shown):
-        axis.annotate(f"{value:+.0f}", (value, place), (4 if value > 0 else -4, 0), textcoords="offset points",
-                      va="center", ha="left" if value > 0 else "right", fontsize=9)
-    axis.text(0, count, f"{len(effects) - 2 * count} classes between these", ha="center", va="center", fontsize=10,
-              color=plotting.GREY, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5})
+        axis.annotate(
+            f"{value:+.0f}",
+            (value, place),
+            (4 if value > 0 else -4, 0),
+            textcoords="offset points",
+            va="center",
+            ha="left" if value > 0 else "right",
+            fontsize=9,
+        )
+    axis.text(
+        0,
+        count,
+        f"{len(effects) - 2 * count} classes between these",
+        ha="center",
+        va="center",
+        fontsize=10,
+        color=plotting.GREY,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
+    )
     axis.set_yticks(places, shown.index, fontsize=10)
     axis.invert_yaxis()
     axis.axvline(0, color="black", lw=1)
-    axis.set(xlabel="accuracy against the average class (percentage points, 5-way 1-shot)",
-             title="The easiest and the hardest classes to recognise from one example",
-             xlim=(1.18 * effects.min(), 1.18 * effects.max()))
+    axis.set(
+        xlabel="accuracy against the average class (percentage points, 5-way 1-shot)",
+        title="The easiest and the hardest classes to recognise from one example",
+        xlim=(1.18 * effects.min(), 1.18 * effects.max()),
+    )
     axis.grid(axis="y", visible=False)
 
 
@@ -382,8 +435,16 @@ def task_map(unseen: ImageSet, flat: np.ndarray, task: FewShotPredictions) -> tu
         axis.scatter(*flat[of_class & wrong].T, s=22, color=colour, marker="x", lw=1.2)
         axis.scatter(*supports[number], s=330, color=colour, marker="*", edgecolor="black", lw=1, zorder=5)
         box = {"boxstyle": "round,pad=0.2", "fc": "white", "ec": colour, "lw": 2, "alpha": 0.9}
-        axis.annotate(names[number], middles[number], ha="center", va="center", fontsize=10.5, fontweight="bold",
-                      zorder=6, bbox=box)
+        axis.annotate(
+            names[number],
+            middles[number],
+            ha="center",
+            va="center",
+            fontsize=10.5,
+            fontweight="bold",
+            zorder=6,
+            bbox=box,
+        )
     axis.set(xticks=[], yticks=[], title="Unseen classes: support images (stars), wrong answers (crosses)")
     figure.tight_layout()
     alt = (

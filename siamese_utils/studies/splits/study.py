@@ -92,8 +92,11 @@ def train_split(run: Run, bench: Bench) -> tuple[TrainResult, dict[str, Any]]:
     trained = bench.train(run.config, train_set, seen)
     source = {name: run.key[name] for name in KEY}
     return trained, {
-        **source, "data": train_set.name, "config": trained.config.to_json(), "classes": list(trained.classes),
-    }  # fmt: skip
+        **source,
+        "data": train_set.name,
+        "config": trained.config.to_json(),
+        "classes": list(trained.classes),
+    }
 
 
 def carry_out(run: Run, bench: Bench) -> Outcome:
@@ -171,6 +174,7 @@ def _embed(
     _, held_out = hold_out_images(train_set.labels, classes.seen, config.held_out_images, config.seed)
     known = encoder.embed(train_set.images[held_out]), train_set.labels[held_out]
     return known, encoder.embed(test_set.images), classes
+
 
 def reevaluate(path: Path, train_set: ImageSet, test_set: ImageSet) -> SplitEvaluation:
     """Compute the protocol's metrics of a stored checkpoint anew.
