@@ -249,6 +249,41 @@ def test_data_are_loaded_when_they_are_asked_for() -> None:
     assert given.at(None).load(loader, "a") == "mine" and given.test_set == "images" and calls == ["a"]
 
 
+def test_what_is_built_on_another_run_waits_for_it(ground: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that take the last run first show it."""
+    from siamese_utils.experiments import cluster
+
+    def backwards(function, jobs, scheduler):
+        yield from [function(*arguments) for arguments in reversed(jobs)]
+
+    def tower() -> list[Run]:
+        first, second, third = runs("1,2,3", "0")
+        return [
+            first,
+            dataclasses.replace(second, built_on=(FAKE.checkpoint_path(first),)),
+            dataclasses.replace(third, built_on=(FAKE.checkpoint_path(second),)),
+        ]
+
+    monkeypatch.setattr(cluster, "spread", backwards)
+    study = dataclasses.replace(FAKE, runs=tower)
+    assert done(study, scheduler="tcp://x") == log() == ["side1-seed0", "side2-seed0", "side3-seed0"]
+    assert {stored(study, run) for run in tower()} == {"yes"}
+
+
+def test_a_file_that_changes_while_a_run_uses_it(ground: Path) -> None:
+    """The record tells what the run began with, so that what it gave does not pass for what the new file gives."""
+
+    def disturbed(run: Run, bench: Bench) -> Outcome:
+        ground.write_text("shifted")
+        return carry_out(run, bench)
+
+    run = runs("1", "0")[0]
+    done(dataclasses.replace(FAKE, carry_out=disturbed), [run])
+    assert stored(FAKE, run) == "other"
+    ground.write_text("firm")
+    assert stored(FAKE, run) == "yes"
+
+
 @pytest.mark.slow
 def test_cluster_of_two_workers_one_of_them_killed(ground: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     distributed = pytest.importorskip("distributed")

@@ -342,8 +342,17 @@ def _relative(path: Path) -> str:
     return path.relative_to(project_root()).as_posix()
 
 
-def keep(study: Study, run: Run, outcome: Outcome, computed_with: Mapping[str, Any]) -> None:
-    """Write a run's checkpoint, further files and tables, record and, last, its rows."""
+def keep(
+    study: Study,
+    run: Run,
+    outcome: Outcome,
+    computed_with: Mapping[str, Any],
+    built_on: Mapping[str, str] | None = None,
+) -> None:
+    """Write a run's checkpoint, further files and tables, record and, last, its rows.
+
+    ``built_on`` has the checksums of the files it used; without it, they are taken as they are now.
+    """
     path, checkpoint = study.checkpoint_path(run), ""
     if path is not None and "error" not in outcome.record:  # what failed leaves no encoder
         checkpoint = _relative(path)
@@ -357,7 +366,7 @@ def keep(study: Study, run: Run, outcome: Outcome, computed_with: Mapping[str, A
     if run.expectation:
         record["expectation"] = run.expectation
     if run.built_on:
-        record["built_on"] = ground(run.built_on)
+        record["built_on"] = dict(ground(run.built_on) if built_on is None else built_on)
     store.write_record(study.record_path(run), record)
     store.store_rows(study.path, run.key, outcome.metrics, checkpoint, study.all_columns)
 
@@ -377,6 +386,7 @@ class _Done:
     run: Run
     outcome: Outcome | None = None
     computed_with: Mapping[str, Any] = field(default_factory=dict)
+    built_on: Mapping[str, str] = field(default_factory=dict)
     failure: str = ""
 
 
@@ -387,15 +397,15 @@ def precision_of(run: Run) -> str:
 
 
 def _carry_out(study: Study, run: Run, bench: Bench) -> _Done:
-    # Asked now: it is to tell the code that computes, not what that becomes meanwhile.
-    computed_with = provenance(bench.device, precision_of(run))
+    # Asked now: they are to tell the code that computes and the files it reads, not what those become meanwhile.
+    computed_with, built_on = provenance(bench.device, precision_of(run)), ground(run.built_on)
     try:
         outcome = study.carry_out(run, bench.at(study.folder(run)))
     except TrainingError as error:
         if not study.files_failures:
             return _Done(run, failure=str(error))
         outcome = Outcome({"failed": exact(1)}, record={"error": str(error)})
-    return _Done(run, outcome, computed_with)
+    return _Done(run, outcome, computed_with, built_on)
 
 
 def _carry_out_alone(study: Study, run: Run, bench: Bench) -> _Done:
@@ -456,9 +466,9 @@ def run_study(
         while left := [run for run in runs if is_left(run)]:
             bar.update(len(runs) - len(left) - bar.n)
             idle = True
-            for ended in _attempts(study, left, bench, scheduler, is_left):
+            for ended in _attempts(study, _founded(study, left), bench, scheduler, is_left):
                 if ended.outcome is not None:
-                    keep(study, ended.run, ended.outcome, ended.computed_with)
+                    keep(study, ended.run, ended.outcome, ended.computed_with, ended.built_on)
                     shutil.rmtree(study.folder(ended.run), ignore_errors=True)
                     done.add(ended.run.label)
                     bar.update(1)
@@ -474,6 +484,12 @@ def run_study(
     if failed:
         reasons = "; ".join(f"{label}: {reason}" for label, reason in failed.items())
         raise TrainingError(f"{len(failed)} of {len(runs)} runs failed, all others are stored. {reasons}")
+
+
+def _founded(study: Study, left: Sequence[Run]) -> list[Run]:
+    """Those of the runs left that are built on none of the others: on a cluster, the others must wait for them."""
+    awaited = {study.checkpoint_path(run) for run in left}
+    return [run for run in left if not awaited & set(run.built_on)]
 
 
 def _attempts(
