@@ -105,7 +105,7 @@ def training(folder: Path, death: Death | None = None) -> None:
         death.arrange()
     train_set = make_synthetic("train", num_classes=8, per_class=10)
     result = train(TINY, train_set, CLASSES, run_dir=folder / "run", device="cpu", progress=False)
-    history = result.history.drop(columns=["seconds", "images_per_second"]).to_json()
+    history = result.history.drop(columns=["seconds", "cpu_seconds", "images_per_second"]).to_json()
     torch.save({"weights": result.encoder.state_dict(), "history": history}, folder / "outcome.pt")
 
 
@@ -192,7 +192,7 @@ def sweep_outcome(folder: Path) -> dict[str, Any]:
     for path in sorted((stored / "runs").glob("[!.]*")):
         record = json.loads(path.read_text(encoding="utf-8"))
         for row in record["history"]:
-            del row["seconds"], row["images_per_second"]
+            del row["seconds"], row["cpu_seconds"], row["images_per_second"]
         files[path.name] = {key: value for key, value in record.items() if key not in ("seconds", "provenance")}
     return files
 

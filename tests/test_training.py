@@ -112,7 +112,7 @@ def same_weights(one: TrainResult, other: TrainResult) -> bool:
 
 
 def without_time(result: TrainResult) -> list[dict[str, float]]:
-    return result.history.drop(columns=["seconds", "images_per_second"]).to_dict(orient="records")
+    return result.history.drop(columns=["seconds", "cpu_seconds", "images_per_second"]).to_dict(orient="records")
 
 
 def poisoned(train_set: ImageSet, positions: torch.Tensor) -> ImageSet:

@@ -14,6 +14,7 @@ from siamese_utils.data.cifar import CIFAR100_CLASSES
 from siamese_utils.data.images import ImageSet
 from siamese_utils.data.splits import fewshot_split_cifar_fs
 from siamese_utils.data.synthetic import make_synthetic
+from siamese_utils.encoders.backbones import ENCODERS, count_macs
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.encoders.pretrained import PRETRAINED
 from siamese_utils.errors import SplitError
@@ -26,6 +27,7 @@ from siamese_utils.studies.validation import (
     judge,
     judge_distances,
     learned_classes,
+    operations,
     study_log,
     trial_runs,
     validation_study,
@@ -75,12 +77,27 @@ def test_a_trial_is_judged_measured_and_recorded(train_set: ImageSet, one_thread
     assert one["images"].value == 256 and two["images"].value == 128
     assert two["parameters"].value > one["parameters"].value
     assert two["macs"].value > 1e6 and one["seconds"].value > 0
+    assert one["operations"].value == 3 * 256 * count_macs(ENCODERS["conv3"]()[0], 16)
+    minutes = sum(row["cpu_seconds"] for row in found["one"].record["history"]) / 60
+    assert one["core_minutes"].value == pytest.approx(minutes) and minutes > 0
     accuracy = one["acc_5w1s"]
     assert 15 < accuracy.value < 100 and accuracy.ci95 > 0 and accuracy.n == 10_000
     assert set(one) <= set(validation_study("toy", "Works?", ()).metrics)
     histories = [found[name].record["history"] for name in ("one", "two")]
     assert len(histories[0]) == 1
     assert "validation_acc_5w1s" in histories[0][0] and "validation_acc_5w1s" not in histories[1][0]
+
+
+def test_operations_are_weighed_by_how_long_each_side_is_shown() -> None:
+    encoder = Encoder("conv3")
+    at = {side: count_macs(encoder.body, side) for side in (16, 24, 32)}
+    for resolutions, expected in {
+        (): at[32],
+        ((0.0, 16), (0.75, 32)): 0.75 * at[16] + 0.25 * at[32],
+        ((0.5, 16), (0.6, 24)): 0.5 * at[32] + 0.1 * at[16] + 0.4 * at[24],
+    }.items():
+        config = dataclasses.replace(TINY, resolutions=resolutions)
+        assert operations(config, encoder) == pytest.approx(3 * expected)
 
 
 def test_runs_are_ordered_by_seed_and_named_by_their_study() -> None:

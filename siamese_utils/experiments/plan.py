@@ -65,13 +65,11 @@ def rate(study: Study, runs: Sequence[Run]) -> float | None:
 def measured_rate(config: TrainConfig) -> float:
     """Images a second of a few steps at each resolution of a recipe, weighed by how long each lasts."""
     train_set = make_synthetic("train", num_classes=100, per_class=config.held_out_images + 8)
-    sides = config.resolutions or ((0.0, train_set.images.shape[1]),)
-    ends = [begin for begin, _ in sides[1:]] + [1.0]
     seconds_per_image = 0.0
-    for (begin, side), end in zip(sides, ends, strict=True):
+    for share, side in config.stages(train_set.images.shape[1]):
         brief = dataclasses.replace(
             config, resolutions=((0.0, side),), most_images=4 * config.batch_size, least_images=0, compile=False
         )
         result = train(brief, train_set, train_set.labels.unique().tolist(), progress=False)
-        seconds_per_image += (end - begin) / float(result.history["images_per_second"].iloc[0])
+        seconds_per_image += share / float(result.history["images_per_second"].iloc[0])
     return 1 / seconds_per_image

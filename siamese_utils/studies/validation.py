@@ -45,7 +45,9 @@ METRICS = {
     "parameters": "of the encoder",
     "macs": "multiplications of a forward pass",
     "images": "shown in training",
+    "operations": "of the training: multiplications of a forward pass at the sides shown, times images, times 3",
     "seconds": "of training",
+    "core_minutes": "of training: processor time of all threads",
     "images_per_second": "over the whole training",
     "failed": "the training collapsed or diverged",
 }
@@ -124,11 +126,19 @@ def _carry_out(trials: Mapping[str, Trial], run: Run, bench: Bench) -> Outcome:
             "parameters": exact(count_parameters(trained.encoder)),
             "macs": exact(count_macs(trained.encoder.body, train_set.images.shape[1])),
             "images": exact(round(shown)),
+            "operations": exact(round(shown) * operations(run.config, trained.encoder)),
             "seconds": exact(trained.seconds),
+            "core_minutes": exact(history.cpu_seconds.sum() / 60),
             "images_per_second": exact(shown / trained.seconds),
         },
         record=training_record(trained),
     )
+
+
+def operations(config: TrainConfig, encoder: Encoder) -> float:
+    """Multiplications for an image of a training: a forward pass at the sides that it shows, and twice that back."""
+    stages = config.stages(encoder.image_size)
+    return 3 * sum(share * count_macs(encoder.body, side) for share, side in stages)
 
 
 def learned_classes(count: int, classes: Sequence[int]) -> tuple[int, ...]:

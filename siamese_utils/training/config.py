@@ -95,3 +95,9 @@ class TrainConfig(Config):
         begins = [begin for begin, _ in self.resolutions]
         if begins != sorted(set(begins)):
             raise ConfigError(f"TrainConfig: resolutions must begin at rising shares of the training, not {begins}.")
+
+    def stages(self, side: int) -> list[tuple[float, int]]:
+        """Share of the training that is spent at each side of the images, which have ``side`` pixels at first."""
+        begun = [(0.0, side), *self.resolutions]
+        ends = [*(begin for begin, _ in self.resolutions), 1.0]
+        return [(end - begin, each) for (begin, each), end in zip(begun, ends, strict=True) if end > begin]

@@ -43,7 +43,8 @@ class TrainResult:
     Attributes:
         encoder: trained, in evaluation mode, on the CPU.
         config: what it was trained with.
-        history: one row an epoch: loss, learning rate, statistics of the objectives, seconds, images/s.
+        history: one row an epoch: loss, learning rate, statistics of the objectives, seconds, seconds of processor time
+            (of all threads), images/s.
         classes: labels trained on.
         validation_classes: labels held out for choices.
         held_out: positions, in the training set, of the images held out for the threshold; int64 (M,).
@@ -321,7 +322,7 @@ def _scores(history: History) -> list[float]:
 
 def _train_epoch(epoch: int, learner: Learner, task: Task, watch: _CollapseWatch, bar: tqdm) -> dict[str, float]:
     """One pass over the examples, the last one up to the task's steps; returns the epoch's row of the history."""
-    start = time.perf_counter()
+    start, busy = time.perf_counter(), time.process_time()
     learner.begin(zlib.crc32(f"{learner.config.seed}/{epoch}".encode()))
     done = epoch * task.batches.steps
     todo = task.batches.epoch(epoch)[: task.steps - done].to(task.images.device)
@@ -342,6 +343,7 @@ def _train_epoch(epoch: int, learner: Learner, task: Task, watch: _CollapseWatch
         "learning_rate": learner.config.learning_rate
         * learning_rate_at((done + len(todo)) / task.steps, learner.config),
         "seconds": seconds,
+        "cpu_seconds": time.process_time() - busy,
         "images_per_second": todo.numel() / seconds,
     }
 
