@@ -113,8 +113,7 @@ def verify(
 @app.command()
 def evaluate(checkpoint: Annotated[Path, typer.Argument(help="A stored checkpoint of a split.")]) -> None:
     """Compute every metric of a stored checkpoint anew."""
-    bench = Bench()
-    _print(reevaluate(checkpoint, bench.train_set, bench.test_set))
+    _print(reevaluate(checkpoint, Bench()))
 
 
 @app.command()

@@ -238,10 +238,25 @@ def test_evaluate_errors(run: Run, checkpoint: Path, no_cifar100: None, project:
     check_error(run("evaluate", checkpoint), "does not say which split")
 
 
+def test_evaluate_looks_at_the_checkpoint_before_the_data(
+    run: Run, checkpoint: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiments, "load_cifar100", lambda part: pytest.fail("asked for data"))
+    check_error(run("evaluate", project / "none.safetensors"), "no checkpoint", "none.safetensors")
+    check_error(run("evaluate", checkpoint), "does not say which split")
+    origin = {"split": "7-5", "draw": 0, "config": RECIPES["smoke"].to_json()}
+    save_encoder(Encoder("conv3", 8), checkpoint, origin)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    check_error(run("evaluate", checkpoint), "damaged")
+
+
 def test_without_data(run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_encoder(Encoder("conv3", 8), checkpoint, {"split": "7-5", "draw": 0, "config": RECIPES["smoke"].to_json()})
     monkeypatch.setattr("siamese_utils.data.sources._bases", list)
     monkeypatch.delenv("SIAMESE_DATA", raising=False)
-    check_error(run("evaluate", checkpoint), "CIFAR-100")
+    answer = run("evaluate", checkpoint)
+    check_error(answer, "CIFAR-100", "SIAMESE_DATA")
+    assert "SIAMESE_SYNTHETIC" not in answer[2]  # the command would not heed it
 
 
 def test_sweep_prints_its_plan_and_does_what_is_left(

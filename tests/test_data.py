@@ -318,6 +318,39 @@ def test_other_peoples_train_folder_is_not_taken_for_cifar100(tmp_path: Path) ->
     assert find_cifar100(tmp_path / "data") is None
 
 
+def _foreign(folder: Path, layout: str) -> None:
+    """Another data set under names that CIFAR-100 has too."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if layout == "parquet":
+        for part in PARTS:
+            pq.write_table(pa.table({"image": ["a"], "label": [1]}), folder / f"{part}-00000-of-00001.parquet")
+    for name in ("apple", "orange", "pear", "kiwi") if layout == "folders" else ():
+        (folder / "train" / name).mkdir(parents=True)
+
+
+@pytest.mark.parametrize("layout", ["parquet", "folders"])
+def test_another_data_set_in_the_usual_folder_is_passed_over(
+    layout: str, copy: Callable[..., Path], tmp_path: Path
+) -> None:
+    _foreign(Path.cwd() / "data", layout)
+    assert find_cifar100() is None
+    with pytest.raises(MissingDataError, match=r"CIFAR-100 is not in \./data"):
+        load_cifar100("train")
+    copy("parquet", tmp_path / "work" / "shared" / "data")
+    assert load_cifar100("test").source == "Parquet files in ../shared/data"
+    copy("torchvision", Path.cwd() / "data" / "cifar100")
+    assert load_cifar100("test").source == "torchvision's files in ./data/cifar100"
+
+
+@pytest.mark.usefixtures("small_10")
+def test_cifar10_beside_does_not_hide_cifar100(
+    copy: Callable[..., Path], pristine_10: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(pristine_10["parquet"], Path.cwd() / "data")
+    copy("parquet", tmp_path / "work" / "shared" / "data")
+    assert load_cifar100("test").source == "Parquet files in ../shared/data"
+
+
 def test_unknown_part() -> None:
     for load in (load_cifar100, load_images):
         with pytest.raises(UnknownNameError, match=r"'validation'.*train, test"):
@@ -330,12 +363,14 @@ def test_unknown_part() -> None:
 def test_missing_data_say_where_they_were_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SIAMESE_DATA", str(tmp_path / "nowhere"))
     places = (f"$SIAMESE_DATA ({tmp_path / 'nowhere'})", "./data", "../shared/data")
-    remedies = ("downloading is switched off", "SIAMESE_DATA", "SIAMESE_SYNTHETIC=1")
+    remedies = ("downloading is switched off", "SIAMESE_DATA")
     with pytest.raises(DataError) as caught:
         load_cifar100("train")
     _one_sentence(caught.value, *places, *remedies)
-    with pytest.raises(DataError):
+    assert "SIAMESE_SYNTHETIC" not in str(caught.value)  # which would do nothing here
+    with pytest.raises(MissingDataError) as caught:
         load_images("train", fallback=False)
+    _one_sentence(caught.value, *places, *remedies, "SIAMESE_SYNTHETIC=1")
     monkeypatch.delenv("SIAMESE_OFFLINE")
     with pytest.raises(DataError, match="switched off"):
         load_cifar100("train", download=False)
@@ -394,7 +429,7 @@ def test_no_network(network: list[str], monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", fetch)
     with pytest.raises(DataError) as caught:
         load_cifar100("train")
-    _one_sentence(caught.value, "could not be downloaded (timed out)", "SIAMESE_DATA", "SIAMESE_SYNTHETIC=1")
+    _one_sentence(caught.value, "could not be downloaded (timed out)", "SIAMESE_DATA")
     with pytest.warns(SyntheticDataWarning, match="could not be downloaded"):
         assert load_images("test").is_synthetic
     assert list(Path("data").iterdir()) == []

@@ -255,7 +255,13 @@ def test_photographs_are_those_of_the_list(home: Path) -> None:
         assert np.array_equal(faces.images[photo], photo_of(home, name, number)[slice(*ROWS), slice(*COLUMNS)])
     assert load_test_faces().names == ("Di", "Ed")
     assert sorted(path.name for path in home.iterdir()) == before  # nothing is written beside the data
-    assert not list(cache_folder().glob(".lfw-*"))
+    assert not list(cache_folder().glob(".*"))
+
+
+def test_without_a_cache_that_can_be_written(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("SIAMESE_CACHE", str(tmp_path / "file" / "cache"))
+    assert len(load_training_faces()) == 6
 
 
 def test_second_start_reads_the_cache(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -276,6 +276,17 @@ def test_damaged_cached_encoder_is_made_again(content: bytes, project: Path, fas
     assert start().encoder.embed(page.test_set.images[:2]).shape[0] == 2
 
 
+def test_synthetic_encoder_without_a_cache_that_can_be_written(
+    project: Path, fast: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("SIAMESE_CACHE", str(tmp_path / "file" / "cache"))
+    page = start()
+    assert page.encoder.embed(page.test_set.images[:2]).shape[0] == 2
+    monkeypatch.setattr(report_page, "train", lambda *_, **__: pytest.fail("trained again"))
+    assert page.history["epoch"].tolist() == [1]
+
+
 def test_synthetic_evaluation_has_every_metric(project: Path, fast: None) -> None:
     page = report_page.start("15-5")
     assert set(page.evaluation.metrics) == set(METRICS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 import urllib.error
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from siamese_utils.data import sources
 from siamese_utils.data.sources import MissingDataError, cached, fetch, find, fingerprint, search_folders
-from siamese_utils.errors import DataError
+from siamese_utils.errors import DataError, StorageError
 
 
 @pytest.fixture(autouse=True)
@@ -266,3 +267,48 @@ def test_fingerprint_sees_every_change_of_a_file_but_not_the_path(here: Path) ->
     with pytest.raises(FileNotFoundError) as caught:
         seen()
     assert Path(caught.value.filename).name == "a"
+
+
+# --- no home folder, or nothing that can be written -------------------------------------------------
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user whom the system does not know, as in a container."""
+
+    for name in ("SIAMESE_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "expanduser", _raise_no_home)
+    monkeypatch.setattr(Path, "home", classmethod(_raise_no_home))
+
+
+def _raise_no_home(_: object) -> Path:
+    raise RuntimeError("Could not determine home directory.")
+
+
+def test_without_a_home_folder_there_is_no_cache(homeless: None) -> None:
+    assert sources.cache_folder() is None
+    make = Maker()
+    kept(make)
+    kept(make)
+    assert make.calls == 2
+    with sources.scratch_folder() as scratch:
+        assert scratch.is_dir()
+    assert not scratch.exists()
+
+
+def test_a_folder_below_an_unknown_home_is_named(homeless: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIAMESE_DATA", "~/data")
+    with pytest.raises(DataError, match=r"SIAMESE_DATA is ~/data, but this user has no home folder; give the whole"):
+        search_folders()
+
+
+def test_scratch_is_found_where_the_cache_cannot_be_written(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "file").write_bytes(b"")
+    monkeypatch.setenv("SIAMESE_CACHE", str(here / "file" / "cache"))
+    with sources.scratch_folder() as scratch:
+        (scratch / "something").write_text("for a moment")
+    assert not scratch.exists()
+    monkeypatch.setattr(tempfile, "tempdir", str(here / "nowhere"))
+    with pytest.raises(StorageError, match="SIAMESE_CACHE"), sources.scratch_folder():
+        pass

@@ -92,7 +92,7 @@ def check_complete(runs: list[Run], parts: Parts) -> None:
         rows = table[(table.split == run.key["split"]) & (table.draw == run.key["draw"])]
         assert set(rows.metric) == set(METRICS)
         path = Path(rows.checkpoint.iloc[0])
-        again = reevaluate(path, *parts)
+        again = reevaluate(path, Bench.of(*parts))
         assert judge_again(path, bench_of(parts))["split_sweep"] == again.metrics
         for row in rows.itertuples():
             assert row.value == pytest.approx(again.metrics[row.metric].value, abs=1e-3)

@@ -17,7 +17,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter, label
 
 from siamese_utils.data import sources, symbols
 from siamese_utils.data.cifar import find_cifar100
-from siamese_utils.data.sources import search_folders
+from siamese_utils.data.sources import MissingDataError, search_folders
 from siamese_utils.data.symbols import (
     SIDE,
     STROKE_WIDTH,
@@ -333,6 +333,25 @@ def test_mnist_damaged_or_unknown(mnist: Path) -> None:
     path.write_bytes(content[:50])
     with pytest.raises(DataError, match="delete it"):
         load_mnist("train", root=mnist)
+
+
+def test_a_part_of_mnist_needs_no_other(mnist: Path, tmp_path: Path) -> None:
+    raw = mnist / "MNIST" / "raw"
+    for path in raw.glob("train-*"):
+        path.unlink()
+    assert len(load_mnist("test", root=mnist, canonical=False)) == 30
+    with pytest.raises(MissingDataError, match=r"MNIST's train part is not in"):
+        load_mnist("train", root=mnist, canonical=False)
+    (raw / "t10k-labels-idx1-ubyte").unlink()
+    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte is missing: delete"):
+        load_mnist("test", root=mnist, canonical=False)
+
+
+def test_the_runs_need_no_background(omniglot: Path) -> None:
+    (omniglot / "images_background_small1.zip").unlink()
+    assert len(load_omniglot_runs(root=omniglot.parent, download=False)) == 20
+    with pytest.raises(DataError, match=r"images_background_small1\.zip is damaged, incomplete"):
+        load_omniglot_background(root=omniglot.parent, download=False)
 
 
 @pytest.mark.parametrize(

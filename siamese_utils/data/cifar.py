@@ -51,7 +51,6 @@ class Cifar:
         archive: that torchvision downloads.
         files: torchvision's, in a fixed order.
         columns: of the labels in Parquet files; the second, if there is one, has the superclasses.
-        remedy: what a user can do who has no copy.
     """
 
     title: str
@@ -63,7 +62,6 @@ class Cifar:
     archive: str
     files: tuple[str, ...]
     columns: tuple[str, ...]
-    remedy: str
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -123,7 +121,6 @@ _CIFAR100 = Cifar(
     archive="cifar-100-python.tar.gz",
     files=("train", "test", "meta"),
     columns=("fine_label", "coarse_label"),
-    remedy="name its folder in SIAMESE_DATA, or set SIAMESE_SYNTHETIC=1 to use the synthetic set",
 )
 _CIFAR10 = Cifar(
     title="CIFAR-10",
@@ -138,7 +135,6 @@ _CIFAR10 = Cifar(
     archive="cifar-10-python.tar.gz",
     files=(*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"),
     columns=("label",),
-    remedy="name its folder in SIAMESE_DATA",
 )
 CIFAR100_CLASSES: tuple[str, ...] = _CIFAR100.classes
 CIFAR100_SUPERCLASS_OF: tuple[int, ...] = _CIFAR100.superclass_of
@@ -218,7 +214,7 @@ def _load(cifar: Cifar, part: Part, root: Path | str | None, download: bool, cac
     source = _find(cifar, root)
     if source is None:
         _refuse_the_other(cifar, root)
-        place = sources.fetch(cifar.title, partial(_download, cifar), root, download, cifar.remedy)
+        place = sources.fetch(cifar.title, partial(_download, cifar), root, download, "name its folder in SIAMESE_DATA")
         source = DataSource("torchvision", *place)
     if cache:
         form = f"{_CACHE_VERSION} {source.layout} {part} {cifar.per_class[part]}"
@@ -258,14 +254,41 @@ def _find(cifar: Cifar, root: Path | str | None) -> DataSource | None:
 
 
 def _layout(cifar: Cifar, path: Path) -> Layout | None:
-    """In which layout a folder holds the data set, judged by names alone."""
+    """In which layout a folder holds the data set, whole or damaged, judged by names; no image is read."""
     if (path / cifar.folder).exists() or (path / cifar.archive).exists():
         return "torchvision"
-    if any(True for part in PARTS for _ in path.glob(f"{part}-*.parquet*")):
+    if _holds_parquet(cifar, path):
         return "parquet"
-    if any(_class_of_folder(cifar, p.name) is not None for part in PARTS for p in _subfolders(path / part)):
+    if any(_holds_classes(cifar, path / part) for part in PARTS):
         return "folders"
     return None
+
+
+def _holds_parquet(cifar: Cifar, path: Path) -> bool:
+    """Whether a folder's Parquet files have the data set's columns; where none can be opened, their names must do."""
+    files = sorted(file for part in PARTS for file in path.glob(f"{part}-*.parquet*"))
+    columns = [names for file in files if (names := _columns_of(file)) is not None]
+    return any({"img", *cifar.columns} <= names for names in columns) if columns else bool(files)
+
+
+def _columns_of(file: Path) -> set[str] | None:
+    """The names of a Parquet file's columns; None where it cannot be opened."""
+    try:
+        import pyarrow
+        import pyarrow.parquet as parquet
+    except ImportError:
+        return None
+    try:
+        return set(parquet.read_schema(file).names)
+    except (pyarrow.ArrowException, OSError):
+        return None
+
+
+def _holds_classes(cifar: Cifar, folder: Path) -> bool:
+    """Whether a folder's sub-folders are the data set's classes; a few of its names are anybody's."""
+    found = [_class_of_folder(cifar, entry.name) is not None for entry in _subfolders(folder) if entry.name[0] != "."]
+    known = sum(found)
+    return 2 * known >= len(cifar.classes) and 2 * known > len(found)
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -18,7 +18,6 @@ technical report 07-49, 2007.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,7 +34,7 @@ from torch.nn import functional as F
 from siamese_utils.data import sources
 from siamese_utils.data.images import PARTS, ImageSet, check_part
 from siamese_utils.data.sampling import Pairs, named_rng
-from siamese_utils.data.sources import cache_folder
+from siamese_utils.data.sources import scratch_folder
 from siamese_utils.errors import ConfigError, DataError, SamplingError, ShapeError, SplitError, reason, unknown
 
 PHOTO = 250  # pixels, the side of a photograph
@@ -488,9 +487,8 @@ def _check_against_sklearn(home: Path, part: str, pairs: PairList, images: torch
     from sklearn.datasets import fetch_lfw_pairs
 
     rows, columns = (slice(middle - _PATCH // 2, middle + _PATCH // 2) for middle in MIDDLE)
-    cache_folder().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".lfw-", dir=cache_folder()) as temporary:
-        links = Path(temporary) / "lfw_home"
+    with scratch_folder() as scratch:
+        links = scratch / "lfw_home"
         try:
             links.mkdir()
             for entry in home.iterdir():

@@ -42,7 +42,8 @@ def load_images(
         return load_cifar100(part, root=root, download=download, cache=cache)
     except MissingDataError as error:
         if not fallback:
-            raise
+            remedy = "or set SIAMESE_SYNTHETIC=1 to use the synthetic set."
+            raise MissingDataError(f"{str(error).removesuffix('.')}, {remedy}") from error
         notice = f"The synthetic set stands in for CIFAR-100: {error}"
         warnings.warn(notice, SyntheticDataWarning, stacklevel=2)
     return make_synthetic(part)

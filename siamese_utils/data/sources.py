@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from siamese_utils.errors import DataError, reason
+from siamese_utils.errors import DataError, StorageError, reason
 from siamese_utils.system.files import atomic_path
 
 _SILENCE = 30.0  # seconds; a firewall that drops packets must not look like a hang
@@ -53,11 +53,25 @@ def search_folders(root: Path | str | None = None) -> list[tuple[Path, str]]:
         return [(Path(root), str(root))]
     folders = []
     if os.environ.get("SIAMESE_DATA"):
-        folders.append((Path(os.environ["SIAMESE_DATA"]).expanduser(), "$SIAMESE_DATA"))
+        folders.append((_named("SIAMESE_DATA"), "$SIAMESE_DATA"))
     for label in ("./data", "../shared/data"):
         folders += [(base / label, label) for base in _bases()]
     seen: set[Path] = set()
     return [(f, label) for f, label in folders if not (f.resolve() in seen or seen.add(f.resolve()))]
+
+
+def _named(variable: str) -> Path:
+    """The folder that an environment variable names.
+
+    Raises:
+        DataError: it begins with ``~``, and this user has no home folder.
+    """
+    try:
+        return Path(os.environ[variable]).expanduser()
+    except RuntimeError as error:
+        raise DataError(
+            f"{variable} is {os.environ[variable]}, but this user has no home folder; give the whole path."
+        ) from error
 
 
 def find(holds: Callable[[Path], bool], root: Path | str | None = None) -> tuple[Path, str] | None:
@@ -151,11 +165,40 @@ def download_timeout() -> Iterator[None]:
 # --- cache ----------------------------------------------------------------------------------------
 
 
-def cache_folder() -> Path:
-    """Return ``SIAMESE_CACHE`` or, where it is not set, ``siamese_utils`` in the user's cache folder."""
+def cache_folder() -> Path | None:
+    """``SIAMESE_CACHE`` or, where it is not set, ``siamese_utils`` in the user's cache folder; None without a home."""
     if os.environ.get("SIAMESE_CACHE"):
-        return Path(os.environ["SIAMESE_CACHE"]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "siamese_utils"
+        return _named("SIAMESE_CACHE")
+    if os.environ.get("XDG_CACHE_HOME"):
+        return Path(os.environ["XDG_CACHE_HOME"]) / "siamese_utils"
+    # A service or a container may run as a user whom the system does not know.
+    with contextlib.suppress(RuntimeError):
+        return Path.home() / ".cache" / "siamese_utils"
+    return None
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder for what is needed for a moment: in the cache, or in the system's own where that cannot be written.
+
+    Raises:
+        StorageError: neither can be.
+    """
+    cache = cache_folder()
+    with contextlib.ExitStack() as stack:
+        folder = None
+        if cache is not None:
+            with contextlib.suppress(OSError):
+                cache.mkdir(parents=True, exist_ok=True)
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=".scratch-", dir=cache))
+        try:
+            folder = folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="siamese-"))
+        except OSError as error:
+            raise StorageError(
+                f"Neither the cache {cache} nor the folder for temporary files can be written ({reason(error)}); name "
+                "one that can in SIAMESE_CACHE."
+            ) from error
+        yield Path(folder)
 
 
 def checksum(*arrays: ArrayLike) -> str:
@@ -193,7 +236,10 @@ def cached(name: str, fingerprint: str, make: Callable[[], dict[str, torch.Tenso
         fingerprint: of all that decides the tensors.
         make: the tensors by name.
     """
-    path = cache_folder() / f"{name}.safetensors"
+    folder = cache_folder()
+    if folder is None:
+        return dict(sorted(make().items()))
+    path = folder / f"{name}.safetensors"
     with contextlib.suppress(SafetensorError, OSError), safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         if metadata.get("fingerprint") == fingerprint:

@@ -127,6 +127,10 @@ def _draw(line: NDArray[np.float64]) -> NDArray[np.float64]:
 # --- MNIST ----------------------------------------------------------------------------------------
 
 
+_MNIST_FILES = {
+    part: (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte")
+    for part, prefix in (("train", "train"), ("test", "t10k"))
+}
 # BLAKE2b of the images and labels of each part, and md5 of each archive.
 _MNIST_CHECKSUM = {"train": "59e50090e5e0f04f663b7c6aaeef52d7", "test": "2143997eefd131325cb280268637e9f4"}
 _OMNIGLOT_MD5 = {
@@ -159,26 +163,36 @@ def load_mnist(
         UnknownNameError: ``part`` is neither of the two.
     """
     check_part(part)
-    found = sources.find(lambda folder: (folder / "MNIST" / "raw").exists(), root)
-    folder, label = found or sources.fetch("MNIST", _download_mnist, root, download)
-    images, labels = _read_mnist(folder, part)
+    names = _MNIST_FILES[part]
+
+    def holds(folder: Path) -> bool:  # one part may lie where the other does not
+        return any((folder / "MNIST" / "raw" / name).exists() for name in names)
+
+    found = sources.find(holds, root)
+    folder, label = found or sources.fetch(f"MNIST's {part} part", _download_mnist, root, download)
+    images, labels = _read_mnist(folder / "MNIST", part)
     images = _redrawn(images, f"mnist-{part}") if canonical else images
-    names = tuple(str(digit) for digit in range(10))
+    digits = tuple("0123456789")
     return ImageSet(
-        as_images(images), torch.from_numpy(labels), names, ("digits",), (0,) * 10, "mnist", part, f"{label}/MNIST"
+        as_images(images), torch.from_numpy(labels), digits, ("digits",), (0,) * 10, "mnist", part, f"{label}/MNIST"
     )
 
 
 def _read_mnist(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    from torchvision.datasets import MNIST
+    # torchvision's data set asks for the files of both parts, though it reads those of one.
+    from torchvision.datasets.mnist import read_image_file, read_label_file
 
+    files = [folder / "raw" / name for name in _MNIST_FILES[part]]
+    for file in files:
+        if not file.exists():
+            raise DataError(f"{file} is missing: delete {folder} and start again to download it.")
     try:
-        dataset: Any = MNIST(folder, train=part == "train")
-        images, labels = np.ascontiguousarray(dataset.data), np.ascontiguousarray(dataset.targets, dtype=np.int64)
-    except Exception as error:  # torchvision raises errors of many types for missing and damaged files
-        raise _damaged(folder / "MNIST") from error
+        images = np.ascontiguousarray(read_image_file(str(files[0])))
+        labels = np.ascontiguousarray(read_label_file(str(files[1])), dtype=np.int64)
+    except Exception as error:  # torchvision raises errors of many types for damaged files
+        raise _damaged(folder) from error
     if sources.checksum(images, labels) != _MNIST_CHECKSUM[part]:
-        raise _damaged(folder / "MNIST")
+        raise _damaged(folder)
     return images, labels
 
 
@@ -224,7 +238,7 @@ def load_omniglot_background(
     Raises:
         DataError: no copy can be reached, or the copy is damaged.
     """
-    folder, label = _omniglot(root, download)
+    folder, label = _omniglot(_BACKGROUND, root, download)
     drawings: dict[str, NDArray[np.uint8]] = {}
     for archive in _BACKGROUND:
         pattern = rf"{archive.removesuffix('.zip')}/([^/]+/character\d+/\d+_\d+\.png)"
@@ -256,7 +270,7 @@ def load_omniglot_runs(*, root: Path | str | None = None, download: bool = True)
     Raises:
         DataError: no copy can be reached, or the copy is damaged.
     """
-    folder, _ = _omniglot(root, download)
+    folder, _ = _omniglot((_RUNS,), root, download)
     archive = folder / _RUNS
     drawings = _read_archive(archive, r"(run\d\d/(?:training|test)/\w+\.png)")
     runs = []
@@ -273,15 +287,16 @@ def load_omniglot_runs(*, root: Path | str | None = None, download: bool = True)
     return tuple(runs)
 
 
-def _omniglot(root: Path | str | None, download: bool) -> tuple[Path, str]:
-    """The folder of Omniglot's archives, each of them whole, and its parent's name for people."""
+def _omniglot(archives: Sequence[str], root: Path | str | None, download: bool) -> tuple[Path, str]:
+    """The folder of some of Omniglot's archives, each of them whole, and its parent's name for people."""
     from torchvision.datasets.utils import check_integrity
 
-    archives = [Path("omniglot") / archive for archive in _OMNIGLOT_MD5]
-    found = sources.find(lambda folder: any((folder / archive).exists() for archive in archives), root)
-    folder, label = found or sources.fetch("Omniglot", _download_omniglot, root, download)
-    for archive, md5 in _OMNIGLOT_MD5.items():
-        if not check_integrity(folder / "omniglot" / archive, md5):
+    def holds(folder: Path) -> bool:
+        return any((folder / "omniglot" / archive).exists() for archive in archives)
+
+    folder, label = sources.find(holds, root) or sources.fetch("Omniglot", _download_omniglot, root, download)
+    for archive in archives:
+        if not check_integrity(folder / "omniglot" / archive, _OMNIGLOT_MD5[archive]):
             raise _damaged(folder / "omniglot" / archive)
     return folder / "omniglot", label
 

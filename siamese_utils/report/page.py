@@ -11,14 +11,16 @@ full      CIFAR-100, and everything that takes hours is computed again and store
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import json
 import os
+import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,13 +131,21 @@ class Page:
         digest.update(np.asarray(self.split.seen).tobytes())
         digest.update(self.train_set.images.numpy())  # another version may draw other images
         name = f"synthetic-{self.split.name}-{digest.hexdigest()}.safetensors"
-        path = cache_folder() / name
+        cache = cache_folder()
+        # The second is for a cache that cannot be written.
+        places = [folder / name for folder in (cache, Path(_for_this_process().name)) if folder is not None]
+        for path in places:
+            with contextlib.suppress(CheckpointError):  # missing, or damaged by a full disk
+                load_encoder(path)
+                return path
+        trained = train(config, self.train_set, self.split.seen, device="cpu", progress=False)
+        info = {"history": trained.history.to_dict(orient="records")}
         try:
-            load_encoder(path)
-        except CheckpointError:  # missing, or damaged by a full disk
-            trained = train(config, self.train_set, self.split.seen, device="cpu", progress=False)
-            save_encoder(trained.encoder, path, {"history": trained.history.to_dict(orient="records")})
-        return path
+            save_encoder(trained.encoder, places[0], info)
+        except CheckpointError:
+            save_encoder(trained.encoder, places[-1], info)
+            return places[-1]
+        return places[0]
 
     def show(self, finding: Finding | Shown | Sequence[Shown], *args: Any, **kwargs: Any) -> None:
         """Display a finding; where its numbers are not stored yet, say once on this page how to make them.
@@ -172,6 +182,12 @@ class Page:
         """Save a figure under its name (SVG, PNG, alternative text) and display it."""
         png = plotting.save_figure(shown.figure, shown.name, shown.alt, self.figures)
         display(Image(data=png, format="png", alt=" ".join(shown.alt.split())))
+
+
+@lru_cache(maxsize=1)
+def _for_this_process() -> tempfile.TemporaryDirectory[str]:
+    """A folder that goes when the process ends."""
+    return tempfile.TemporaryDirectory(prefix="siamese-")
 
 
 def _show_table(shown: Table) -> None:

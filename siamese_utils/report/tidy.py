@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def _tidy_output(output: NotebookNode, root: Path) -> NotebookNode | None:
 
 def _without_paths(text: str, root: Path) -> str:
     text = re.sub(r"[^\s'\"<>]*ipykernel_\d+[/\\]\d+\.py", "<cell>", text)
-    for folder, short in ((root.resolve(), "."), (Path.home(), "~")):
+    for folder, short in ((root.resolve(), "."), (Path(os.path.expanduser("~")), "~")):
         if len(folder.parts) > 1:
             text = re.sub(rf"(?<![\w.]){re.escape(str(folder))}(?![\w.-])", short, text)
     return text

@@ -22,7 +22,7 @@ import torch
 from siamese_utils.data.cifar import CIFAR100_CLASSES
 from siamese_utils.data.images import ImageSet
 from siamese_utils.data.splits import class_split
-from siamese_utils.encoders.checkpoints import load_encoder
+from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder
 from siamese_utils.encoders.imprinting import CosineClassifier, FineTuneConfig, Whitening, save_classifier
 from siamese_utils.experiments.store import load_json
 from siamese_utils.experiments.study import Bench, Outcome, Run, Study, ground
@@ -275,6 +275,7 @@ def trial_run(trial: Trial, study: ImprintingConfig) -> Run:
 def carry_out_trial(run: Run, bench: Bench) -> Outcome:
     """Add every stand-in for a novel class by one method, from a quarter of the shot sets."""
     config, began = run.config, time.perf_counter()
+    checkpoint_info(trial_checkpoint())  # it is missed before any data are asked for
     data = _trial_data(config.base, _digest(trial_checkpoint()), bench.train_set)
     spaces, sets = methods.spaces_of(data, config.shrinkage), max(2, config.shot_sets // 4)
     values = {}
@@ -296,6 +297,7 @@ def _trial_data(base: BaseConfig, digest: str, train_set: ImageSet) -> Parts:
 def carry_out_moved_trial(run: Run, bench: Bench) -> Outcome:
     """Add every other stand-in for a novel class once, with the encoder moving or not."""
     config, tuning, began = run.config, run.settings["tuning"], time.perf_counter()
+    checkpoint_info(trial_checkpoint())
     prepared = _trial_prepared(config.base, config.shrinkage, _digest(trial_checkpoint()), bench.train_set)
     values = {}
     for count in config.shots:

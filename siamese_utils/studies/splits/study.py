@@ -176,15 +176,16 @@ def _embed(
     return known, encoder.embed(test_set.images), classes
 
 
-def reevaluate(path: Path, train_set: ImageSet, test_set: ImageSet) -> SplitEvaluation:
-    """Compute the protocol's metrics of a stored checkpoint anew.
+def reevaluate(path: Path, bench: Bench) -> SplitEvaluation:
+    """Compute the protocol's metrics of a stored checkpoint anew; data are asked for once it is known to be whole.
 
     Raises:
-        CheckpointError: the file does not say which split and configuration it was trained with.
+        CheckpointError: the file is missing or damaged, or does not say which split and configuration it was trained
+            with.
     """
-    origin = _origin(path)
+    origin, encoder = _origin(path), load_encoder(path)
     config = TrainConfig.from_json(origin["config"])
-    return evaluate_encoder(load_encoder(path), config, train_set, test_set, origin["split"], origin["draw"])
+    return evaluate_encoder(encoder, config, bench.train_set, bench.test_set, origin["split"], origin["draw"])
 
 
 def judge_again(path: Path, bench: Bench) -> dict[str, dict[str, Estimate]]:
