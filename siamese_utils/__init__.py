@@ -5,7 +5,7 @@ The calls most people need are here; everything else is in the modules, whose na
 
 import sys
 
-from siamese_utils.data.cifar import load_cifar100
+from siamese_utils.data.cifar import load_cifar10, load_cifar100
 from siamese_utils.data.load import load_images
 from siamese_utils.encoders import imprinting
 from siamese_utils.encoders.checkpoints import load_encoder, save_encoder
@@ -22,6 +22,7 @@ __all__ = [
     "OneShotClassifier",
     "SiameseError",
     "classify_folder",
+    "load_cifar10",
     "load_cifar100",
     "load_encoder",
     "load_image",

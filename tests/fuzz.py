@@ -38,13 +38,13 @@ from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import SiameseError
 from siamese_utils.evaluation.episodes import few_shot_accuracy
 from siamese_utils.evaluation.pairs import pair_auc, triplet_accuracy
-from siamese_utils.experiments import store
 from siamese_utils.experiments import store as results
 from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.loop import TrainResult, train
 
 SECONDS = 60
 """What a bad input may take at most; a hang must not pass for patience."""
+COLUMNS = ("split", "draw", "seed", "recipe", "metric", "value", "ci95", "n", "checkpoint")
 
 
 @dataclass
@@ -429,8 +429,10 @@ def mislabelled_image_set(data: st.DataObject, bench: Bench) -> None:
 
 
 def damaged_table(data: st.DataObject, bench: Bench) -> None:
-    table = b"split,draw,seed,recipe,metric,value,ci95,n,checkpoint\n" + b"".join(
-        f"90-10,0,0,r,m{number},{number}.5,0.25,1000,c.safetensors\n".encode() for number in range(5)
+    table = (
+        ",".join(COLUMNS).encode()
+        + b"\n"
+        + b"".join(f"90-10,0,0,r,m{number},{number}.5,0.25,1000,c.safetensors\n".encode() for number in range(5))
     )
     path = bench.file("table.csv", data.draw(damaged(table)))
 
@@ -439,7 +441,7 @@ def damaged_table(data: st.DataObject, bench: Bench) -> None:
         numbers = all(found[name].dtype.kind in "if" for name in ("value", "n", "draw", "seed"))
         return not len(found) or (numbers and bool(found.value.notna().all()))
 
-    refused_or(whole, lambda: results.read_table(path, store.SPLIT_SWEEP_COLUMNS), path)
+    refused_or(whole, lambda: results.read_table(path, COLUMNS), path)
     record = bench.file("record.json", data.draw(damaged(b'{"config": {"epochs": 3}, "seconds": 1.5}')))
     refused_or(lambda found: isinstance(found, dict), lambda: results.read_record(record), record)
 

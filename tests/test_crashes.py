@@ -105,7 +105,7 @@ def test_sweep_in_a_read_only_folder(swept: Path, tmp_path: Path) -> None:
 def store_table(disk: Path) -> None:
     estimate = results.Estimate(50.0, 1.0, 10)
     key = {"split": "7-5", "draw": 0, "seed": 0, "recipe": "swept"}
-    results.store_run(key, {"acc_5w1s": estimate}, "", table=disk / "old" / "table.csv")
+    results.store_rows(disk / "old" / "table.csv", key, {"acc_5w1s": estimate})
 
 
 WRITERS: dict[str, Callable[[Path], Any]] = {

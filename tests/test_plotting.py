@@ -24,7 +24,6 @@ from siamese_utils.experiments.plotting import (
     SEEN,
     UNSEEN,
     image_grid,
-    label_lines_directly,
     save_figure,
     set_style,
     show_images,
@@ -115,15 +114,6 @@ def test_images_without_colours_have_no_frame() -> None:
     figure, axes = plt.subplots(1, 2)
     show_images(np.zeros((2, 4, 4, 3), np.uint8), axes)
     assert not any(spine.get_visible() for axis in axes for spine in axis.spines.values())
-    plt.close(figure)
-
-
-def test_lines_carry_their_names() -> None:
-    figure, axis = plt.subplots()
-    axis.plot([0, 1], [2, 3])
-    axis.plot([0, 2], [5, 7])
-    label_lines_directly(axis, ["low", "high"], [SEEN, UNSEEN])
-    assert [(text.get_text(), text.xy) for text in axis.texts] == [("low", (1, 3)), ("high", (2, 7))]
     plt.close(figure)
 
 

@@ -118,10 +118,3 @@ def image_grid(images: np.ndarray | torch.Tensor, columns: int, gap: int = 2) ->
         top, left = (number // columns) * (height + gap), (number % columns) * (width + gap)
         canvas[top : top + height, left : left + width] = tile
     return canvas
-
-
-def label_lines_directly(axis: Axes, labels: Sequence[str], colours: Sequence[str], pad: float = 4) -> None:
-    """Write each line's name at its right end, so that no legend is needed."""
-    for line, label, colour in zip(axis.get_lines(), labels, colours, strict=False):
-        x, y = np.asarray(line.get_xdata())[-1], np.asarray(line.get_ydata())[-1]
-        axis.annotate(label, (x, y), (pad, 0), textcoords="offset points", color=colour, va="center", fontweight="bold")

@@ -15,10 +15,7 @@ from siamese_utils.evaluation.estimates import Estimate
 from siamese_utils.system.files import locked, write_text_atomically
 from siamese_utils.system.project import results_dir
 
-SPLIT_SWEEP_COLUMNS = ("split", "draw", "seed", "recipe", "metric", "value", "ci95", "n", "checkpoint")
 _TEXT = ("split", "recipe", "metric", "checkpoint", "trial")  # columns that stay text even if they look like numbers
-
-
 _NUMBERS = ("draw", "seed", "value", "ci95", "n")  # columns that hold nothing else
 
 
@@ -154,25 +151,6 @@ def store_rows(
                 same |= old["checkpoint"] == checkpoint
             new = pd.concat([old[~same], new], ignore_index=True)
         write_text_atomically(path, new.to_csv(index=False, lineterminator="\n"))
-
-
-def is_stored(key: Mapping[str, Any], path: Path, columns: Sequence[str]) -> bool:
-    """Whether a table holds rows of this key; goes when every study stands on ``experiments.study``."""
-    return has_rows(path, key, columns)
-
-
-def store_run(
-    key: Mapping[str, Any],
-    metrics: Mapping[str, Estimate],
-    checkpoint: str,
-    *,
-    table: Path | None = None,
-    columns: Sequence[str] = SPLIT_SWEEP_COLUMNS,
-) -> pd.DataFrame:
-    """Put a run's metrics into a table; goes when every study stands on ``experiments.study``."""
-    path = table if table is not None else results_dir() / "split_sweep.csv"
-    store_rows(path, key, metrics, checkpoint, columns)
-    return read_table(path, columns)
 
 
 def store_json(name: str, content: Mapping[str, Any]) -> Path:

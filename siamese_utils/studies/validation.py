@@ -10,7 +10,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from pathlib import Path
 
 import pandas as pd
 import torch
@@ -25,10 +24,8 @@ from siamese_utils.errors import SplitError
 from siamese_utils.evaluation.episodes import few_shot_accuracy
 from siamese_utils.evaluation.estimates import Estimate, exact
 from siamese_utils.evaluation.pairs import pair_auc
-from siamese_utils.experiments import store
 from siamese_utils.experiments.seeds import cell, describe_change
 from siamese_utils.experiments.study import Bench, Outcome, Run, Study, training_record
-from siamese_utils.system.project import results_dir
 from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.losses import euclidean_distance
 from siamese_utils.training.task import images_shown
@@ -241,36 +238,3 @@ def _change(run: Run, base: Run) -> str:
     if classes == base.settings["classes"]:
         return change
     return f"{'all' if classes == _ALL else classes} classes" + ("" if change == "–" else f"; {change}")
-
-
-# ------------------------------------------------------------- for studies that have no folder mechanism yet
-
-STUDY_COLUMNS = ("trial", "seed", "metric", "value", "ci95", "n")
-
-
-def study_path(study: str) -> Path:
-    """Table of a study, ``results/<study>.csv``."""
-    return results_dir() / f"{study}.csv"
-
-
-def record_path(study: str, trial: str, seed: int) -> Path:
-    """Configuration, history and provenance of one run of a study."""
-    return results_dir() / "studies" / study / f"{trial}-seed{seed}.json"
-
-
-def read_study(study: str) -> pd.DataFrame:
-    """The stored rows of a study.
-
-    Raises:
-        ResultsError: the table is missing or damaged.
-    """
-    return store.read_table(study_path(study), STUDY_COLUMNS)
-
-
-def read_record(study: str, trial: str, seed: int = 0) -> dict:
-    """What is stored beside a run's rows.
-
-    Raises:
-        ResultsError: it is missing or damaged.
-    """
-    return store.read_record(record_path(study, trial, seed))
