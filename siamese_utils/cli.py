@@ -46,16 +46,19 @@ def report(
     out: Annotated[Path, typer.Option(help="Folder for the HTML pages.")] = Path("build/report"),
     profile: Annotated[str, typer.Option(help="smoke, report or full.")] = "report",
     in_place: Annotated[bool, typer.Option(help="Store the outputs in the notebooks instead of rendering.")] = False,
+    stored: Annotated[bool, typer.Option("--stored", help="Render the outputs in the notebooks as they are.")] = False,
     notebooks: Annotated[Path | None, typer.Option(help="Folder of the notebooks.")] = None,
 ) -> None:
     """Execute the notebooks and render the report as a web site that needs no network."""
     from siamese_utils.report.site import build_report, execute_in_place  # slow to import, needed here alone
 
     folder = notebooks or project.project_root() / "notebooks"
+    if in_place and stored:
+        raise ConfigError("--in-place makes new outputs and --stored keeps the old ones; choose one.")
     if in_place:
         execute_in_place(folder, profile)
     else:
-        build_report(folder, out, profile)
+        build_report(folder, out, profile, execute=not stored)
 
 
 @app.command()
@@ -166,18 +169,25 @@ def draw(
 @app.command()
 def readme(
     path: Annotated[Path | None, typer.Argument(help="The README to update, with docs/ beside it.")] = None,
+    address: Annotated[str | None, typer.Option(help="Move to this repository, https://github.com/owner/name.")] = None,
 ) -> None:
-    """Write the headline figure, the README's headline and the speeds in docs/numbers.md from the stored results."""
-    from siamese_utils.experiments import plotting
-    from siamese_utils.report import (
-        readme as summary,  # matplotlib and seaborn are slow to import, and needed here alone
-    )
+    """Write what follows from results/ and pyproject.toml: headline, speeds, and links to the repository."""
+    from siamese_utils.experiments import plotting  # all of these are slow to import, and needed here alone
+    from siamese_utils.report import address as links
+    from siamese_utils.report import readme as summary
+
+    root = path.resolve().parent if path else project.project_root()
+    if address:
+        links.set_address(root, address)
 
     plotting.set_style()
     figure, alt = summary.headline_figure()
     plotting.save_figure(figure, "headline", alt, project.project_root() / "figures")
-    changed = summary.update_readme(path or project.project_root() / "README.md")
+    changed = summary.update_readme(path or root / "README.md")
     typer.echo("The headline figure is written; the text " + ("has changed." if changed else "was up to date."))
+    if address or (root / "pyproject.toml").is_file():
+        linked = links.update_links(root)
+        typer.echo(f"Links lead to {links.Repository.of(root).url}; {len(linked)} files have changed.")
 
 
 def _print(evaluation: SplitEvaluation) -> None:

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import nbformat
 
+from siamese_utils.report.address import Repository
+
 ROOT = Path(__file__).resolve().parents[1]
-NAME = "siamese-one-shot"
+REPOSITORY = Repository.of(ROOT)
 
 
 def publish(folder: Path, without: str = "") -> str:
@@ -23,7 +25,7 @@ def publish(folder: Path, without: str = "") -> str:
 
     Files whose path begins with ``without``, if given, are left out.
     """
-    repository = folder / "hub" / NAME / NAME
+    repository = folder / "hub" / REPOSITORY.owner / REPOSITORY.name
     repository.mkdir(parents=True)
     git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org", f"--git-dir={repository / '.git'}"]
     subprocess.run(["git", "init", "--quiet", str(repository)], check=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from alone import ROOT, bare_python, execute, is_working_copy, publish, texts
+from alone import REPOSITORY, ROOT, bare_python, execute, is_working_copy, publish, texts
 
 from siamese_utils.report.execute import numbered_notebooks
 
@@ -39,5 +39,5 @@ def test_a_notebook_alone_fetches_the_project_once(tmp_path: Path) -> None:
     python, hub = bare_python(tmp_path), publish(tmp_path, without="results/checkpoints/")
     for _ in range(2):
         first, *_, last = texts(execute(path, alone, python, hub))
-        assert (first.strip(), last.strip()) == ("None", str(alone / "siamese-one-shot"))
-    assert (alone / "siamese-one-shot" / "results" / "split_sweep.csv").exists()
+        assert (first.strip(), last.strip()) == ("None", str(alone / REPOSITORY.name))
+    assert (alone / REPOSITORY.name / "results" / "split_sweep.csv").exists()

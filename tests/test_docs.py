@@ -18,7 +18,10 @@ from siamese_utils.experiments.study import Bench, run_study, stored
 from siamese_utils.studies import STUDIES
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "results" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "results/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 ROOMS = {path.stem for path in (ROOT / "siamese_utils").iterdir() if not path.name.startswith("__")}
 
 
@@ -66,7 +69,7 @@ def test_every_file_and_target_that_is_named_is_there(page: Path) -> None:
 
 
 def test_the_readme_reads_at_one_sitting() -> None:
-    assert len(read(ROOT / "README.md").splitlines()) <= 135
+    assert len(read(ROOT / "README.md").splitlines()) <= 130
 
 
 def test_every_command_is_described_and_every_one_described_exists(commands: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from alone import NAME, ROOT, bare_python, execute, is_working_copy, publish
+from alone import REPOSITORY, ROOT, bare_python, execute, is_working_copy, publish
 
 from siamese_utils.report.execute import numbered_notebooks
 
@@ -24,4 +24,4 @@ def test_every_notebook_alone(tmp_path: Path, campaign: Callable) -> None:
             (folder / path.name).write_bytes(path.read_bytes())
             with counted.trial(path.name):
                 execute(folder / path.name, folder, python, hub, SIAMESE_PROFILE="smoke")
-                assert (folder / NAME / "results").is_dir()
+                assert (folder / REPOSITORY.name / "results").is_dir()
