@@ -177,7 +177,12 @@ def test_figures_of_synthetic_data_never_take_the_place_of_real_ones(project: Pa
     assert page.figures.resolve().is_relative_to((project / "build").resolve())  # which git ignores
 
 
-def test_real_figures_go_to_figures(project: Path, real: None, shown: list[Any]) -> None:
+def test_real_figures_take_the_place_of_those_in_git_where_they_are_meant_to(
+    project: Path, real: None, shown: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw(start())
+    assert (project / "build" / "figures" / "line.svg").exists() and not (project / "figures").exists()
+    monkeypatch.setenv("SIAMESE_IN_PLACE", "1")
     draw(start())
     assert (project / "figures" / "line.svg").exists()
     picture = shown[-1]

@@ -73,7 +73,9 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ReportErro
         root / "notebooks" / "01_first.ipynb",
         "# First page\n\n[Badge](https://example.org)\n\nWhat the *first* page shows.\n\n$$a^2 + b^2 = c^2$$",
         code(f"import base64, os, sys\nfrom IPython.display import HTML, Image\nHTML({marker!r})"),
-        code("print(sys.executable, os.getcwd(), os.environ['SIAMESE_PROFILE'], sep='\\n')"),
+        code(
+            "print(sys.executable, os.getcwd(), os.environ['SIAMESE_PROFILE'], os.environ['SIAMESE_IN_PLACE'], sep='\\n')"
+        ),
         code(figure),
         code("from tqdm import tqdm\nlist(tqdm(range(3)))\nlist(tqdm(range(3), disable=False))"),
     )
@@ -93,11 +95,12 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ReportErro
 
 def test_kernel_is_this_interpreter_in_the_notebooks_folder(executed: tuple[Path, ReportError, str]) -> None:
     _, _, printed = executed
-    interpreter, folder, profile = printed.split()
+    interpreter, folder, profile, in_place = printed.split()
     home = str(Path.home())
     assert interpreter.replace("~", home, 1) in (sys.executable, str(Path(sys.executable).resolve()))
     assert folder == "./notebooks", "private paths are shortened"
     assert profile == "smoke"
+    assert in_place == "0", "a report leaves what git follows as it is"
 
 
 def test_failing_cell_is_named_in_one_sentence(executed: tuple[Path, ReportError, str]) -> None:
@@ -143,7 +146,9 @@ def test_figure_keeps_its_alt_text_and_width(executed: tuple[Path, ReportError, 
 
 
 def test_in_place_execution_stores_stable_notebooks(tmp_path: Path) -> None:
-    cell = code("print('loss', 0.5)\nimport warnings; warnings.warn('few images')")
+    cell = code(
+        "import os; print('loss', 0.5 * int(os.environ['SIAMESE_IN_PLACE']))\nimport warnings; warnings.warn('few images')"
+    )
     cell.metadata.update({"tags": ["show-input"], "vscode": {"languageId": "python"}, "collapsed": True})
     path = write(tmp_path / "notebooks" / "01_a.ipynb", "# A", cell)
     other = write(tmp_path / "notebooks" / "02_b.ipynb", "# B", code("1/0"))

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from siamese_utils.data.sources import search_folders
 from siamese_utils.errors import SiameseError, unknown
+from siamese_utils.report import IN_PLACE
 from siamese_utils.system.files import reason, write_text_atomically
 from siamese_utils.system.provenance import package_version
 
@@ -74,8 +75,10 @@ class _Client(NotebookClient):
         return self.km
 
 
-def execute_notebook(path: Path, profile: str) -> tuple[NotebookNode, float]:
+def execute_notebook(path: Path, profile: str, in_place: bool = False) -> tuple[NotebookNode, float]:
     """Execute one notebook in a fresh kernel of this interpreter, in the notebook's folder.
+
+    Its figures go to ``build/figures``, or to ``figures`` where the outputs are to be stored in it.
 
     Returns:
         The notebook with its outputs, and the seconds that took.
@@ -106,7 +109,7 @@ def execute_notebook(path: Path, profile: str) -> tuple[NotebookNode, float]:
     begin = time.perf_counter()
     try:
         with bar:
-            client.execute(env=_kernel_environment(profile))
+            client.execute(env=_kernel_environment(profile, in_place))
     except CellExecutionError as error:
         raise ReportError(_failure(path, cells, current, error.ename, error.evalue)) from None
     except CellTimeoutError:
@@ -120,9 +123,10 @@ def execute_notebook(path: Path, profile: str) -> tuple[NotebookNode, float]:
     return notebook, seconds
 
 
-def _kernel_environment(profile: str) -> dict[str, str]:
+def _kernel_environment(profile: str, in_place: bool) -> dict[str, str]:
     environment = dict(os.environ)
     environment["SIAMESE_PROFILE"] = profile
+    environment[IN_PLACE] = str(int(in_place))
     # Progress bars are for people who wait; stored, they are noise that differs in every run.
     environment["TQDM_DISABLE"] = "1"
     # Kernels that run side by side would otherwise wait for each other's threads.
@@ -183,7 +187,9 @@ AT_ONCE = 2
 _VERSIONS = ("torch", "torchvision", "numpy", "pandas", "scikit-learn", "matplotlib", "seaborn", "ipython")
 
 
-def execute_notebooks(paths: Sequence[Path], profile: str) -> Iterator[tuple[Path, NotebookNode, float]]:
+def execute_notebooks(
+    paths: Sequence[Path], profile: str, in_place: bool = False
+) -> Iterator[tuple[Path, NotebookNode, float]]:
     """Execute notebooks, some at once, and give them in order: the path, the notebook with outputs, and its seconds.
 
     Those that were executed before, with the same code, results, data and versions, are given at once. The profile
@@ -193,7 +199,7 @@ def execute_notebooks(paths: Sequence[Path], profile: str) -> Iterator[tuple[Pat
         ReportError: a cell failed; notebooks after it may have been executed too.
     """
     kept = paths[0].resolve().parent.parent / "build" / "executed" if paths else Path()
-    ground = _ground(kept.parent.parent, profile) if paths else ""
+    ground = _ground(kept.parent.parent, profile) + " in place" * in_place if paths else ""
 
     def execute(path: Path) -> tuple[Path, NotebookNode, float]:
         digest = hashlib.sha256(ground.encode())
@@ -202,7 +208,7 @@ def execute_notebooks(paths: Sequence[Path], profile: str) -> Iterator[tuple[Pat
         if profile != "full" and file.is_file():
             notebook = read(file)
             return path, notebook, float(notebook.metadata.pop("siamese_seconds"))
-        notebook, seconds = execute_notebook(path, profile)
+        notebook, seconds = execute_notebook(path, profile, in_place)
         for old in kept.glob(f"{path.stem}-*.ipynb"):
             old.unlink(missing_ok=True)
         notebook.metadata["siamese_seconds"] = round(seconds, 1)

@@ -31,7 +31,7 @@ from IPython.display import HTML, Image, Markdown, display
 
 from siamese_utils.data.images import ImageSet
 from siamese_utils.data.load import SyntheticDataWarning, load_images
-from siamese_utils.data.sources import MissingDataError, cache_folder
+from siamese_utils.data.sources import MissingDataError, cache_folder, flag
 from siamese_utils.data.splits import ClassSplit, class_split
 from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder, save_encoder
 from siamese_utils.encoders.encoder import Encoder
@@ -41,6 +41,7 @@ from siamese_utils.experiments import plotting
 from siamese_utils.experiments import store as results
 from siamese_utils.experiments.findings import Finding, Illustration, Shown, Table
 from siamese_utils.experiments.study import Bench, run_study
+from siamese_utils.report import IN_PLACE
 from siamese_utils.studies.splits.study import SPLIT_SWEEP, checkpoint_path, evaluate_encoder, split_run
 from siamese_utils.system import project
 from siamese_utils.training.config import TrainConfig
@@ -87,8 +88,12 @@ class Page:
 
     @property
     def figures(self) -> Path:
-        """Where figures go; those of synthetic data never take the place of real ones."""
-        return project.project_root() / ("build/synthetic-figures" if self.is_synthetic else "figures")
+        """Where figures go: to ``figures/``, which git follows, only where outputs are stored in the notebooks.
+
+        Those of synthetic data never take the place of real ones.
+        """
+        kept = "figures" if flag(IN_PLACE) else "build/figures"
+        return project.project_root() / ("build/synthetic-figures" if self.is_synthetic else kept)
 
     @cached_property
     def encoder(self) -> Encoder:

@@ -118,7 +118,7 @@ def execute_in_place(
     """
     check_profile(profile)
     notebooks = numbered_notebooks(notebooks_dir, only)
-    for path, notebook, _ in execute_notebooks(notebooks, profile):
+    for path, notebook, _ in execute_notebooks(notebooks, profile, in_place=True):
         tidy_notebook(notebook, path.resolve().parent.parent)
         write(path, nbformat.writes(notebook) + "\n")
     return notebooks
