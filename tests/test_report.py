@@ -74,7 +74,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ReportErro
         "# First page\n\n[Badge](https://example.org)\n\nWhat the *first* page shows.\n\n$$a^2 + b^2 = c^2$$",
         code(f"import base64, os, sys\nfrom IPython.display import HTML, Image\nHTML({marker!r})"),
         code(
-            "print(sys.executable, os.getcwd(), os.environ['SIAMESE_PROFILE'], os.environ['SIAMESE_IN_PLACE'], sep='\\n')"
+            "get = os.environ.get\nprint(sys.executable, os.getcwd(), get('SIAMESE_PROFILE'), get('SIAMESE_IN_PLACE'))"
         ),
         code(figure),
         code("from tqdm import tqdm\nlist(tqdm(range(3)))\nlist(tqdm(range(3), disable=False))"),
@@ -146,9 +146,8 @@ def test_figure_keeps_its_alt_text_and_width(executed: tuple[Path, ReportError, 
 
 
 def test_in_place_execution_stores_stable_notebooks(tmp_path: Path) -> None:
-    cell = code(
-        "import os; print('loss', 0.5 * int(os.environ['SIAMESE_IN_PLACE']))\nimport warnings; warnings.warn('few images')"
-    )
+    printing = "import os; print('loss', 0.5 * int(os.environ['SIAMESE_IN_PLACE']))"
+    cell = code(f"{printing}\nimport warnings; warnings.warn('few images')")
     cell.metadata.update({"tags": ["show-input"], "vscode": {"languageId": "python"}, "collapsed": True})
     path = write(tmp_path / "notebooks" / "01_a.ipynb", "# A", cell)
     other = write(tmp_path / "notebooks" / "02_b.ipynb", "# B", code("1/0"))
