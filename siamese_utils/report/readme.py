@@ -136,10 +136,11 @@ def headline_table() -> str:
 
 
 class OtherSystem(NamedTuple):
-    """What was trained otherwise than the sweep's networks: its row's label, what the note says of it, its metrics."""
+    """What was trained otherwise than the sweep's networks: its row's label, what the note says, where more stands."""
 
     label: str
     note: str
+    page: str
     rows: pd.DataFrame
 
 
@@ -157,7 +158,7 @@ def _other_systems() -> list[OtherSystem]:
         for recipe_name, (label, note) in OTHER_RECIPES.items():
             rows = table[table.recipe == recipe_name].set_index("metric")
             if not rows.empty:
-                found.append(OtherSystem(f"{SPLIT}, {label}", note, rows))
+                found.append(OtherSystem(f"{SPLIT}, {label}", note, "03a_objectives", rows))
     if ENSEMBLES.path.exists():
         table = ENSEMBLES.table()
         table = table[table.task == "90-10"]
@@ -165,7 +166,8 @@ def _other_systems() -> list[OtherSystem]:
         if not last.empty and last.seed.iloc[0]:
             label = f"90-10, {_in_words(last.seed.iloc[0] + 1)} networks together"
             rows = last.assign(metric=last.metric.str.removesuffix(TOGETHER)).set_index("metric")
-            found.append(OtherSystem(label, "networks of other seeds, their similarities averaged", rows))
+            note = "networks of other seeds, their similarities averaged"
+            found.append(OtherSystem(label, note, "03c_ensembles", rows))
     return found
 
 
@@ -194,8 +196,8 @@ def headline_text() -> str:
         )
         note += "The last column: mean of all class draws, with the lowest and the highest. "
     if others := _other_systems():
-        note += f"Last rows: {'; '.join(other.note for other in others)} "
-        note += "([notebook 03](notebooks/03_triplet_training.ipynb)). "
+        told = [f"{one.note} ([notebook {one.page.split('_')[0]}](notebooks/{one.page}.ipynb))" for one in others]
+        note += f"Last rows: {'; '.join(told)}. "
     note += f"Recipe `{run['recipe']}`, {computed['processor']}, {computed['precision']} (draw 0)."
     return f"{sentence}\n\n{headline_table()}\n\n{note}"
 

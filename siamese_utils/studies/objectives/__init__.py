@@ -1,1 +1,1 @@
-"""Losses, mining and collapse (notebook 03)."""
+"""Losses, mining and collapse (notebooks 03 and 03a)."""
