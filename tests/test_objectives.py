@@ -142,5 +142,5 @@ def test_collapse_figure_tells_the_ends() -> None:
     rows = [(name, step, 0.2, 0.2, spread / (1 + step)) for name, spread in starts.items() for step in range(5)]
     shown = figures.collapse_figure(pd.DataFrame(rows, columns=["objective", "step", "loss", "margin", "spread"]))
     alt = shown.alt
-    assert "a: spread from 0.50 to 0.100" in alt and "b: spread from 0.40 to 0.080" in alt
+    assert "a: spread from 0.50 to 0.10;" in alt and "b: spread from 0.40 to 0.080" in alt
     plt.close(shown.figure)

@@ -216,7 +216,7 @@ def collapse_figure(traces: pd.DataFrame) -> Illustration:
             fontweight="bold",
         )
         # Two digits: the third moves with the order in which a processor adds.
-        told.append(f"{name}: spread from {rows.spread.iloc[0]:.2g} to {rows.spread.iloc[-1]:.2g}")
+        told.append(f"{name}: spread from {rows.spread.iloc[0]:#.2g} to {rows.spread.iloc[-1]:#.2g}")
     left.axhline(1, color="black", lw=1, ls="--")
     left.annotate("the margin", (traces.step.max(), 1), (0, -24), textcoords="offset points", fontsize=9, ha="right")
     left.set(title="Loss, in margins", xlabel="step", ylim=(0, None))
