@@ -43,7 +43,7 @@ def main() -> None:
 
 @app.command()
 def report(
-    out: Annotated[Path, typer.Option(help="Folder for the HTML pages.")] = Path("build/report"),
+    out: Annotated[Path | None, typer.Option(help="Folder for the HTML pages; build/report if left out.")] = None,
     profile: Annotated[str, typer.Option(help="smoke, report or full.")] = "report",
     in_place: Annotated[bool, typer.Option(help="Store the outputs in the notebooks instead of rendering.")] = False,
     stored: Annotated[bool, typer.Option("--stored", help="Render the outputs in the notebooks as they are.")] = False,
@@ -58,7 +58,7 @@ def report(
     if in_place:
         execute_in_place(folder, profile)
     else:
-        build_report(folder, out, profile, execute=not stored)
+        build_report(folder, out or project.project_root() / "build" / "report", profile, execute=not stored)
 
 
 @app.command()
@@ -267,7 +267,7 @@ def _run(
 ) -> None:
     runs = select(asked, only or (), seed or (), **(options or {}))
     if plan:
-        table = planning.plan(asked, runs, planning.rate(asked, runs))
+        table = planning.plan(asked, runs, planning.rate(asked, runs, typer.echo))
         left = table[table.stored != "yes"]
         typer.echo(table.to_string(index=False, formatters={"minutes": "{:.0f}".format}))
         typer.echo(f"{len(left)} of {len(runs)} runs to do, about {left.minutes.sum() / 60:.1f} hours.")

@@ -274,7 +274,10 @@ def test_sweep_prints_its_plan_and_does_what_is_left(
     assert code == 0 and out.splitlines() == [f"{label}: stored" for label in labels]
     code, out, _ = run("sweep", *options, "--plan")
     assert code == 0 and "0 of 4 runs to do" in out and out.count("yes") == 4
+    assert run("sweep", *("--splits", " 7-5,6-6,"), *("--draws", "0,1,1,"), *options[4:], "--plan")[1] == out
     check_error(run("sweep", "--draws", "zero"), "--draws", "zero")
+    check_error(run("sweep", "--draws", ","), "--draws", "leave it out")
+    check_error(run("sweep", "--splits", " , "), "--splits", "leave it out")
     check_error(run("sweep", "--splits", "7-5", "--recipe", "tiyn"), "tiyn", "tiny")
 
 
@@ -283,3 +286,26 @@ def test_report_errors(run: Run, project: Path) -> None:
     (project / "notebooks").mkdir()
     nbformat.write(nbformat.v4.new_notebook(), project / "notebooks" / "01_test.ipynb")
     check_error(run("report", "--profile", "smoek"), "smoek", "smoke")
+
+
+def test_the_report_goes_to_the_projects_build_folder_wherever_one_stands(
+    run: Run, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "notebooks").mkdir()
+    nbformat.write(nbformat.v4.new_notebook(), project / "notebooks" / "01_test.ipynb")
+    monkeypatch.chdir(project / "notebooks")
+    assert run("report", "--stored")[0] == 0
+    assert (project / "build" / "report" / "index.html").is_file()
+
+
+@pytest.mark.parametrize(
+    "command", [("imprint",), ("imprint", "--moved"), ("faces",), ("drawing",), ("study", "objectives")]
+)
+def test_studies_find_what_decides_them_wherever_one_stands(
+    run: Run, project: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(cli.planning, "rate", lambda *_: None)
+    for folder in (project, project / "results", project.parent):
+        monkeypatch.chdir(folder)
+        code, out, err = run(*command, "--plan")
+        assert code == 0 and not err and "runs to do" in out

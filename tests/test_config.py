@@ -338,7 +338,7 @@ def test_yaml(tmp_path: Path) -> None:
         ("- a list", "must be keys with values"),
         ("a: [", "cannot be read as YAML"),
         ("!!python/object/apply:os.system ['true']", "cannot be read as YAML"),
-        (None, "cannot be read as YAML"),
+        (None, "There is no configuration"),
     ],
 )
 def test_a_wrong_file_is_refused_and_named(tmp_path: Path, text: str | None, says: str) -> None:

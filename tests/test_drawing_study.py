@@ -17,7 +17,7 @@ from siamese_utils.data.sources import search_folders
 from siamese_utils.data.symbols import OneShotRun, load_omniglot_background, synthetic_symbols
 from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder, save_encoder
 from siamese_utils.encoders.encoder import Encoder
-from siamese_utils.errors import CheckpointError, DataError, ResultsError, SamplingError, UnknownNameError
+from siamese_utils.errors import CheckpointError, ConfigError, DataError, ResultsError, SamplingError, UnknownNameError
 from siamese_utils.evaluation.estimates import Estimate, wilson
 from siamese_utils.experiments import store
 from siamese_utils.experiments.study import Bench, Run, run_study, select, stored
@@ -162,6 +162,12 @@ def test_the_validation_run_comes_before_those_that_use_its_verdict() -> None:
     assert {run.key["train_on"] for run in runs if run.built_on} == {"omniglot", "both"}
     with pytest.raises(UnknownNameError, match="known are: mnist"):
         select(DRAWING, ["mnits"])
+
+
+@pytest.mark.parametrize("images", [-4, 0, 95])
+def test_too_few_images_are_refused_before_anything_is_loaded(images: int) -> None:
+    with pytest.raises(ConfigError, match=rf"--images takes 96 or more, .* not {images}\."):
+        DRAWING.runs(images=images)
 
 
 def test_the_official_runs_are_opened_in_one_place() -> None:

@@ -16,6 +16,7 @@ from siamese_utils import cli
 from siamese_utils.data.cifar import CIFAR100_CLASSES
 from siamese_utils.data.images import ImageSet
 from siamese_utils.encoders.checkpoints import load_encoder, save_encoder
+from siamese_utils.errors import ConfigError
 from siamese_utils.experiments import store
 from siamese_utils.experiments.study import Bench, Run, complete, run_study, stored
 from siamese_utils.studies.imprinting import base, findings, methods, moved, settings, study
@@ -178,3 +179,9 @@ def test_the_command_runs_what_the_files_say(project: Path, monkeypatch: pytest.
     assert [run.key["shots"] for run in runs[1]] == [1, 1, 3, 3, 500, 500]
     assert all(run.key["novel"] in CIFAR100_CLASSES[40:] and run.settings["study"] == other for run in runs[1])
     assert [run.key["trial"] for run in runs[3]] == [trial.name for trial in study.TRIALS]
+
+
+def test_a_number_of_shots_that_the_study_has_not_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"--only-shots takes 1, 5, 10, 20, 500, not 0\."):
+        study.moved_runs(only_shots=[5, 0])
+    assert {run.key["shots"] for run in study.moved_runs(only_shots=[500])} == {500}

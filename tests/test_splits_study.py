@@ -13,6 +13,7 @@ from siamese_utils.data.images import ImageSet
 from siamese_utils.data.splits import SPLIT_NAMES
 from siamese_utils.data.synthetic import make_synthetic
 from siamese_utils.encoders.checkpoints import load_encoder
+from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import CollapseError, ConfigError, SplitError, TrainingError, UnknownNameError
 from siamese_utils.evaluation.protocol import METRICS
 from siamese_utils.experiments import plan as planning
@@ -129,6 +130,22 @@ def test_a_recipe_may_treat_few_classes_otherwise(project: Path, parts: Parts, m
     assert few.images == 4 * 72  # six classes of 12 images, in four turns
 
 
+def test_a_rate_is_measured_by_a_few_steps_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Encoder, "set_centre", lambda *_: pytest.fail("nobody asked for a finished encoder"))
+    taken: list[int] = []
+    real = planning.step
+    monkeypatch.setattr(
+        planning,
+        "step",
+        lambda learner, images, *rest, **named: (taken.append(len(images)), real(learner, images, *rest, **named)),
+    )
+    sides = ((0.0, 8), (0.5, 16))
+    before = torch.get_rng_state()
+    planning.measured_rate(dataclasses.replace(TINY, resolutions=sides), least_seconds=0)
+    assert taken == [TINY.batch_size] * 4  # one to warm up and one to time, at each side
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_plan_counts_the_images_that_training_shows(project: Path, parts: Parts) -> None:
     runs = [tiny_run(split, draw) for draw in (0, 1) for split in ("7-5", "6-6")]
     table = plan(SPLIT_SWEEP, runs, rate=100)
@@ -146,7 +163,9 @@ def test_plan_counts_the_images_that_training_shows(project: Path, parts: Parts)
         store.write_record(SPLIT_SWEEP.record_path(runs[0]), other)
         assert planning.stored_rate(SPLIT_SWEEP, runs) is None
     assert planning.measured_rate(dataclasses.replace(TINY, resolutions=((0.0, 16), (0.5, 32)))) > 0
-    assert planning.rate(SPLIT_SWEEP, runs) > 0  # type: ignore[operator]
+    told: list[str] = []
+    assert planning.rate(SPLIT_SWEEP, runs, told.append) > 0  # type: ignore[operator]
+    assert len(told) == 1 and "measuring" in told[0]
     assert planning.rate(SPLIT_SWEEP, []) is None
 
 

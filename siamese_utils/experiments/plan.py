@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import pandas as pd
+import torch
 
-from siamese_utils.data.synthetic import make_synthetic
 from siamese_utils.experiments.store import read_record
 from siamese_utils.experiments.study import Run, Study, precision_of, stored
+from siamese_utils.system.devices import pick_device
+from siamese_utils.system.memory import freed_memory_kept
 from siamese_utils.system.provenance import provenance
 from siamese_utils.training.config import TrainConfig
-from siamese_utils.training.loop import train
+from siamese_utils.training.loop import Learner, step
 
 _ALIKE = ("processor", "precision", "device", "threads")
 
@@ -46,30 +49,60 @@ def stored_rate(study: Study, runs: Iterable[Run]) -> float | None:
 
 
 def _stored_here(study: Study, runs: Iterable[Run]) -> Iterable[dict]:
+    here: dict[str, dict] = {}
     for run in runs:
-        here = provenance(precision=precision_of(run))
         if study.record_path(run).is_file():
-            record = read_record(study.record_path(run))
-            if all(record["provenance"].get(key) == here[key] for key in _ALIKE):
+            record, precision = read_record(study.record_path(run)), precision_of(run)
+            if precision not in here:
+                here[precision] = provenance(precision=precision)
+            if all(record["provenance"].get(key) == here[precision][key] for key in _ALIKE):
                 yield record
 
 
-def rate(study: Study, runs: Sequence[Run]) -> float | None:
-    """Images a second: of stored runs, or else measured here; ``None`` where the project's loop trains nothing."""
+def rate(study: Study, runs: Sequence[Run], say: Callable[[str], object] = lambda _: None) -> float | None:
+    """Images a second: of stored runs, or else measured here; ``None`` where the project's loop trains nothing.
+
+    Args:
+        study: which one.
+        runs: of which the first is measured.
+        say: is told, before a measurement, that it takes some seconds.
+    """
     config = runs[0].settings.get("config") if runs else None
     if (stored_before := stored_rate(study, runs)) or not isinstance(config, TrainConfig) or not runs[0].images:
         return stored_before
+    say("No stored run comes from a processor such as this: measuring some steps of the training, which takes seconds.")
     return measured_rate(config)
 
 
-def measured_rate(config: TrainConfig) -> float:
-    """Images a second of a few steps at each resolution of a recipe, weighed by how long each lasts."""
-    train_set = make_synthetic("train", num_classes=100, per_class=config.held_out_images + 8)
-    seconds_per_image = 0.0
-    for share, side in config.stages(train_set.images.shape[1]):
-        brief = dataclasses.replace(
-            config, resolutions=((0.0, side),), most_images=4 * config.batch_size, least_images=0, compile=False
+def measured_rate(config: TrainConfig, classes: int = 100, least_seconds: float = 1.0) -> float:
+    """Images a second of training steps at each resolution of a recipe, weighed by how long each lasts.
+
+    Args:
+        config: the recipe, trained on random images of 32 x 32 pixels.
+        classes: that it learns to tell apart.
+        least_seconds: how long each resolution is timed, at least one step.
+    """
+    sides = config.resolutions or ((0.0, 32),)
+    ends = [begin for begin, _ in sides[1:]] + [1.0]
+    # What is compiled takes a minute to make, and random weights are as fast as any.
+    plain = replace(config, compile=False, pretrained="")
+    with torch.random.fork_rng(devices=[]), freed_memory_kept():
+        return 1 / sum(
+            (end - begin) * _seconds_an_image(replace(plain, resolutions=((0.0, side),)), classes, least_seconds)
+            for (begin, side), end in zip(sides, ends, strict=True)
         )
-        result = train(brief, train_set, train_set.labels.unique().tolist(), progress=False)
-        seconds_per_image += share / float(result.history["images_per_second"].iloc[0])
-    return 1 / seconds_per_image
+
+
+def _seconds_an_image(config: TrainConfig, classes: int, least_seconds: float) -> float:
+    """Seconds that training steps take for each image: as many steps as fill ``least_seconds``, at least one."""
+    device, generator = pick_device("auto"), torch.Generator().manual_seed(0)
+    images = torch.randint(256, (config.batch_size, 32, 32, 3), generator=generator, dtype=torch.uint8).to(device)
+    labels = torch.arange(config.batch_size, device=device) // 2 % classes
+    learner = Learner(config, images, classes, device)
+    learner.begin(seed=0)
+    step(learner, images, labels, progress=0.5)  # the first is slower than all others
+    start, images_shown = time.perf_counter(), 0
+    while not images_shown or time.perf_counter() - start < least_seconds:
+        step(learner, images, labels, progress=0.5)
+        images_shown += len(images)
+    return (time.perf_counter() - start) / images_shown

@@ -116,6 +116,8 @@ class Config:
             UnknownNameError: see the class.
         """
         path = Path(path)
+        if not path.is_file():
+            raise ConfigError(f"There is no configuration {path.resolve()}; check the path.")
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

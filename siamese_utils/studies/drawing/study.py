@@ -16,7 +16,7 @@ import typer
 from siamese_utils.data.splits import class_split
 from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder
 from siamese_utils.encoders.encoder import Encoder
-from siamese_utils.errors import CheckpointError
+from siamese_utils.errors import CheckpointError, ConfigError
 from siamese_utils.evaluation.calibration import Verdict
 from siamese_utils.evaluation.estimates import Estimate, exact
 from siamese_utils.experiments import store
@@ -95,7 +95,13 @@ def stored_verdict() -> Verdict:
 def _runs(
     images: Annotated[int, typer.Option(help="Images shown in the training on characters.")] = IMAGES_SHOWN,
 ) -> list[Run]:
-    """The sources, and the divisions of the digits; the validation run comes before those whose verdict it gives."""
+    """The sources, and the divisions of the digits; the validation run comes before those whose verdict it gives.
+
+    Raises:
+        ConfigError: too few images for a batch.
+    """
+    if images < CHARACTERS.batch_size:
+        raise ConfigError(f"--images takes {CHARACTERS.batch_size} or more, as many as a batch has, not {images}.")
     shown = dataclasses.replace(CHARACTERS, least_images=images, most_images=images)
     runs = [_run("mnist", DIGITS, DIGITS.epochs * 57_000), _run("validation", shown, images)]
     runs += [_run(source, shown, images, (_record("validation"),)) for source in ("omniglot", "both")]

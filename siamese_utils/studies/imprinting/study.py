@@ -24,6 +24,7 @@ from siamese_utils.data.images import ImageSet
 from siamese_utils.data.splits import class_split
 from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder
 from siamese_utils.encoders.imprinting import CosineClassifier, FineTuneConfig, Whitening, save_classifier
+from siamese_utils.errors import ConfigError
 from siamese_utils.experiments.store import load_json
 from siamese_utils.experiments.study import Bench, Outcome, Run, Study, ground
 from siamese_utils.studies.imprinting import methods, moved
@@ -108,15 +109,24 @@ IMPRINTING = Study(
     again=again,
 )
 
+ALL_IMAGES = 500  # of a class, in CIFAR-100's training part
+
 # --- an encoder that moves ------------------------------------------------------------------------
 
 
 def moved_runs(config: Path = WHOLE, moved_config: Path = MOVED, only_shots: Sequence[int] = ()) -> list[Run]:
-    """One class added from one set of shots; with the first set all images of the class as well."""
+    """One class added from one set of shots; with the first set all images of the class as well.
+
+    Raises:
+        ConfigError: a file is missing or makes no sense, or the study has no such number of shots.
+    """
     study, part = ImprintingConfig.from_yaml(config), MovedConfig.from_yaml(moved_config)
+    planned = (*study.shots, ALL_IMAGES)
+    if strange := [count for count in only_shots if count not in planned]:
+        raise ConfigError(f"--only-shots takes {', '.join(map(str, planned))}, not {strange[0]}.")
     novel = class_split(study.base.split, study.base.draw).unseen
     names = [CIFAR100_CLASSES[label] for label in chosen_classes(novel, part.classes, study.base.seed)]
-    return planned_runs(study, part, names, images_a_class=500, only_shots=only_shots)
+    return planned_runs(study, part, names, images_a_class=ALL_IMAGES, only_shots=only_shots)
 
 
 def planned_runs(

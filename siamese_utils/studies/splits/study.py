@@ -74,15 +74,23 @@ def sweep_runs(
     """The runs of a sweep, draw by draw.
 
     Raises:
-        ConfigError: ``draws`` are not whole numbers with commas between.
+        ConfigError: ``draws`` are not whole numbers with commas between, or one of the lists names nothing.
         UnknownNameError, SplitError: no such recipe, split or draw.
     """
     try:
-        numbers = [int(draw) for draw in draws.split(",")]
+        numbers = [int(draw) for draw in _listed(draws)]
     except ValueError as error:
         raise ConfigError(f"--draws takes whole numbers with commas between, not {draws!r}.") from error
-    names = [name.strip() for name in splits.split(",")] if splits else list(SPLIT_NAMES)
+    names = _listed(splits) if splits else list(SPLIT_NAMES)
+    for option, found, text in (("draws", numbers, draws), ("splits", names, splits)):
+        if not found:
+            raise ConfigError(f"--{option} names none in {text!r}; leave it out for all.")
     return [split_run(name, draw, seed, recipe) for draw in numbers for name in names]
+
+
+def _listed(text: str) -> list[str]:
+    """What stands between commas, each once; a comma too many does no harm."""
+    return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
 
 
 def train_split(run: Run, bench: Bench) -> tuple[TrainResult, dict[str, Any]]:
