@@ -21,6 +21,7 @@ from siamese_utils.studies import STUDIES, all_studies, study
 from siamese_utils.studies.splits.findings import stored_evaluation
 from siamese_utils.studies.splits.study import SPLIT_SWEEP, checkpoint_path, reevaluate, split_run
 from siamese_utils.system import project
+from siamese_utils.system.text import never_refuse, printable, say
 from siamese_utils.training.recipes import DEFAULT_RECIPE
 
 app = typer.Typer(
@@ -33,11 +34,12 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; an error the user can act on is one sentence and exit code 1."""
+    never_refuse(sys.stdout, sys.stderr)
     try:
         _add_commands(next((word for word in sys.argv[1:] if not word.startswith("-")), ""))
         app()
     except SiameseError as error:
-        typer.echo(f"Error: {error}", err=True)
+        say(f"Error: {printable(error)}", err=True)
         sys.exit(1)
 
 
@@ -88,9 +90,9 @@ def encoder_speed(
     config = compared.ENCODERS_EQUAL_TIME.runs()[0].config
     speeds = module.measure_speeds(list(compared.IMAGES_IN_TIME), config, rounds=rounds)
     module.store_speeds(speeds)
-    typer.echo(speeds[["encoder", "side", "images_per_second", "spread"]].to_string(index=False))
+    say(speeds[["encoder", "side", "images_per_second", "spread"]].to_string(index=False))
     images = module.images_in(speeds, compared.EQUAL_MINUTES, config, list(compared.IMAGES_IN_TIME))
-    typer.echo(f"Images in {compared.EQUAL_MINUTES:g} minutes:\n{module.written_down(images)}")
+    say(f"Images in {compared.EQUAL_MINUTES:g} minutes:\n{module.written_down(images)}")
 
 
 @app.command()
@@ -107,7 +109,7 @@ def verify(
     from siamese_utils.studies.faces.verification import verify_photos  # brings scikit-learn, needed here alone
 
     answer = verify_photos(first, second, checkpoint)
-    typer.echo(
+    say(
         f"{'same' if answer.same else 'different'} (probability of the same person {answer.probability:.2f}, "
         f"similarity {answer.similarity:.2f}, threshold {answer.threshold:.2f})"
     )
@@ -129,9 +131,9 @@ def audit(
     found = audit_studies(all_studies(), Bench(), only or (), processes=2)
     wrong = found[found.verdict != "holds"]
     for row in wrong.itertuples():
-        typer.echo(f"{row.table}, {row.checkpoint}, {row.metric}: {row.stored} stored, {row.again} now: {row.verdict}")
+        say(f"{row.table}, {row.checkpoint}, {row.metric}: {row.stored} stored, {row.again} now: {row.verdict}")
     held, files = len(found) - len(wrong), found.checkpoint.nunique()
-    typer.echo(f"{held} of {len(found)} stored numbers of {files} checkpoints hold.")
+    say(f"{held} of {len(found)} stored numbers of {files} checkpoints hold.")
     if len(wrong):
         raise typer.Exit(1)
 
@@ -147,10 +149,10 @@ def classify(
     encoder = load_encoder(checkpoint or checkpoint_path("90-10", 0))
     table = classify_folder(encoder, support, queries)
     if csv:
-        typer.echo(table.to_csv(index=False, float_format="%.4f"), nl=False)
+        say(table.to_csv(index=False, float_format="%.4f", lineterminator="\n"), nl=False)
         return
     for row in table.itertuples():
-        typer.echo(f"{row.query}: {row.prediction} (similarity {row.similarity:.2f}, lead {row.margin:.2f})")
+        say(f"{row.query}: {row.prediction} (similarity {row.similarity:.2f}, lead {row.margin:.2f})")
 
 
 @app.command()
@@ -163,7 +165,7 @@ def draw(
     """Draw symbols in the browser: are they the same, and which of your own is it?"""
     from siamese_utils.app.server import run  # the web server is needed here alone
 
-    run(checkpoint, host, port, browser, say=typer.echo)
+    run(checkpoint, host, port, browser, say=say)
 
 
 @app.command()
@@ -184,16 +186,16 @@ def readme(
     figure, alt = summary.headline_figure()
     plotting.save_figure(figure, "headline", alt, project.project_root() / "figures")
     changed = summary.update_readme(path or root / "README.md")
-    typer.echo("The headline figure is written; the text " + ("has changed." if changed else "was up to date."))
+    say("The headline figure is written; the text " + ("has changed." if changed else "was up to date."))
     if address or (root / "pyproject.toml").is_file():
         linked = links.update_links(root)
-        typer.echo(f"Links lead to {links.Repository.of(root).url}; {len(linked)} files have changed.")
+        say(f"Links lead to {links.Repository.of(root).url}; {len(linked)} files have changed.")
 
 
 def _print(evaluation: SplitEvaluation) -> None:
     for name, estimate in evaluation.metrics.items():
-        typer.echo(f"{name:<24} {estimate!s:>15}   {METRICS[name]}")
-    typer.echo(f"threshold on the cosine similarity: {evaluation.threshold:.3f}")
+        say(f"{name:<24} {estimate!s:>15}   {METRICS[name]}")
+    say(f"threshold on the cosine similarity: {evaluation.threshold:.3f}")
 
 
 # ------------------------------------------------------------------------------------- commands of studies
@@ -224,7 +226,7 @@ def run_by_name(
 def studies() -> None:
     """List the studies, and the question that each answers."""
     for name in STUDIES:
-        typer.echo(f"{name:<24} {study(name).question}")
+        say(f"{name:<24} {study(name).question}")
 
 
 @app.command()
@@ -269,8 +271,8 @@ def _run(
     if plan:
         table = planning.plan(asked, runs, planning.rate(asked, runs, typer.echo))
         left = table[table.stored != "yes"]
-        typer.echo(table.to_string(index=False, formatters={"minutes": "{:.0f}".format}))
-        typer.echo(f"{len(left)} of {len(runs)} runs to do, about {left.minutes.sum() / 60:.1f} hours.")
+        say(table.to_string(index=False, formatters={"minutes": "{:.0f}".format}))
+        say(f"{len(left)} of {len(runs)} runs to do, about {left.minutes.sum() / 60:.1f} hours.")
         return
     done: dict[str, Rows] = {}
     for run, rows in run_study(asked, runs, Bench(device), again=again, scheduler=scheduler):
@@ -278,15 +280,15 @@ def _run(
         _tell(asked, run, rows)
     for run in runs:
         if run.label not in done:
-            typer.echo(f"{run.label}: stored")
+            say(f"{run.label}: stored")
 
 
 def _tell(asked: Study, run: Run, rows: Rows) -> None:
     if not isinstance(rows, Mapping):
-        typer.echo(rows.to_string(index=False))
+        say(rows.to_string(index=False))
         return
     for name, estimate in rows.items():
-        typer.echo(f"{run.label:<24} {name:<28} {estimate!s:>15}   {asked.metrics.get(name, '')}")
+        say(f"{run.label:<24} {name:<28} {estimate!s:>15}   {asked.metrics.get(name, '')}")
 
 
 @dataclass(frozen=True)
