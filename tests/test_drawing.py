@@ -586,14 +586,16 @@ def test_bad_requests_get_one_sentence(server: DrawingServer, body: bytes, words
 
 
 def test_what_is_not_a_question_is_refused(server: DrawingServer) -> None:
-    assert fetch(server, "compare", b"{}", "text/plain")[0] == 415  # what a form of another site could send
-    assert fetch(server, "upload", b"{}", "image/png")[0] == 415
+    for page, kind in (("compare", "text/plain"), ("upload", "image/png")):  # what a form of another site could send
+        status, _, body = fetch(server, page, b"{}", kind)
+        assert status == 415 and "application/" in json.loads(body)["error"]
     assert fetch(server, "upload", b"{}", "multipart/form-data")[0] == 400
     for path in ("nothing", "../drawing.py", "page.html", "%2e%2e/drawing.py", "static/"):
         status, _, body = fetch(server, path)
         assert status == 404 and "no such page" in json.loads(body)["error"]
-    assert fetch(server, "compare")[0] == 405
-    assert fetch(server, "", b"x", method="DELETE")[0] == 405
+    for page, content, method in (("compare", None, None), ("", b"x", "DELETE")):
+        status, _, body = fetch(server, page, content, method=method)
+        assert status == 405 and "does not take requests of this kind" in json.loads(body)["error"]
 
 
 def test_a_failure_inside_says_no_more_than_that(server: DrawingServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,6 +68,14 @@ _HEADERS = {
     "Cache-Control": "no-store",
 }
 
+_REFUSALS = {
+    400: "The request is not readable; reload the page.",
+    404: "There is no such page here.",
+    405: "This address does not take requests of this kind; questions are sent with POST, all else is read with GET.",
+    413: "The request is too large; send fewer or smaller drawings.",
+    415: "This address takes other content: questions are application/json, uploads application/octet-stream.",
+}
+
 _log = logging.getLogger(__name__)
 
 
@@ -158,7 +166,7 @@ def make_application(model: DrawingModel) -> Application:
                 self.set_header(name, value)
 
         def write_error(self, status_code: int, **_: Any) -> None:
-            self.finish({"error": "There is no such page here." if status_code == 404 else "The server has failed."})
+            self.finish({"error": _REFUSALS.get(status_code, "The server has failed.")})
 
         async def answer(self, call: Callable[[], dict[str, Any]]) -> None:
             """Work in the other thread; a sentence for the user is an answer too, not a failure of the protocol."""
