@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+Entry = TypeVar("Entry")
 
 
 class SiameseError(Exception):
@@ -70,6 +73,17 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> UnknownNameError:
     near = difflib.get_close_matches(str(name), names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return UnknownNameError(f"Unknown {kind} {name!r}; known are: {', '.join(names)}.{hint}")
+
+
+def look_up(kind: str, name: object, registry: Mapping[str, Entry]) -> Entry:
+    """The entry of a registry by its name.
+
+    Raises:
+        UnknownNameError: no such name, or something that is no name.
+    """
+    if not isinstance(name, str) or name not in registry:
+        raise unknown(kind, name, registry)
+    return registry[name]
 
 
 def reason(error: BaseException) -> str:

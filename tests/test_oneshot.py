@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import sys
 import warnings
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from PIL import Image
 
 from siamese_utils.data.images import ImageSet
 from siamese_utils.data.synthetic import make_synthetic
+from siamese_utils.encoders import classify
+from siamese_utils.encoders.checkpoints import load_encoder, save_encoder
 from siamese_utils.encoders.classify import OneShotClassifier, classify_folder, images_in, load_image
-from siamese_utils.encoders.encoder import Encoder
-from siamese_utils.errors import DataError, SamplingError, ShapeError, SiameseError
+from siamese_utils.encoders.encoder import Encoder, Ensemble
+from siamese_utils.errors import CheckpointError, ConfigError, DataError, SamplingError, ShapeError, SiameseError
 from siamese_utils.training.loop import train
 from siamese_utils.training.recipes import recipe
 
@@ -277,6 +280,89 @@ def test_arrays_that_cannot_be_used(encoder: Encoder, test_set: ImageSet) -> Non
     classifier.fit({"a": good, "b": good})
     with pytest.raises(ShapeError):
         classifier.predict(test_set.images[0])
+
+
+def test_embeddings_at_hand_give_the_same_classifier(encoder: Encoder, test_set: ImageSet) -> None:
+    groups = {str(label): test_set.images[test_set.indices_of([label])[:2]] for label in UNSEEN}
+    queries = test_set.images[::9]
+    of_images = OneShotClassifier(encoder).fit(groups)
+    of_embeddings = OneShotClassifier(encoder).fit_embeddings(
+        {name: encoder.embed(images).numpy() for name, images in groups.items()}
+    )
+    torch.testing.assert_close(of_embeddings.prototypes, of_images.prototypes, atol=1e-5, rtol=0)
+    torch.testing.assert_close(of_embeddings.compare(encoder.embed(queries)), of_images.similarities(queries))
+    for bad in (torch.ones(2, 3), torch.full((2, encoder.embedding_dim), torch.nan), "fox"):
+        with pytest.raises(ShapeError):
+            of_embeddings.compare(bad)
+        with pytest.raises(ShapeError):
+            of_embeddings.fit_embeddings({"a": bad, "b": bad})
+
+
+class Watched(Encoder):
+    """Notes how many images it is given at once."""
+
+    def embed(self, images: np.ndarray | torch.Tensor, batch_size: int = 100) -> torch.Tensor:
+        self.batches = [*getattr(self, "batches", []), len(images)]
+        return super().embed(images, batch_size)
+
+
+def test_many_classes_are_embedded_in_full_batches(test_set: ImageSet, tmp_path: Path) -> None:
+    watched = Watched("conv3", 4).eval()
+    support = tmp_path / "support"
+    for number, image in enumerate(test_set.images[:230]):
+        (support / f"{number:03d}").mkdir(parents=True)
+        Image.fromarray(image.numpy()).save(support / f"{number:03d}" / "0.png")
+    of_folder = OneShotClassifier(watched).fit_folder(support)
+    assert watched.batches == [100, 100, 30]
+    groups = {f"{number:03d}": image[None] for number, image in enumerate(test_set.images[:230])}
+    of_arrays = OneShotClassifier(watched).fit(groups)
+    assert watched.batches[3:] == [100, 100, 30] and of_folder.class_names == of_arrays.class_names
+    torch.testing.assert_close(of_folder.prototypes, of_arrays.prototypes, atol=1e-6, rtol=0)
+    table = of_folder.predict_files(support / "000" for _ in range(101))
+    assert watched.batches[6:] == [100, 1] and len(table) == 101
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_how_far_it_is_and_a_pipe_nothing(
+    encoder: Encoder, support: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = images_in(sorted(support.iterdir())[0])
+    for stream, patience, shown in ((Terminal(), 60, False), (Terminal(), 0, True), (io.StringIO(), 0, False)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        monkeypatch.setattr(classify, "_PATIENCE", patience)
+        classify_folder(encoder, support, query)
+        assert ("support" in stream.getvalue() and "queries" in stream.getvalue()) == shown
+        assert shown or not stream.getvalue()
+
+
+def test_an_encoder_may_be_given_by_its_path(encoder: Encoder, support: Path, tmp_path: Path) -> None:
+    path = tmp_path / "encoder.safetensors"
+    save_encoder(encoder, path)
+    queries = images_in(sorted(support.iterdir())[0])
+    expected = classify_folder(load_encoder(path), support, queries)
+    for given in (path, str(path), Ensemble([path]), Ensemble(path)):
+        pd.testing.assert_frame_equal(classify_folder(given, support, queries), expected)
+    with pytest.raises(CheckpointError, match="no checkpoint nowhere"):
+        OneShotClassifier("nowhere")
+    for wrong in (None, 5, {"encoder": 1}, Encoder):
+        with pytest.raises(ConfigError, match="An encoder is needed"):
+            OneShotClassifier(wrong)
+        with pytest.raises(ConfigError, match="An encoder is needed"):
+            Ensemble([wrong])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_cosine_is_beyond_one(seed: int, test_set: ImageSet) -> None:
+    torch.manual_seed(seed)
+    encoder = Encoder("conv3", 64).eval()
+    images = test_set.images[:200]
+    classifier = OneShotClassifier(encoder).fit({str(n): image[None] for n, image in enumerate(images)})
+    assert (encoder.embed(images) @ classifier.prototypes.T).max() > 1  # as rounding has it
+    assert classifier.similarities(images).abs().max() <= 1
 
 
 # ------------------------------------------------------------------------------------------ folders

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -453,7 +453,7 @@ class DrawingModel:
             DataError: one of them is empty or damaged.
         """
         rows = self.embed([left, right])
-        similarity = float(rows[0] @ rows[1])
+        similarity = float((rows[0] @ rows[1]).clamp(-1, 1))
         probability = self.probability(similarity)
         return Comparison(similarity, probability, probability >= 0.5)
 
@@ -471,10 +471,11 @@ class DrawingModel:
             DataError: a drawing is empty or damaged.
             SamplingError: fewer than two symbols, or one without a drawing.
         """
-        self.embed([query, *(drawing for examples in support.values() for drawing in examples)])
-        model: Any = self  # what the classifier needs of an encoder; here it embeds drawings instead of images
-        classifier = OneShotClassifier(model).fit(cast("Mapping[str, Any]", support))
-        similarities = classifier.similarities(cast("Any", [query]))[0].tolist()
+        self.embed([query, *(drawing for examples in support.values() for drawing in examples)])  # in one batch
+        classifier = OneShotClassifier(self.encoder).fit_embeddings(
+            {name: self.embed(examples) if examples else torch.empty(0) for name, examples in support.items()}
+        )
+        similarities = classifier.compare(self.embed([query]))[0].tolist()
         answers = [Answer(n, s, self.probability(s)) for n, s in zip(classifier.class_names, similarities)]
         return sorted(answers, key=lambda answer: -answer.similarity)
 

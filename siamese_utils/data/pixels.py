@@ -2,9 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
+from siamese_utils.data.arrays import as_tensor
 from siamese_utils.errors import ShapeError
+
+
+def as_images(images: Any, side: int | None = None, what: str = "Images") -> torch.Tensor:
+    """Images as a uint8 tensor (N, H, W, 3): an array, a tensor, or a list of images of one size.
+
+    Args:
+        images: what was given.
+        side: H and W; any if None.
+        what: their name in an error.
+
+    Raises:
+        ShapeError: anything else.
+    """
+    images = as_tensor(f"{what}, expected uint8 of shape (N, H, W, 3),", images)
+    check_images(images)
+    if side is not None and tuple(images.shape[1:3]) != (side, side):
+        raise ShapeError(
+            f"This encoder takes images of {side}x{side} pixels, got {images.shape[1]}x{images.shape[2]}; resize them, "
+            "for example with siamese_utils.load_image."
+        )
+    return images
 
 
 def check_images(images: torch.Tensor) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from siamese_utils.encoders.backbones import ENCODERS
 from siamese_utils.encoders.encoder import Encoder
-from siamese_utils.errors import CheckpointError
+from siamese_utils.errors import CheckpointError, ConfigError
 from siamese_utils.system.devices import pick_device
 from siamese_utils.system.files import atomic_path, reason
 
@@ -110,6 +110,21 @@ def load_encoder(path: str | Path, device: str = "cpu") -> Encoder:
     if set(metadata) - _KEYS or metadata.get("checksum") not in (None, _checksum(metadata, tensors)):
         raise CheckpointError(f"{path} is damaged (its checksum is another); fetch or train the checkpoint again.")
     return encoder.to(pick_device(device), memory_format=torch.channels_last).eval()
+
+
+def as_encoder(given: Any) -> Any:
+    """What embeds images: an encoder or an ensemble as it is, or the encoder of a checkpoint whose path is given.
+
+    Raises:
+        CheckpointError, ConfigError: see ``load_encoder``, or it embeds nothing.
+    """
+    if isinstance(given, (str, Path)):
+        return load_encoder(given)
+    if isinstance(given, type) or not (hasattr(given, "embed") and hasattr(given, "embedding_dim")):
+        raise ConfigError(
+            f"An encoder is needed, or the path of its checkpoint, not {type(given).__name__}; see load_encoder."
+        )
+    return given
 
 
 def checkpoint_info(path: str | Path) -> dict[str, Any]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from siamese_utils.data.pixels import check_images, to_float
+from siamese_utils.data.arrays import as_count, as_embeddings
+from siamese_utils.data.pixels import as_images, to_float
 from siamese_utils.encoders.backbones import ENCODERS
-from siamese_utils.errors import ConfigError, ShapeError, unknown
+from siamese_utils.errors import ConfigError, ShapeError, look_up
 
 
 class Encoder(nn.Module):
@@ -39,16 +41,13 @@ class Encoder(nn.Module):
 
     def __init__(self, name: str, embedding_dim: int | None = None, image_size: int = 32, mirror: bool = True) -> None:
         super().__init__()
-        if name not in ENCODERS:
-            raise unknown("encoder", name, ENCODERS)
-        if embedding_dim is not None and embedding_dim < 1:
-            raise ConfigError(f"An embedding needs at least one dimension, not {embedding_dim}.")
-        if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1:
-            raise ConfigError(f"The side of an encoder's images is a whole number of pixels, not {image_size!r}.")
+        make_body = look_up("encoder", name, ENCODERS)
+        if embedding_dim is not None:
+            embedding_dim = as_count("An embedding has at least one dimension: their number", embedding_dim)
         self.name = name
-        self.image_size = image_size
+        self.image_size = as_count("The side of an encoder's images in whole numbers of pixels", image_size)
         self.mirror = mirror
-        self.body, features = ENCODERS[name]()
+        self.body, features = make_body()
         self.projection: nn.Module = nn.Identity() if embedding_dim is None else nn.Linear(features, embedding_dim)
         self.projected = embedding_dim is not None
         self.embedding_dim = embedding_dim or features
@@ -78,14 +77,7 @@ class Encoder(nn.Module):
         Raises:
             ShapeError: the images have another shape or type, or a batch is to hold none.
         """
-        if batch_size < 1:
-            raise ShapeError(f"A batch holds one image or more, not {batch_size}.")
-        images = _as_images(images)
-        if tuple(images.shape[1:3]) != (self.image_size, self.image_size):
-            raise ShapeError(
-                f"This encoder takes images of {self.image_size}x{self.image_size} pixels, got "
-                f"{images.shape[1]}x{images.shape[2]}; resize them, for example with siamese_utils.load_image."
-            )
+        images = as_images(images, self.image_size)
         directions = self._directions(images, batch_size)
         return F.normalize(directions - self.centre.cpu(), dim=1)
 
@@ -101,17 +93,17 @@ class Encoder(nn.Module):
             float32 (N, D) on the CPU.
 
         Raises:
-            ShapeError: the images have another shape or type.
+            ShapeError: the images have another shape or type, or a batch is to hold none.
         """
-        images = _as_images(images)
+        images = as_images(images)
         was_training, device = self.training, self.pixel_mean.device
         self.eval()
         try:
-            batches = images.split(batch_size)
+            batches = _batches(images, batch_size)
             rows = [self(to_float(b.to(device), self.pixel_mean, self.pixel_std)).float().cpu() for b in batches]
         finally:
             self.train(was_training)
-        return torch.cat(rows)
+        return torch.cat(rows) if rows else torch.empty(0, self.embedding_dim)
 
     def _directions(self, images: torch.Tensor, batch_size: int) -> torch.Tensor:
         """Unit-length features of each image, averaged with those of its mirror image, before centring."""
@@ -119,7 +111,7 @@ class Encoder(nn.Module):
         self.eval()
         try:
             rows = []
-            for batch in images.split(batch_size):
+            for batch in _batches(images, batch_size):
                 pixels = to_float(batch.to(device), self.pixel_mean, self.pixel_std)
                 direction = F.normalize(self(pixels).float(), dim=1)
                 if self.mirror:
@@ -130,9 +122,13 @@ class Encoder(nn.Module):
         return torch.cat(rows) if rows else torch.empty(0, self.embedding_dim)
 
     @torch.no_grad()
-    def set_pixel_statistics(self, images: torch.Tensor) -> None:
-        """Take mean and standard deviation of each colour channel from training images, uint8 (N, H, W, 3)."""
-        check_images(images)
+    def set_pixel_statistics(self, images: np.ndarray | torch.Tensor) -> None:
+        """Take mean and standard deviation of each colour channel from training images, uint8 (N, H, W, 3).
+
+        Raises:
+            ShapeError: the images have another shape or type, or there is none.
+        """
+        images = _some(images)
         # Whole-number sums are exact and independent of the order of the images.
         counts = torch.stack([torch.bincount(images[..., c].reshape(-1), minlength=256) for c in range(3)])
         levels = torch.arange(256, dtype=torch.float64)
@@ -143,29 +139,38 @@ class Encoder(nn.Module):
         self.pixel_std.copy_(variance.clamp(min=1.0).sqrt())
 
     @torch.no_grad()
-    def set_centre(self, images: torch.Tensor, batch_size: int = 100) -> None:
-        """Store the mean direction of training images (uint8 (N, H, W, 3)) as the centre that ``embed`` removes."""
-        self.centre.copy_(self._directions(images, batch_size).mean(dim=0))
+    def set_centre(self, images: np.ndarray | torch.Tensor, batch_size: int = 100) -> None:
+        """Store the mean direction of training images (uint8 (N, H, W, 3)) as the centre that ``embed`` removes.
+
+        Raises:
+            ShapeError: the images have another shape or type, there is none, or a batch is to hold none.
+        """
+        self.centre.copy_(self._directions(_some(images), batch_size).mean(dim=0))
 
 
 class Ensemble:
     """Several encoders as one: the similarity of two images is the mean of the members' cosine similarities.
 
     Args:
-        members: one encoder or more, made for images of the same size.
+        members: one encoder or more, made for images of the same size, or paths of their checkpoints.
 
     Raises:
         ConfigError: no members, or of different image sizes.
+        CheckpointError: see ``load_encoder``.
     """
 
-    def __init__(self, members: Sequence[Encoder]) -> None:
-        if not members:
-            raise ConfigError("An ensemble needs at least one encoder.")
-        if len({member.image_size for member in members}) > 1:
+    def __init__(self, members: Sequence[Encoder | str | Path]) -> None:
+        from siamese_utils.encoders.checkpoints import as_encoder  # that module needs this one
+
+        if isinstance(members, (str, Path, Encoder)):
+            members = [members]
+        self.members = tuple(as_encoder(member) for member in members) if isinstance(members, Iterable) else ()
+        if not self.members:
+            raise ConfigError("An ensemble needs a list of at least one encoder.")
+        if len({member.image_size for member in self.members}) > 1:
             raise ConfigError("The encoders of an ensemble must take images of the same size.")
-        self.members = tuple(members)
-        self.image_size = members[0].image_size
-        self.embedding_dim = sum(member.embedding_dim for member in members)
+        self.image_size = self.members[0].image_size
+        self.embedding_dim = sum(member.embedding_dim for member in self.members)
 
     def embed(self, images: np.ndarray | torch.Tensor, batch_size: int = 100) -> torch.Tensor:
         """Embed raw images; see ``Encoder.embed``.
@@ -195,22 +200,24 @@ def joined(embeddings: Sequence[torch.Tensor]) -> torch.Tensor:
     Raises:
         ShapeError: none, or of different numbers of images.
     """
-    if len({len(z) for z in embeddings}) != 1:
+    tables = [as_embeddings(z) for z in embeddings] if isinstance(embeddings, Iterable) else []
+    if len({len(z) for z in tables}) != 1:
         raise ShapeError("Embeddings to be joined must be of the same images, by at least one encoder.")
-    return torch.cat(tuple(embeddings), dim=1) / math.sqrt(len(embeddings))
+    return torch.cat(tables, dim=1) / math.sqrt(len(tables))
 
 
-def _as_images(images: np.ndarray | torch.Tensor) -> torch.Tensor:
-    """Uint8 images (N, H, W, 3) as a tensor; anything else raises ``ShapeError``."""
-    try:
-        if isinstance(images, np.ndarray):  # read-only and reversed arrays are copied, torch cannot share them
-            images = np.require(images, requirements=["C", "W"])
-        images = torch.as_tensor(images)
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # no numbers, or rows of different lengths
-        kind = f"an array of {images.dtype}" if isinstance(images, np.ndarray) else f"a {type(images).__name__}"
-        raise ShapeError(f"Expected uint8 images of shape (N, H, W, 3), got {kind}; make one array of them.") from error
-    check_images(images)
+def _some(images: np.ndarray | torch.Tensor) -> torch.Tensor:
+    """One image or more, uint8 (N, H, W, 3)."""
+    images = as_images(images)
+    if not images.numel():
+        raise ShapeError("Statistics need one image or more, but there is none.")
     return images
+
+
+def _batches(images: torch.Tensor, batch_size: int) -> tuple[torch.Tensor, ...]:
+    """The images in batches, the last perhaps smaller; of no images no batch."""
+    size = as_count("The number of images in a batch", batch_size, error=ShapeError)
+    return images.split(size) if len(images) else ()
 
 
 def count_parameters(module: nn.Module) -> int:
