@@ -344,15 +344,16 @@ def test_an_encoder_may_be_given_by_its_path(encoder: Encoder, support: Path, tm
     save_encoder(encoder, path)
     queries = images_in(sorted(support.iterdir())[0])
     expected = classify_folder(load_encoder(path), support, queries)
-    for given in (path, str(path), Ensemble([path]), Ensemble(path)):
+    for given in (path, str(path), Ensemble([load_encoder(path)])):
         pd.testing.assert_frame_equal(classify_folder(given, support, queries), expected)
     with pytest.raises(CheckpointError, match="no checkpoint nowhere"):
         OneShotClassifier("nowhere")
     for wrong in (None, 5, {"encoder": 1}, Encoder):
         with pytest.raises(ConfigError, match="An encoder is needed"):
             OneShotClassifier(wrong)
-        with pytest.raises(ConfigError, match="An encoder is needed"):
-            Ensemble([wrong])
+    for members in (["nowhere"], "nowhere", None, [Encoder], encoder):
+        with pytest.raises(ConfigError, match="An? en(coder|semble)"):
+            Ensemble(members)
 
 
 @pytest.mark.parametrize("seed", range(3))

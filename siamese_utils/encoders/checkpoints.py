@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from siamese_utils.encoders.backbones import ENCODERS
-from siamese_utils.encoders.encoder import Encoder
-from siamese_utils.errors import CheckpointError, ConfigError
+from siamese_utils.encoders.encoder import Encoder, checked_encoder
+from siamese_utils.errors import CheckpointError
 from siamese_utils.system.devices import pick_device
 from siamese_utils.system.files import atomic_path, reason
 
@@ -118,13 +118,7 @@ def as_encoder(given: Any) -> Any:
     Raises:
         CheckpointError, ConfigError: see ``load_encoder``, or it embeds nothing.
     """
-    if isinstance(given, (str, Path)):
-        return load_encoder(given)
-    if isinstance(given, type) or not (hasattr(given, "embed") and hasattr(given, "embedding_dim")):
-        raise ConfigError(
-            f"An encoder is needed, or the path of its checkpoint, not {type(given).__name__}; see load_encoder."
-        )
-    return given
+    return load_encoder(given) if isinstance(given, (str, Path)) else checked_encoder(given)
 
 
 def checkpoint_info(path: str | Path) -> dict[str, Any]:

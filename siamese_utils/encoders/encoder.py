@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -148,25 +148,33 @@ class Encoder(nn.Module):
         self.centre.copy_(self._directions(_some(images), batch_size).mean(dim=0))
 
 
+def checked_encoder(given: Any) -> Any:
+    """The same, if it embeds images.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if isinstance(given, type) or not (hasattr(given, "embed") and hasattr(given, "embedding_dim")):
+        raise ConfigError(f"An encoder is needed, not a {type(given).__name__}; load one with load_encoder.")
+    return given
+
+
 class Ensemble:
     """Several encoders as one: the similarity of two images is the mean of the members' cosine similarities.
 
     Args:
-        members: one encoder or more, made for images of the same size, or paths of their checkpoints.
+        members: one encoder or more, made for images of the same size.
 
     Raises:
-        ConfigError: no members, or of different image sizes.
-        CheckpointError: see ``load_encoder``.
+        ConfigError: no members, something else, or of different image sizes.
     """
 
-    def __init__(self, members: Sequence[Encoder | str | Path]) -> None:
-        from siamese_utils.encoders.checkpoints import as_encoder  # that module needs this one
-
-        if isinstance(members, (str, Path, Encoder)):
-            members = [members]
-        self.members = tuple(as_encoder(member) for member in members) if isinstance(members, Iterable) else ()
+    def __init__(self, members: Sequence[Encoder]) -> None:
+        if not isinstance(members, Iterable) or isinstance(members, str):
+            raise ConfigError("An ensemble needs a list of encoders.")
+        self.members = tuple(checked_encoder(member) for member in members)
         if not self.members:
-            raise ConfigError("An ensemble needs a list of at least one encoder.")
+            raise ConfigError("An ensemble needs at least one encoder.")
         if len({member.image_size for member in self.members}) > 1:
             raise ConfigError("The encoders of an ensemble must take images of the same size.")
         self.image_size = self.members[0].image_size
