@@ -8,6 +8,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
+from siamese_utils.data.images import ImageSet
+from siamese_utils.data.splits import class_split
+from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import ResultsError
 from siamese_utils.studies import study
 from siamese_utils.studies.networks.study import DISTANCES
@@ -135,6 +138,21 @@ def test_figures_show_every_row(project: Path) -> None:
     alt = shown.alt
     assert len(shown.figure.axes) == 2 and "0.4: 42.2" in alt and "3: collapsed" in alt
     plt.close(shown.figure)
+
+
+def test_toy_figure_counts_its_points() -> None:
+    shown = figures.toy_figure()
+    points = [sum(len(dots.get_offsets()) for dots in axis.collections) for axis in shown.figure.axes[:3]]
+    assert points == [36, 36, 36] and "36 points of three colours" in shown.alt
+    assert shown.figure.axes[1].get_title() == "after 50 steps" and "after 50 steps of" in shown.alt
+    plt.close(shown.figure)
+
+
+def test_similarity_figure_says_how_many_classes_were_learned(synthetic_test: ImageSet) -> None:
+    encoders = (Encoder("conv3", embedding_dim=4), Encoder("conv3", embedding_dim=4))
+    _, told = figures.similarity_figure(*encoders, synthetic_test, class_split("12-8", 0, 20))
+    assert "learned on 12 classes" in told
+    plt.close("all")
 
 
 def test_collapse_figure_tells_the_ends() -> None:

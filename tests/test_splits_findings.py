@@ -18,7 +18,7 @@ from siamese_utils.evaluation.estimates import Estimate
 from siamese_utils.evaluation.protocol import METRICS
 from siamese_utils.experiments import store
 from siamese_utils.experiments.study import Outcome, Run, keep
-from siamese_utils.studies.splits import findings, growth
+from siamese_utils.studies.splits import classes, findings, growth
 from siamese_utils.studies.splits.study import SPLIT_SWEEP
 
 CLASSES, EACH = 20, 24
@@ -51,8 +51,8 @@ def test_measurements_agree_with_all_pairs_in_float64() -> None:
     split, threshold = class_split("12-8", 0, CLASSES), 0.3
     measured = growth.measure_growth(z, labels, split, threshold)
     assert set(measured) == set(growth.GROWTH_METRICS)
-    for part, classes in (("seen", split.seen), ("unseen", split.unseen)):
-        inside = np.isin(labels.numpy(), classes)
+    for part, labels_of_part in (("seen", split.seen), ("unseen", split.unseen)):
+        inside = np.isin(labels.numpy(), labels_of_part)
         some, y = z[inside].double().numpy(), labels[inside].numpy()
         first, second = np.triu_indices(len(y), 1)
         similarity, same = (some @ some.T)[first, second], y[first] == y[second]
@@ -147,9 +147,9 @@ def class_table(effect: float, noise: float = 0.0, seed: int = 0) -> pd.DataFram
 
 @pytest.mark.parametrize("effect", [0.0, 1.7, -2.0])
 def test_effect_of_relatives_is_found_among_other_effects(effect: float) -> None:
-    clean = findings.relative_effect(class_table(effect), resamples=5)
+    clean = classes.relative_effect(class_table(effect), resamples=5)
     assert clean.value == pytest.approx(effect, abs=1e-6) and clean.ci95 < 1e-5
-    noisy = findings.relative_effect(class_table(effect, noise=3.0), resamples=100)
+    noisy = classes.relative_effect(class_table(effect, noise=3.0), resamples=100)
     assert 0 < noisy.ci95 < 1 and abs(noisy.value - effect) < 2 * noisy.ci95
 
 
@@ -165,13 +165,13 @@ def test_effect_agrees_with_least_squares_on_dummies() -> None:
     ).to_numpy(dtype=np.float64)
     design = np.column_stack([table.relatives.to_numpy(dtype=np.float64), dummies])
     expected = np.linalg.lstsq(design, table.value.to_numpy(), rcond=None)[0][0]
-    assert findings.relative_effect(table, resamples=1).value == pytest.approx(expected, abs=1e-6)
+    assert classes.relative_effect(table, resamples=1).value == pytest.approx(expected, abs=1e-6)
 
 
 def test_effect_of_relatives_needs_something_to_compare() -> None:
     table = class_table(1.0)
     with pytest.raises(ResultsError, match="store more splits"):
-        findings.relative_effect(table[table.split == "50-50"])
+        classes.relative_effect(table[table.split == "50-50"])
 
 
 def test_class_effects_are_found_though_hard_splits_ask_other_classes() -> None:
@@ -185,7 +185,7 @@ def test_class_effects_are_found_though_hard_splits_ask_other_classes() -> None:
             for label in class_split(split, draw).unseen:
                 rows.append((draw, split, label, level + easy[label]))
     table = pd.DataFrame(rows, columns=["draw", "split", "label", "value"])
-    found = findings.class_effects(table)
+    found = classes.class_effects(table)
     assert found.is_monotonic_increasing
     never = set(range(100)) - set(table.label)  # learned by every split, so nothing is known of them
     known = [label for label in range(100) if label not in never]
@@ -193,7 +193,7 @@ def test_class_effects_are_found_though_hard_splits_ask_other_classes() -> None:
     assert found.sort_index().index.tolist() == known
     np.testing.assert_allclose(found.sort_index(), expected, atol=1e-5)
     with pytest.raises(ResultsError, match="sweep"):
-        findings.class_effects(table[:0])
+        classes.class_effects(table[:0])
 
 
 # ------------------------------------------------------------------------------------- stored tables
@@ -293,7 +293,7 @@ def test_side_by_side(project: Path) -> None:
 def test_class_accuracies_come_back_with_their_relatives(project: Path) -> None:
     fill(project)
     names, superclass_of = [f"class {label}" for label in range(100)], [label // 5 for label in range(100)]
-    table = findings.stored_class_accuracies(names, superclass_of)
+    table = classes.stored_class_accuracies(names, superclass_of)
     assert len(table) == 2 * (90 + 10)
     first = table[(table.draw == 0) & (table.learned == 90)]
     assert first.label.tolist() == list(range(90, 100)) and (first.relatives == 0).all()

@@ -76,7 +76,7 @@ def test_episode_frames_every_query_by_its_answer(unseen: ImageSet, z: torch.Ten
             assert frame(axis) == (plotting.GREEN if answer == own else plotting.RED).upper()
             np.testing.assert_array_equal(picture(axis), unseen.images[position])
     assert 5 < right < 25, "an episode with wrong answers is needed to test their frames"
-    assert bold(told) == [f"{right} of 25"]
+    assert bold(told) == [f"{right} of 25"] and told.endswith("chance is 5 of 25.")
 
 
 def test_episode_spread_holds_every_episode() -> None:
@@ -86,6 +86,8 @@ def test_episode_spread_holds_every_episode() -> None:
     assert bold(told) == ["5", "95", "201"]
     lines = [line.get_xdata()[0] for line in shown.figure.axes[0].get_lines()]
     assert lines == [20, pytest.approx(50)]
+    assert shown.figure.axes[0].get_title() == "1,001 five-way one-shot episodes"
+    assert "1,001 five-way one-shot episodes:" in shown.alt
 
 
 def test_stored_metrics_are_the_headline_split() -> None:
@@ -171,7 +173,7 @@ def test_class_difficulty_draws_a_box_a_class_by_its_median(unseen: ImageSet) ->
     easiest, hardest, middle = names(unseen, (12, 14, 16))
     (axis,) = shown.figure.axes
     assert [tick.get_text() for tick in axis.get_yticklabels()] == [hardest, middle, easiest]
-    assert f"hardest is {hardest}, the easiest {easiest}" in shown.alt
+    assert f"hardest is {hardest}, the easiest {easiest}" in shown.alt and "over 3 random supports" in shown.alt
     within, between = recalls.numpy().std(axis=0).mean(), recalls.numpy().mean(axis=0).std()
     assert bold(told) == [f"{100 * within:.1f}", f"{100 * between:.1f}"]
 

@@ -6,8 +6,8 @@ import matplotlib.pyplot as plt
 
 from siamese_utils.experiments import plotting, store
 from siamese_utils.experiments.findings import Illustration
-from siamese_utils.studies.budgets.findings import accuracy_by_time
-from siamese_utils.studies.budgets.study import SPLIT
+from siamese_utils.studies.budgets.findings import accuracy_by_classes, accuracy_by_time, all_images
+from siamese_utils.studies.budgets.study import SPLIT, TOTAL_IMAGES
 from siamese_utils.studies.reference import seed_reference
 
 
@@ -46,4 +46,39 @@ def time_figure() -> Illustration:
         "03_training_time",
         "Five-way one-shot accuracy on the ten unseen classes after whole trainings of different lengths: "
         f"{told}; the seed project's weights reach {aim.value:.1f}.",
+    )
+
+
+def classes_figure() -> Illustration:
+    """Accuracy when the same images are spread over more classes, beside all images of each class.
+
+    Raises:
+        ResultsError: nothing is stored.
+    """
+    table, full = accuracy_by_classes(), all_images()
+    figure, axis = plt.subplots(figsize=(9, 4))
+    axis.fill_between(table.classes, table.low, table.high, color=plotting.BLUE, alpha=0.2, lw=0)
+    axis.plot(table.classes, table["mean"], "o-", color=plotting.BLUE)
+    look = {"textcoords": "offset points", "ha": "center", "va": "top", "fontsize": 9, "color": plotting.BLUE}
+    for row in table.itertuples():
+        axis.annotate(f"{row.mean:.1f}\n{row.images_per_class} images each", (row.classes, row.mean), (0, -9), **look)
+    axis.plot(full.learned, full.value, "o-", color=plotting.PURPLE)
+    bold = {"textcoords": "offset points", "ha": "right", "color": plotting.PURPLE, "fontweight": "bold"}
+    axis.annotate("all 500 images of each class", (full.learned.iloc[-1], full.value.iloc[-1]), (0, 8), **bold)
+    axis.set(
+        xlabel="classes learned",
+        ylabel="5-way 1-shot accuracy (%)",
+        xticks=range(10, 100, 10),
+        ylim=(min(table.low.min() - 12, 30), 92),
+        xlim=(2, 98),
+        title="The same images, spread over more classes",
+    )
+    figure.tight_layout()
+    *counts, last = table.classes.astype(str)
+    told = ", ".join(f"{row.mean:.1f} percent with {row.classes}" for row in table.itertuples())
+    return Illustration(
+        figure,
+        "04_classes_or_images",
+        f"Five-way one-shot accuracy on ten unseen classes when {TOTAL_IMAGES:,} training images are spread over "
+        f"{', '.join(counts)} and {last} classes: {told}.",
     )

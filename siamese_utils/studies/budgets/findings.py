@@ -5,9 +5,11 @@ from __future__ import annotations
 import pandas as pd
 
 from siamese_utils.experiments import store
+from siamese_utils.experiments.findings import Table
 from siamese_utils.experiments.seeds import over_seeds
-from siamese_utils.studies.budgets.study import CLASSES_OR_IMAGES, SPLIT, TRAINING_TIME
+from siamese_utils.studies.budgets.study import CLASSES_OR_IMAGES, DRAW, SEEDS, SPLIT, TOTAL_IMAGES, TRAINING_TIME
 from siamese_utils.studies.reference import seed_reference
+from siamese_utils.studies.splits.findings import rows_of
 
 
 def accuracy_by_time() -> pd.DataFrame:
@@ -57,3 +59,55 @@ def time_sentence() -> str:
         f"{hours:.0f} hours on two cores of another processor, so this is some **{hours * 3600 / row.seconds:,.0f}** "
         "times less."
     )
+
+
+def all_images() -> pd.DataFrame:
+    """The networks of the sweep, with all images of each class, on the same ten classes: ``learned``, ``value``.
+
+    Raises:
+        ResultsError: nothing is stored.
+    """
+    table = rows_of("acc_5w1s_common")
+    return table.loc[table.draw == DRAW, ["learned", "value"]].sort_values("learned")
+
+
+def classes_table() -> Table:
+    """``accuracy_by_classes`` with its caption; errors as there."""
+    table = accuracy_by_classes()
+    headings = {
+        "classes": "classes",
+        "images_per_class": "images a class",
+        "mean": "5-way 1-shot, mean",
+        "low": "lowest seed",
+        "high": "highest seed",
+        "seeds": "seeds",
+    }
+    return Table(
+        table[list(headings)].rename(columns=headings),
+        f"CIFAR-100: {TOTAL_IMAGES:,} training images in all, spread over more and more classes "
+        f"(seeds stored: {table.seeds.min()} of {len(SEEDS)})",
+        1,
+    )
+
+
+def classes_sentence() -> str:
+    """What more classes bring with the same images, and which part of the growth with all images that is; Markdown.
+
+    Raises:
+        ResultsError: nothing is stored.
+    """
+    table, full = accuracy_by_classes(), all_images().set_index("learned").value
+    first, last = table.iloc[0], table.iloc[-1]
+    gained = last["mean"] - first["mean"]
+    told = (
+        f"With the same {TOTAL_IMAGES:,} images, {last.classes:.0f} classes instead of {first.classes:.0f} change "
+        f"accuracy by **{gained:+.1f}** points"
+    )
+    if {first.classes, last.classes} <= set(full.index):
+        whole = full[last.classes] - full[first.classes]
+        told += (
+            f"; with all images of each class it is {whole:+.1f}, so the variety of classes alone brings "
+            f"{gained / whole:.0%} of the growth"
+        )
+    interval = CLASSES_OR_IMAGES.table().query("metric == 'acc_5w1s'").ci95.max()
+    return f"{told}. The interval of one run over its episodes is ± {interval:.1f}."

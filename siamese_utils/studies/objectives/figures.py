@@ -46,7 +46,8 @@ def toy_figure() -> Illustration:
     path, labels, losses = toy_triplet_descent()
     figure, axes = plt.subplots(1, 4, figsize=(12, 3.2), width_ratios=[1, 1, 1, 1.1])
     limit = np.abs(path).max() * 1.05
-    for axis, step in zip(axes, (0, 50, len(path) - 1)):
+    shown = (0, 50, len(path) - 1)
+    for axis, step in zip(axes, shown):
         for label, colour in enumerate((plotting.BLUE, plotting.ORANGE, plotting.GREEN)):
             axis.scatter(*path[step][labels == label].T, s=22, color=colour)
         axis.set(title=f"after {step} steps", xlim=(-limit, limit), ylim=(-limit, limit), xticks=[], yticks=[])
@@ -57,8 +58,8 @@ def toy_figure() -> Illustration:
     return Illustration(
         figure,
         "03_toy_triplets",
-        "Four panels. Thirty-six points of three colours lie mixed at first; after 50 steps of the triplet loss the "
-        "colours have begun to part, at the end they form three separate clumps, and the loss has fallen.",
+        f"Four panels. {len(labels)} points of three colours lie mixed at first; after {shown[1]} steps of the triplet "
+        "loss the colours have begun to part, at the end they form three separate clumps, and the loss has fallen.",
     )
 
 
@@ -80,7 +81,7 @@ def mining_figure(z: torch.Tensor, labels: torch.Tensor) -> tuple[Illustration, 
         axis.grid(False)
         axis.set_title(f"{title}: {violated[kind]:.0f}% violated", fontsize=11, color=colour)
     axes[-1].set_xlabel(
-        "d(anchor, negative) − d(anchor, positive)    (cosine distance; yellow: inside a margin of 0.2)"
+        f"d(anchor, negative) − d(anchor, positive)    (cosine distance; yellow: inside a margin of {MARGIN})"
     )
     figure.tight_layout()
     shown = Illustration(
@@ -167,8 +168,8 @@ def similarity_figure(
     seen = auc["after training", "seen classes"]
     return shown, (
         f"For unseen classes the area under the ROC curve rises from **{before}** to **{after}**; for seen classes it "
-        f"ends at **{seen}** (percent, 95% interval over the test images). What was learned on 90 classes carries "
-        f"over: the gap to seen classes is {seen.value - after.value:.1f} points, and "
+        f"ends at **{seen}** (percent, 95% interval over the test images). What was learned on {len(split.seen)} "
+        f"classes carries over: the gap to seen classes is {seen.value - after.value:.1f} points, and "
         f"{after.value - before.value:.1f} points were gained."
     )
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import pairwise
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from siamese_utils.data.sampling import named_rng
-from siamese_utils.data.splits import SPLIT_NAMES, class_split
+from siamese_utils.data.splits import SPLIT_NAMES
 from siamese_utils.errors import ResultsError
+from siamese_utils.evaluation.episodes import legacy_always_different
 from siamese_utils.evaluation.estimates import Estimate
 from siamese_utils.evaluation.protocol import SplitEvaluation
 from siamese_utils.experiments import store
+from siamese_utils.experiments.findings import Shown, Table
+from siamese_utils.experiments.seeds import cell
 from siamese_utils.experiments.study import Run
 from siamese_utils.studies.reference import seed_reference
+from siamese_utils.studies.splits.classes import class_effects, relative_effect, stored_class_accuracies
+from siamese_utils.studies.splits.growth import common_classes
 from siamese_utils.studies.splits.study import SPLIT_SWEEP, split_run
 from siamese_utils.system.project import results_dir
+
+# ------------------------------------------------------------------------------------------- stored rows
 
 
 def stored_evaluation(run: Run) -> SplitEvaluation:
@@ -33,34 +37,6 @@ def stored_evaluation(run: Run) -> SplitEvaluation:
     return SplitEvaluation(SPLIT_SWEEP.read_record(run)["threshold"], metrics)
 
 
-def comparison_table(split: str, draw: int = 0, recipe: str | None = None) -> pd.DataFrame:
-    """One row a metric: ours with its 95% interval, the seed's, and the difference; percent.
-
-    Args:
-        split: for example ``"90-10"``.
-        draw: class draw; the seed's numbers belong to draw 0 and are left out for others.
-        recipe: which of our recipes, where several are stored.
-
-    Raises:
-        ResultsError: nothing is stored for this split and draw.
-    """
-    ours = SPLIT_SWEEP.table()
-    ours = ours[(ours.split == split) & (ours.draw == draw) & (True if recipe is None else ours.recipe == recipe)]
-    if ours.empty:
-        raise ResultsError(f"No results are stored for split {split}, draw {draw}; train it first.")
-    seed = seed_reference().set_index(["split", "metric"])
-    rows = []
-    for row in ours.itertuples():
-        line = {"metric": row.metric, "ours": f"{row.value:.2f} ± {row.ci95:.2f}", "seed": "–", "difference": "–"}
-        if draw == 0 and (split, row.metric) in seed.index:
-            reference = seed.loc[(split, row.metric)]
-            interval = f" ± {reference.ci95:.2f}" if pd.notna(reference.ci95) else ""
-            line["seed"] = f"{reference.value:.2f}{interval} ({reference.source})"
-            line["difference"] = f"{row.value - reference.value:+.2f}"
-        rows.append(line)
-    return pd.DataFrame(rows)
-
-
 def sweep_with_growth() -> pd.DataFrame:
     """The rows of the split sweep and of the measurements beside it, with a column ``learned``, the classes learned.
 
@@ -72,6 +48,85 @@ def sweep_with_growth() -> pd.DataFrame:
         tables.append(store.read_table(beside, SPLIT_SWEEP.all_columns))
     table = pd.concat(tables, ignore_index=True)
     return table.assign(learned=table.split.str.split("-").str[0].astype(int))
+
+
+def rows_of(metric: str) -> pd.DataFrame:
+    """The rows of one metric, a row a split and class draw, with a column ``learned``.
+
+    Raises:
+        ResultsError: nothing is stored, or not this metric.
+    """
+    table = sweep_with_growth()
+    table = table[table.metric == metric]
+    if table.empty:
+        raise ResultsError(f"No {metric!r} is stored; run `python -m siamese_utils sweep`.")
+    return table
+
+
+def over_draws(metric: str) -> pd.DataFrame:
+    """A metric against the classes learned: one row a split, over the class draws that are stored with every split.
+
+    A draw that lacks splits is left out, for along the curve a change of draws would look like growth; where no draw
+    is whole, all count.
+
+    Columns: ``split``, ``learned``, ``draws`` (how many), ``mean``, ``low`` and ``high`` (smallest and largest draw),
+    ``sd`` (between draws; NaN for one draw).
+
+    Raises:
+        ResultsError: nothing is stored, or not this metric.
+    """
+    table = rows_of(metric)
+    splits = table.groupby("draw")["split"].transform("nunique")
+    if (whole := splits == table["split"].nunique()).any():
+        table = table[whole]
+    grouped = table.groupby(["learned", "split"], sort=True)["value"]
+    return grouped.agg(draws="count", mean="mean", low="min", high="max", sd="std").reset_index()
+
+
+def progress() -> list[Shown]:
+    """Which splits of each class draw are stored, by which recipe, and how many are missing.
+
+    Raises:
+        ResultsError: nothing is stored.
+    """
+    runs, planned = SPLIT_SWEEP.table()[["split", "draw", "recipe"]].drop_duplicates(), SPLIT_SWEEP.runs()
+    done = runs.groupby("draw").split.apply(lambda splits: ", ".join(s for s in SPLIT_NAMES if s in set(splits)))
+    stored = set(zip(runs.split, runs.draw, strict=True))
+    missing = sum((run.key["split"], run.key["draw"]) not in stored for run in planned)
+    left = f"**{missing} of {len(planned)} runs are not done yet**; tables and curves below leave them out."
+    return [
+        Table(done.rename("splits stored").reset_index(), "What is stored so far"),
+        f"Recipe: `{'`, `'.join(runs.recipe.unique())}`. {left if missing else 'All runs are done.'}",
+    ]
+
+
+# ----------------------------------------------------------------------------- splits and draws side by side
+
+
+def comparison_table(split: str, draw: int = 0) -> pd.DataFrame:
+    """One row a metric: ours with its 95% interval, the seed's, and the difference; percent.
+
+    Args:
+        split: for example ``"90-10"``.
+        draw: class draw; the seed's numbers belong to draw 0 and are left out for others.
+
+    Raises:
+        ResultsError: nothing is stored for this split and draw.
+    """
+    ours = SPLIT_SWEEP.table()
+    ours = ours[(ours.split == split) & (ours.draw == draw)]
+    if ours.empty:
+        raise ResultsError(f"No results are stored for split {split}, draw {draw}; train it first.")
+    seed = seed_reference().set_index(["split", "metric"])
+    rows = []
+    for row in ours.itertuples():
+        line = {"metric": row.metric, "ours": cell(row.value, row.ci95, 2), "seed": "–", "difference": "–"}
+        if draw == 0 and (split, row.metric) in seed.index:
+            reference = seed.loc[(split, row.metric)]
+            line["seed"] = f"{cell(reference.value, reference.ci95, 2)} ({reference.source})"
+            line["difference"] = f"{row.value - reference.value:+.2f}"
+        rows.append(line)
+    return pd.DataFrame(rows)
 
 
 def side_by_side(metrics: Mapping[str, str], draw: int = 0) -> pd.DataFrame:
@@ -106,37 +161,7 @@ def side_by_side(metrics: Mapping[str, str], draw: int = 0) -> pd.DataFrame:
 def _cell(table: pd.DataFrame, key: tuple[str, ...]) -> str:
     if key not in table.index:
         return "–"
-    row = table.loc[key]
-    return f"{row.value:.2f}" + (f" ± {row.ci95:.2f}" if pd.notna(row.ci95) and row.ci95 else "")
-
-
-def _rows_of(metric: str) -> pd.DataFrame:
-    """The rows of one metric, by split and class draw; raises ResultsError if there are none."""
-    table = sweep_with_growth()
-    table = table[table.metric == metric]
-    if table.empty:
-        raise ResultsError(f"No {metric!r} is stored; run `python -m siamese_utils sweep`.")
-    return table
-
-
-def over_draws(metric: str) -> pd.DataFrame:
-    """A metric against the classes learned: one row a split, over the class draws that are stored with every split.
-
-    A draw that lacks splits is left out, for along the curve a change of draws would look like growth; where no draw
-    is whole, all count.
-
-    Columns: ``split``, ``learned``, ``draws`` (how many), ``mean``, ``low`` and ``high`` (smallest and largest draw),
-    ``sd`` (between draws; NaN for one draw).
-
-    Raises:
-        ResultsError: nothing is stored, or not this metric.
-    """
-    table = _rows_of(metric)
-    splits = table.groupby("draw")["split"].transform("nunique")
-    if (whole := splits == table["split"].nunique()).any():
-        table = table[whole]
-    grouped = table.groupby(["learned", "split"], sort=True)["value"]
-    return grouped.agg(draws="count", mean="mean", low="min", high="max", sd="std").reset_index()
+    return cell(*table.loc[key, ["value", "ci95"]], 2)
 
 
 def table_over_draws(metrics: Mapping[str, str]) -> pd.DataFrame:
@@ -163,6 +188,61 @@ def table_over_draws(metrics: Mapping[str, str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def metric_tables() -> list[Shown]:
+    """The metrics of every split: of draw 0 beside the seed project's, and over the class draws.
+
+    Raises:
+        ResultsError: nothing is stored.
+    """
+    episodes = {"acc_5w1s": "5-way 1-shot", "acc_5w5s": "5-way 5-shot", "acc_allway_1s": "all-way 1-shot"}
+    pairs = {"pair_auc": "AUC", "pair_acc": "pairs", "triplet_acc": "triplets"}
+    unseen = {f"{metric}_unseen": f"{name} unseen" for metric, name in pairs.items()}
+    seen = {f"{metric}_seen": f"{name} seen" for metric, name in reversed(pairs.items())}
+    of_draws = table_over_draws({**episodes, "pair_auc_unseen": "AUC unseen", "pair_acc_seen": "pairs seen"})
+    draws = f"{of_draws.draws.max()} class draws: mean, and in brackets the lowest and the highest (percent)"
+    own = "Unseen classes, draw 0: percent with 95% intervals over episodes or supports"
+    return [
+        Table(side_by_side(episodes), own),
+        Table(side_by_side(unseen), "Unseen classes, draw 0, continued: pairs and triplets"),
+        Table(side_by_side(seen), "Seen classes, draw 0: new images of the classes learned"),
+        Table(of_draws.drop(columns="draws"), draws),
+    ]
+
+
+# --------------------------------------------------------------------------------------------- the growth
+
+
+def beside_seed() -> pd.DataFrame:
+    """5-way 1-shot accuracy of draw 0 beside that of the seed project's weights: one row a split that both have.
+
+    Columns: ``split``, ``learned``, ``value``, ``ci95``, ``value_seed`` and ``ci95_seed``; sorted by ``learned``.
+
+    Raises:
+        ResultsError: there is no such split.
+    """
+    seed = seed_reference().query("metric == 'acc_5w1s' and source == 'measured'")[["split", "value", "ci95"]]
+    ours = rows_of("acc_5w1s").query("draw == 0")[["split", "learned", "value", "ci95"]]
+    both = ours.merge(seed, on="split", suffixes=("", "_seed")).sort_values("learned", ignore_index=True)
+    if both.empty:
+        raise ResultsError("No split of draw 0 is stored; run `python -m siamese_utils sweep --draws 0`.")
+    return both
+
+
+def lead_sentence() -> str:
+    """From where to where accuracy goes in draw 0, its lead over the seed project's weights, and the steps; Markdown.
+
+    Raises:
+        ResultsError: nothing is stored.
+    """
+    both = beside_seed()
+    lead, first, last = both.value - both.value_seed, both.iloc[0], both.iloc[-1]
+    return (
+        f"From {first.learned} to {last.learned} classes learned, accuracy goes from **{first.value:.1f}** to "
+        f"**{last.value:.1f}** percent. The lead over the seed's weights lies between {lead.min():.1f} and "
+        f"{lead.max():.1f} points. {growth_sentence('acc_5w1s')}"
+    )
+
+
 def steps(metric: str) -> pd.DataFrame:
     """From each stored split of a draw to the next: what the metric gains.
 
@@ -172,7 +252,7 @@ def steps(metric: str) -> pd.DataFrame:
     Raises:
         ResultsError: nothing is stored, or not this metric.
     """
-    table = _rows_of(metric)
+    table = rows_of(metric)
     rows = []
     for draw, part in table.groupby("draw"):
         ordered = list(part.sort_values("learned").itertuples())
@@ -210,108 +290,132 @@ def growth_sentence(metric: str) -> str:
     )
 
 
-def stored_class_accuracies(class_names: Sequence[str], superclass_of: Sequence[int]) -> pd.DataFrame:
-    """The stored accuracies of single classes: one row a class of a split that does not learn it.
+def growth_sentences() -> list[Shown]:
+    """What of the growth is knowledge, how far draws lie apart, and the first and the last step; Markdown.
 
-    Columns: ``split``, ``draw``, ``learned``, ``label``, ``superclass``, ``relatives`` (classes of its superclass that
-    the split learns, 0 to 4), ``value`` and ``ci95`` (percent).
+    Raises:
+        ResultsError: fewer than two splits are stored.
+    """
+    own, common = over_draws("acc_5w1s"), over_draws("acc_5w1s_common")
+    both = own.merge(common, on=["learned", "split"], suffixes=("", "_common"))
+    if len(both) < 2:
+        raise ResultsError("A growth takes two splits of a class draw; run `python -m siamese_utils sweep`.")
+    first, second, before, last = (both.iloc[place] for place in (0, 1, -2, -1))
+    known = last.mean_common - first.mean_common
+    asked = (last["mean"] - first["mean"]) - known
+    width, width_common = own.high - own.low, common.high - common.low
+    widest, told = own.loc[width.idxmax()], growth_sentence("acc_5w1s_common")
+    return [
+        f"On its own unseen classes the network goes from {first['mean']:.1f} to {last['mean']:.1f} percent between "
+        f"{first.learned} and {last.learned} classes; on the same ten classes from {first.mean_common:.1f} to "
+        f"{last.mean_common:.1f}. So **{known:.1f} points of the growth are knowledge**, and the rest, {asked:+.1f} "
+        "points, comes from the questions that each split is asked.",
+        f"Between class draws the splits differ by {width.min():.1f} to {width.max():.1f} points, most at "
+        f"{widest.split} ({widest.low:.1f} to {widest.high:.1f}); on the ten classes that stay unseen by "
+        f"{width_common.min():.1f} to {width_common.max():.1f}. On the same ten classes, {told[0].lower()}{told[1:]}",
+        f"The last {last.learned - before.learned} classes, from {before.learned} to {last.learned}, bring "
+        f"{last['mean'] - before['mean']:+.1f} points on each split's own unseen classes and "
+        f"{last.mean_common - before.mean_common:+.1f} on the same ten; the first {second.learned - first.learned}, "
+        f"from {first.learned} to {second.learned}, bring {second['mean'] - first['mean']:+.1f} and "
+        f"{second.mean_common - first.mean_common:+.1f}.",
+    ]
+
+
+def ease_sentence() -> str:
+    """How easy the ten classes are that a draw never learns, against the average class; Markdown.
 
     Raises:
         ResultsError: nothing is stored.
     """
-    table = store.read_table(results_dir() / "class_accuracy.csv", SPLIT_SWEEP.all_columns)
-    label_of = {name: label for label, name in enumerate(class_names)}
-    rows = []
-    for (split, draw), part in table.groupby(["split", "draw"], sort=False):
-        seen = class_split(split, int(draw), len(class_names)).seen
-        known = np.bincount([superclass_of[label] for label in seen], minlength=max(superclass_of) + 1)
-        for row in part.itertuples():
-            label = label_of[row.metric]
-            group = superclass_of[label]
-            rows.append((split, draw, len(seen), label, group, int(known[group]), row.value, row.ci95))
-    columns = ["split", "draw", "learned", "label", "superclass", "relatives", "value", "ci95"]
-    return pd.DataFrame(rows, columns=columns)
+    by_class = stored_class_accuracies()
+    effects = class_effects(by_class)
+    easier = {draw: effects.reindex(common_classes(draw)).mean() for draw in sorted(map(int, by_class.draw.unique()))}
+    told = (
+        f"{abs(value):.1f} points {'easier' if value > 0 else 'harder'} (draw {draw})" for draw, value in easier.items()
+    )
+    return (
+        "How easy are the ten classes that a draw never learns? Against the average class, judged over all splits "
+        f"(see [notebook 05](05_one_shot_evaluation.ipynb)), they are {', '.join(told)}."
+    )
 
 
-def relative_effect(table: pd.DataFrame, resamples: int = 500, seed: int = 0) -> Estimate:
-    """Percentage points that one more learned relative adds to a class's accuracy, all else equal.
+# ------------------------------------------------------------------- the seed's metric, relatives, thresholds
 
-    Some classes are easier than others, and every class gains when more classes of any kind are learned. So a class is
-    compared with itself and a split with itself: accuracy = a(class, draw) + b(split, draw) + effect x relatives,
-    fitted by least squares (two-way fixed effects). The interval comes from drawing whole superclasses with
-    replacement (a cluster bootstrap: members of a superclass gain and lose relatives together).
 
-    Args:
-        table: as ``stored_class_accuracies`` gives it.
-        resamples: bootstrap samples.
-        seed: seeds the bootstrap.
-
-    Returns:
-        The effect in points a relative; ``n`` is the number of rows.
+def legacy_table() -> Table:
+    """The seed's few-shot metric beside the blind answer, and beside a sound metric: one row a split of draw 0.
 
     Raises:
-        ResultsError: no class is seen with different numbers of relatives, so that there is nothing to compare.
+        ResultsError: nothing is stored.
     """
-    products = _products(table)
-    value = _slope(products.sum(axis=0))
-    if not np.isfinite(value):
-        raise ResultsError("The stored splits give no class more relatives in one than in another; store more splits.")
-    rng = named_rng(seed, "relative effect")
-    numbers = rng.integers(len(products), size=(resamples, len(products)))
-    slopes = np.array([_slope(products[drawn].sum(axis=0)) for drawn in numbers])
-    low, high = np.percentile(slopes[np.isfinite(slopes)], [2.5, 97.5])
-    return Estimate(float(value), float(high - low) / 2, len(table))
+    reference = seed_reference().query("metric == 'legacy_few_shot' and source == 'published'")
+    ours = SPLIT_SWEEP.table().query("draw == 0").pivot_table(index="split", columns="metric", values="value")
+    splits = pd.Index(SPLIT_NAMES[:-1], name="split")
+    ours = ours.reindex(index=splits, columns=["legacy_few_shot", "acc_5w1s"])
+    columns = {
+        "seed, published": reference.set_index("split").value.reindex(splits),
+        "ours": ours.legacy_few_shot,
+        "always “different”": [legacy_always_different(int(split.split("-")[1])) for split in splits],
+        "ours, 5-way 1-shot": ours.acc_5w1s,
+    }
+    caption = "The seed's few-shot metric beside the blind answer, and beside a sound metric (percent, draw 0)"
+    return Table(pd.DataFrame(columns, index=splits).reset_index(), caption, 1)
 
 
-def class_effects(table: pd.DataFrame) -> pd.Series:
-    """How much easier each class is to recognise than the average one, whatever split it is asked in.
-
-    A class is unseen in some splits of some draws, easy ones or hard ones, so its mean alone would be unfair. Fitted by
-    least squares: accuracy = a(class) + b(draw, split), the mean of a over the classes being 0.
-
-    Args:
-        table: as ``stored_class_accuracies`` gives it.
-
-    Returns:
-        a in percentage points by ``label``, hardest class first.
+def relatives_sentence() -> str:
+    """What a known relative is worth, all else equal; Markdown.
 
     Raises:
-        ResultsError: there are no rows.
+        ResultsError: nothing is stored, or nothing that could be compared.
     """
-    if table.empty:
-        raise ResultsError("No accuracies of classes are stored; run `python -m siamese_utils sweep`.")
-    labels, classes = np.unique(table.label, return_inverse=True)
-    splits = table.groupby(["draw", "split"], sort=False).ngroup().to_numpy()
-    value = table.value.to_numpy(dtype=np.float64)
-    of_class = np.zeros(len(labels))
-    for _ in range(2000):
-        of_split = np.bincount(splits, value - of_class[classes]) / np.bincount(splits)
-        new = np.bincount(classes, value - of_split[splits]) / np.bincount(classes)
-        new -= new.mean()
-        if np.abs(new - of_class).max() < 1e-9:
-            break
-        of_class = new
-    return pd.Series(new, index=pd.Index(labels, name="label"), name="effect").sort_values()
+    effect = relative_effect(stored_class_accuracies())
+    return (
+        f"Compared with itself and with its split, a class gains **{effect.value:+.2f} ± {effect.ci95:.2f}** points "
+        f"for each relative that was learned (95% interval over superclasses; {effect.n} class-split pairs)."
+    )
 
 
-def _products(table: pd.DataFrame) -> NDArray[np.float64]:
-    """Sums of products of value, relatives and split dummies, less their means over each class, (G, K, K).
+def _thresholds() -> pd.DataFrame:
+    """A row a run that leaves classes unseen, by ``draw`` and ``learned``; a column a metric."""
+    rows_of("same_right_unseen")  # raises where there are none
+    wide = sweep_with_growth().pivot_table(index=["draw", "learned"], columns="metric", values="value")
+    return wide.dropna(subset=["same_right_unseen"])
 
-    One table for each superclass in each draw. A superclass that is drawn twice counts twice, as classes of its own;
-    their means are the same, so a sample is fitted from the sum of its tables, and its rows need not be gone through.
+
+def threshold_table() -> Table:
+    """The threshold of each split of draw 0, moved to unseen classes.
+
+    Raises:
+        ResultsError: nothing is stored.
     """
-    splits = pd.get_dummies(table.groupby(["draw", "split"], sort=False).ngroup(), dtype=np.float64)
-    columns = pd.concat([table[["value", "relatives"]].astype(np.float64), splits], axis=1)
-    columns -= columns.groupby([table.draw, table.label]).transform("mean")
-    parts = (part.to_numpy() for _, part in columns.groupby([table.draw, table.superclass]))
-    return np.stack([part.T @ part for part in parts])
+    headings = {
+        "learned": "classes learned",
+        "threshold_seen": "threshold from seen classes",
+        "threshold_best_unseen": "best for unseen classes",
+        "pair_acc_unseen": "pair accuracy, unseen (%)",
+        "pair_acc_unseen_best": "with the best threshold (%)",
+    }
+    table = _thresholds().query("draw == 0").reset_index().rename_axis(columns=None)
+    return Table(
+        table[list(headings)].rename(columns=headings), "CIFAR-100, draw 0: the threshold moved to unseen classes"
+    )
 
 
-def _slope(products: NDArray[np.float64]) -> float:
-    """Slope of the first column on the second, given all others (Frisch and Waugh, 1933); NaN where they explain it."""
-    pair, others = products[:2, :2], products[2:, :2]
-    (_, with_value), (_, variation) = pair - others.T @ np.linalg.pinv(products[2:, 2:], 1e-10, hermitian=True) @ others
-    return float(with_value / variation) if variation > 1e-9 * max(1.0, pair[1, 1]) else float("nan")
+def threshold_sentence() -> str:
+    """What choosing the threshold on learned classes costs; Markdown.
+
+    Raises:
+        ResultsError: nothing is stored.
+    """
+    measured = _thresholds()
+    cost = measured.pair_acc_unseen_best - measured.pair_acc_unseen
+    return (
+        f"Choosing the threshold on learned classes costs between **{cost.min():.1f}** and **{cost.max():.1f}** points "
+        f"of pair accuracy on unseen ones, in {len(cost)} runs of {cost.index.unique('draw').size} class draws."
+    )
+
+
+# ------------------------------------------------------------------------------------------ what it took
 
 
 def costs() -> pd.DataFrame:
@@ -332,3 +436,28 @@ def costs() -> pd.DataFrame:
     grouped = pd.DataFrame(rows).groupby(["draw", "processor", "precision", "threads"], sort=True)
     table = grouped.agg(runs=("split", "count"), minutes=("minutes", "sum")).reset_index()
     return table[["draw", "runs", "processor", "precision", "threads", "minutes"]]
+
+
+def costs_table() -> Table:
+    """``costs`` with its caption, in whole minutes; errors as there."""
+    table = costs()
+    minutes = table.minutes.round().astype(int)
+    return Table(table.assign(minutes=minutes), "The stored runs: minutes of training, all runs of a row together")
+
+
+def machine_sentence() -> str:
+    """What the runs reach that learn all classes, and so differ in nothing but the machine; Markdown.
+
+    Raises:
+        ResultsError: none is stored, or its record is missing.
+    """
+    whole = rows_of("pair_auc_seen").query("split == '100-0'").sort_values("draw")
+    told = (
+        f"{row.value:.2f} (draw {row.draw}, "
+        f"{SPLIT_SWEEP.read_record(split_run(row.split, row.draw))['provenance']['precision']})"
+        for row in whole.itertuples()
+    )
+    return (
+        "Split 100-0 learns all classes in every draw, so that its runs differ in nothing but the machine. Their pair "
+        f"AUC: {', '.join(told)}."
+    )

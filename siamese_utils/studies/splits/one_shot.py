@@ -14,7 +14,7 @@ import seaborn as sns
 import torch
 from matplotlib.axes import Axes
 
-from siamese_utils.data.cifar import CIFAR100_CLASSES, CIFAR100_SUPERCLASS_OF
+from siamese_utils.data.cifar import CIFAR100_CLASSES
 from siamese_utils.data.images import ImageSet
 from siamese_utils.data.sampling import Episodes, named_rng
 from siamese_utils.evaluation.episodes import (
@@ -30,6 +30,7 @@ from siamese_utils.experiments.findings import Illustration, Table
 from siamese_utils.studies.exploration.findings import plain
 from siamese_utils.studies.reference import seed_reference
 from siamese_utils.studies.splits import findings
+from siamese_utils.studies.splits.classes import class_effects, stored_class_accuracies
 from siamese_utils.studies.splits.growth import common_classes
 from siamese_utils.studies.splits.study import SPLIT_SWEEP
 
@@ -62,7 +63,11 @@ def episode_answers(unseen: ImageSet, z: torch.Tensor, episode: Episodes) -> tup
         "queries of the same class with the network's answer and similarity above, framed in green where right and "
         "red where wrong."
     )
-    told = f"**{right} of 25** queries of this episode are named right; with five classes, chance is 5 of 25."
+    asked = episode.query[0].numel()
+    told = (
+        f"**{right} of {asked}** queries of this episode are named right; with five classes, chance is "
+        f"{asked // 5} of {asked}."
+    )
     return Illustration(figure, "05_episode", alt), told
 
 
@@ -76,13 +81,9 @@ def episode_spread(accuracies: torch.Tensor) -> tuple[Illustration, str]:
     figure, axis = plt.subplots(figsize=(9, 3.4))
     edges = np.array([*(np.arange(0, 100, 4) - 0.01), 100.01])  # no accuracy lies on an edge, and none beyond the last
     axis.hist(percent, bins=edges, color=plotting.BLUE, alpha=0.8)
-    top = axis.get_ylim()[1]
+    top, episodes = axis.get_ylim()[1], f"{len(percent):,} five-way one-shot episodes"
     axis.set(
-        ylim=(0, 1.12 * top),
-        xlim=(0, 100),
-        xlabel="accuracy of an episode (%)",
-        ylabel="episodes",
-        title="10,000 five-way one-shot episodes",
+        ylim=(0, 1.12 * top), xlim=(0, 100), xlabel="accuracy of an episode (%)", ylabel="episodes", title=episodes
     )
     for x, y, text, colour in (
         (20, 0.9 * top, "chance", plotting.GREY),
@@ -91,8 +92,8 @@ def episode_spread(accuracies: torch.Tensor) -> tuple[Illustration, str]:
         axis.axvline(x, color=colour, lw=2)
         axis.annotate(text, (x, y), (6, 0), textcoords="offset points", color=colour, fontweight="bold")
     alt = (
-        "Histogram of the accuracy of 10,000 five-way one-shot episodes: a broad hill around the mean, nearly all of "
-        "it above chance at 20 percent."
+        f"Histogram of the accuracy of {episodes}: a broad hill around the mean, nearly all of it above chance at 20 "
+        "percent."
     )
     low, high = np.percentile(percent, [5, 95])
     told = (
@@ -336,13 +337,13 @@ def class_difficulty(unseen: ImageSet, classes: torch.Tensor, recalls: torch.Ten
     axis.set(
         xlabel="images of the class named right (%): median (red), middle half (box), 5th to 95th percentile",
         xlim=(0, 100),
-        title="The same class with 200 different support images",
+        title=f"The same class with {len(percent)} different support images",
     )
     axis.grid(axis="y", visible=False)
     figure.tight_layout()
     alt = (
-        "One box a class: the share of its images named right over 200 random supports, sorted by median. The hardest "
-        f"is {names[0]}, the easiest {names[-1]}."
+        f"One box a class: the share of its images named right over {len(percent)} random supports, sorted by median. "
+        f"The hardest is {names[0]}, the easiest {names[-1]}."
     )
     told = (
         f"The standard deviation between supports of one class is **{percent.std(axis=0).mean():.1f}** points on "
@@ -357,8 +358,8 @@ def all_classes() -> tuple[Illustration, str]:
     Raises:
         ResultsError: nothing is stored.
     """
-    by_class = findings.stored_class_accuracies(CIFAR100_CLASSES, CIFAR100_SUPERCLASS_OF)
-    labelled = findings.class_effects(by_class)
+    by_class = stored_class_accuracies()
+    labelled = class_effects(by_class)
     here = labelled.reindex(common_classes(0)).mean()
     effects = labelled.rename(index=lambda label: plain(CIFAR100_CLASSES[label]))
     ends = [f"{name} {value:+.0f}" for name, value in effects.items()]
