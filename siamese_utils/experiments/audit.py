@@ -59,17 +59,17 @@ def audit(
         for checkpoint, rows in _rows_by_checkpoint(study, only).items()
         if not checkpoints or checkpoint in checkpoints
     ]
-    jobs.sort(key=lambda job: job[0])  # in the order in which people look for them
+    jobs.sort(key=lambda job: -sum(map(len, job[2].values())))  # the longest first, so that no process ends alone
     quiet = bench.at(None, progress=False)
     calls = [
         delayed(_judged)(study, project_root() / checkpoint, checkpoint, rows, quiet)
         for checkpoint, study, rows in jobs
     ]
     with parallel_config("loky", n_jobs=min(processes, max(1, len(jobs))), inner_max_num_threads=1):
-        judged = Parallel(return_as="generator")(calls)
+        judged = Parallel(return_as="generator", batch_size=1)(calls)
         shown = tqdm(judged, total=len(jobs), unit="checkpoint", desc="audit", disable=not bench.progress)
-        found = [row for rows in shown for row in rows]
-    return pd.DataFrame(found, columns=list(AUDIT_COLUMNS))
+        found = sorted(shown, key=lambda rows: rows[0][1] if rows else "")  # in the order in which people look for them
+    return pd.DataFrame([row for rows in found for row in rows], columns=list(AUDIT_COLUMNS))
 
 
 def _rows_by_checkpoint(study: Study, only: Sequence[str]) -> dict[str, dict[str, pd.DataFrame]]:
