@@ -352,7 +352,7 @@ def test_an_encoder_may_be_given_by_its_path(encoder: Encoder, support: Path, tm
         with pytest.raises(ConfigError, match="An encoder is needed"):
             OneShotClassifier(wrong)
     for members in (["nowhere"], "nowhere", None, [Encoder], encoder):
-        with pytest.raises(ConfigError, match="An? en(coder|semble)"):
+        with pytest.raises(ConfigError, match=r"An? en(coder|semble)"):
             Ensemble(members)
 
 
