@@ -10,10 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
+from torchvision.transforms.v2 import functional
 
 from siamese_utils.data.pixels import check_images, to_float
 from siamese_utils.errors import ShapeError
-from siamese_utils.training.augment import AugmentConfig, augment_batch, turn
+from siamese_utils.training.augment import AugmentConfig, augment_batch, draw_turns, turn
 
 MEAN, STD = torch.tensor([100.0, 120.0, 140.0]), torch.tensor([50.0, 60.0, 70.0])
 OFF = AugmentConfig(translate=0, flip=False)
@@ -158,6 +159,26 @@ def test_colour_agrees_with_a_loop(name: str) -> None:
         np.testing.assert_allclose(changed.transpose(1, 2, 0), expected, atol=1e-3)
 
 
+def test_colour_agrees_with_torchvision() -> None:
+    """On colours whose weighted grey, which torchvision takes, is the mean of the channels, which is taken here."""
+    red, green = random_images(2, 12, 12).float()[:, ..., 0] / 4 + 96
+    blue = ((1 / 3 - 0.2989) * red + (1 / 3 - 0.587) * green) / (0.114 - 1 / 3)
+    image = torch.stack([red, green, blue], dim=2).round().to(torch.uint8)
+    adjust = {
+        "brightness": functional.adjust_brightness,
+        "contrast": functional.adjust_contrast,
+        "saturation": functional.adjust_saturation,
+    }
+    for name, by_torchvision in adjust.items():
+        config = AugmentConfig(translate=0, flip=False, **{name: 0.3})
+        factors = 0.7 + 0.6 * torch.rand(20, generator=torch.Generator().manual_seed(4))
+        for changed, factor in zip(
+            run(image.repeat(20, 1, 1, 1), config, 4, *NO_CHANGE), factors.tolist(), strict=True
+        ):
+            expected = 255 * by_torchvision(image.permute(2, 0, 1) / 255, factor)
+            torch.testing.assert_close(changed, expected, atol=0.1, rtol=0)
+
+
 @given(
     brightness=st.floats(0, 0.99),
     contrast=st.floats(0, 0.99),
@@ -272,6 +293,15 @@ def test_turn_agrees_with_numpy() -> None:
         np.testing.assert_array_equal(turned.numpy(), np.rot90(image.numpy(), int(quarter)))
     assert torch.equal(images, before)
     assert turn(images, torch.zeros(40, dtype=torch.int64)) is images
+
+
+@pytest.mark.parametrize("share, turned", [(0.0, 0), (0.5, 20), (0.33, 13), (1.0, 40)])
+def test_a_share_of_a_batch_is_turned_at_random(share: float, turned: int) -> None:
+    drawn = [draw_turns(40, share, torch.Generator().manual_seed(seed)) for seed in range(60)]
+    assert all(int((turns > 0).sum()) == turned for turns in drawn)
+    together = torch.stack(drawn)
+    assert together.max() < 4 and (not turned or (together > 0).any(dim=0).all())  # whichever its place in the batch
+    assert all((together == quarter).sum() >= 0.8 * 60 * turned / 3 for quarter in (1, 2, 3))
 
 
 def test_oblong_images_cannot_be_turned() -> None:

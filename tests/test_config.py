@@ -63,6 +63,10 @@ WRONG: list[tuple[Config, str, list[Any]]] = [
     (TINY, "resolutions", [((0.0, 0),), ((0.5, 32), (0.0, 24)), ((1.5, 32),), ((0.0,),), ((0.0, 16), (0.0, 24)), None]),
     (TINY, "augment", [None, {"translate": 1}]),
     (TINY, "turned_classes compile", ["no", 1, 0]),
+    (TINY, "fresh_statistics", [1, True]),  # without an average
+    (TINY, "rotation_weight", [-0.1, INF, "half"]),
+    (TINY, "rotation_share", [-0.1, 1.1, NAN]),
+    (dataclasses.replace(TINY, turned_classes=True), "rotation_weight", [0.5]),
     (Term("triplet"), "weight scale", [0.0, -1.0, NAN, INF, None]),
     (Term("triplet"), "margin temperature", [0.0, -1.0, NAN, INF, "0.2", True]),
     (Term("triplet"), "begin", [-0.1, 1.0, NAN]),
@@ -239,7 +243,10 @@ configs = st.builds(
     most_images=st.just(0) | st.integers(10**5, 10**6),
     optimizer=st.sampled_from(OPTIMIZERS),
     precision=st.sampled_from(["auto", "float32", "bfloat16"]),
-    average_decay=st.floats(0, 0.99),
+    average_decay=st.floats(0.01, 0.99),
+    fresh_statistics=st.booleans(),
+    rotation_weight=st.just(0.0) | st.floats(0, 2),
+    rotation_share=st.just(0.5) | st.floats(0, 1),
     seed=st.integers(0, 2**31),
 )
 
@@ -272,7 +279,7 @@ def test_whole_numbers_do_for_numbers() -> None:
 
 
 def test_fields_that_are_younger_than_stored_runs_are_left_out_where_they_say_nothing() -> None:
-    names = {"pretrained": "cifar10-resnet20", "precision": "float32"}
+    names = {"pretrained": "cifar10-resnet20", "precision": "float32", "rotation_weight": 0.5, "rotation_share": 0.3}
     assert not names.keys() & TINY.to_json().keys()
     for name, value in names.items():
         config = dataclasses.replace(TINY, **{name: value})

@@ -24,8 +24,10 @@ from siamese_utils.training.losses import (
     OBJECTIVE_FIELDS,
     OBJECTIVES,
     ContrastiveObjective,
+    ObjectiveOutput,
     PairObjective,
     ProxyObjective,
+    RotationObjective,
     SupConObjective,
     Term,
     TripletObjective,
@@ -629,6 +631,23 @@ def test_pair_probability_is_that_of_the_loss_and_of_unordered_pairs() -> None:
         torch.testing.assert_close(probability, objective.probability(z[j], z[i]))
         identical = PairObjective(6).probability(z.bfloat16(), z.bfloat16())
         assert identical.tolist() == pytest.approx([0.8808] * len(z), 1e-3)
+
+
+def test_rotation_loss_is_the_weighted_cross_entropy_of_a_linear_layer() -> None:
+    torch.manual_seed(0)
+    objective, z, turns = RotationObjective(6, 0.25), torch.randn(9, 6, requires_grad=True), torch.arange(9) % 4
+    output = objective(z, turns)
+    logits = z.detach().numpy() @ objective.head.weight.detach().numpy().T + objective.head.bias.detach().numpy()
+    expected = -np.mean([row[t] - np.log(np.exp(row).sum()) for row, t in zip(logits, turns.tolist(), strict=True)])
+    assert output.loss.item() == pytest.approx(0.25 * expected, rel=1e-5)
+    assert output.stats["rotation_loss"].item() == pytest.approx(expected, rel=1e-5)
+    assert output.stats["rotation_accuracy"].item() == pytest.approx(np.mean(logits.argmax(1) == turns.numpy()))
+    output.loss.backward()
+    assert z.grad.abs().sum() > 0 and not any(value.requires_grad for value in output.stats.values())
+    both = output + ObjectiveOutput(torch.tensor(2.0), {"other": torch.tensor(1.0)})
+    assert both.loss.item() == pytest.approx(output.loss.item() + 2) and set(both.stats) == {*output.stats, "other"}
+    with pytest.raises(ShapeError):
+        objective(z, turns[:4])
 
 
 def test_pair_head_starts_as_a_distance() -> None:

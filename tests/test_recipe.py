@@ -15,10 +15,10 @@ from siamese_utils.studies.recipe.study import FEW_CLASSES, PRECISION, RECIPE_SE
 from siamese_utils.studies.validation import trial_runs
 
 
-def put(study: Study, trial: str, seed: int, accuracy: float) -> None:
+def put(study: Study, trial: str, seed: int, accuracy: float, **more: Estimate) -> None:
     metrics = {"acc_5w1s": Estimate(accuracy, 0.3, 9), "acc_5w5s": Estimate(accuracy + 10, 0.3, 9)}
     metrics |= {"seconds": exact(90), "images": exact(2_000), "images_per_second": exact(9)}
-    store.store_rows(study.path, {"trial": trial, "seed": seed}, metrics, columns=study.all_columns)
+    store.store_rows(study.path, {"trial": trial, "seed": seed}, metrics | more, columns=study.all_columns)
 
 
 def test_readings_are_differences_of_the_stored_trials(project: Path) -> None:
@@ -31,7 +31,45 @@ def test_readings_are_differences_of_the_stored_trials(project: Path) -> None:
     assert "Muon instead of AdamW gained -1.0 points" in told and "another 2.0." in told
     assert "in 1.5 instead of 1.5 minutes: +4.0 points" in told and "over five epochs: +3.0." in told
     table = findings.search_table().frame
-    assert list(table.trial) == list(trial_runs(RECIPE_SEARCH)) and table.change[1] == "optimizer = adamw"
+    assert list(table.trial) == [name for name in trial_runs(RECIPE_SEARCH) if "half-hour" not in name]
+    assert table.change[1] == "optimizer = adamw"
+
+
+def test_half_hours_are_told_as_far_as_they_are_stored(project: Path) -> None:
+    put(RECIPE_SEARCH, "muon", 0, 50.0)
+    for found in (findings.half_hour_table, findings.half_hour_reading):
+        with pytest.raises(ResultsError, match="No trial of half an hour"):
+            found()
+    columns = ("task", "seed", "recipe", "metric", "value", "ci95", "n", "checkpoint")
+    own = {"validation_acc_5w1s": exact(61.0), "validation_acc_5w5s": exact(75.0)}
+    for seed in (0, 1):
+        key = {"task": "cifar-fs", "seed": seed, "recipe": "r"}
+        store.store_rows(RECIPE_SEARCH.path.with_name("ensembles.csv"), key, own, "", columns)
+    for trial, seed, accuracy in [
+        ("half-hour", 0, 62.0),
+        ("half-hour-jitter", 1, 64.0),
+        ("half-hour-rotation", 0, 63.5),
+    ]:
+        put(RECIPE_SEARCH, trial, seed, accuracy, core_minutes=exact(29.6))
+    told = findings.half_hour_reading()
+    assert "30 minutes of one core" in told and "reach 62.0 / 72.0 percent at one and five shots (one seed)" in told
+    assert "shown 0.50 million, of more images a class, have 61.0 / 75.0 on the same classes (mean of 2 seeds," in told
+    # The other seed's jitter has nothing to be compared with yet.
+    assert "from the same seeds: a rotation head +1.5 / +1.5 (one seed). Of 10 such trainings 3 are stored" in told
+    put(RECIPE_SEARCH, "half-hour", 1, 65.0, core_minutes=exact(30.4))
+    told = findings.half_hour_reading()
+    assert (
+        "reach 63.5 / 73.5" in told and "(mean of 2 seeds)" in told and "colour jitter -1.0 / -1.0 (one seed)" in told
+    )
+    table = findings.half_hour_table().frame
+    assert table.trial.tolist() == ["half-hour", "half-hour-rotation", "half-hour", "half-hour-jitter"]
+    assert table.seed.tolist() == [0, 0, 1, 1] and table["core-minutes"].tolist() == [30, 30, 30, 30]
+    assert table.change.tolist() == [
+        "–",
+        "rotation weight = 0.5",
+        "–",
+        "brightness = 0.3; contrast = 0.3; saturation = 0.3",
+    ]
 
 
 def test_turning_is_told_for_the_numbers_of_classes_that_are_stored(project: Path) -> None:

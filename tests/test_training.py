@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from siamese_utils.data.images import ImageSet
+from siamese_utils.data.pixels import to_float
 from siamese_utils.data.splits import hold_out_images
 from siamese_utils.data.synthetic import make_synthetic
 from siamese_utils.encoders.encoder import Encoder
@@ -321,6 +322,10 @@ def test_validation_survives_a_resume(larger_set: ImageSet, tmp_path: Path) -> N
         {"optimizer": "muon", "average_decay": 0.5},
         {"head_width": 12},
         {"turned_classes": True},
+        {"rotation_weight": 0.5},
+        {"augment": AugmentConfig(brightness=0.3, contrast=0.3, saturation=0.3)},
+        {"average_decay": 0.8, "fresh_statistics": True},
+        {"rotation_weight": 0.5, "average_decay": 0.8, "fresh_statistics": True, "optimizer": "muon"},
     ],
     ids=str,
 )
@@ -352,6 +357,75 @@ def test_averaged_weights_are_kept(small_set: ImageSet, reference: TrainResult, 
     last = torch.load(tmp_path / "state.pt", weights_only=True)["encoder"]
     expected = reference.encoder.state_dict()
     assert all(torch.equal(last[key], expected[key]) for key in last if key != "centre")
+
+
+def test_fresh_statistics_are_those_of_the_averaged_weights(small_set: ImageSet) -> None:
+    """The first layer's mean over all images, each shown once; the weights are those of the average."""
+    still = AugmentConfig(translate=0, flip=False)
+    config = dataclasses.replace(TINY, average_decay=0.9, augment=still, precision="float32")
+    plain, fresh = (run(dataclasses.replace(config, fresh_statistics=on), small_set).encoder for on in (False, True))
+    for (name, one), other in zip(plain.named_parameters(), fresh.parameters(), strict=True):
+        assert torch.equal(one, other), name
+    used, _ = hold_out_images(small_set.labels, CLASSES, config.held_out_images, config.seed)
+    convolution, norm = fresh.body[0][0], fresh.body[0][1]
+    with torch.no_grad():
+        maps = convolution(to_float(small_set.images[used], fresh.pixel_mean, fresh.pixel_std))
+    torch.testing.assert_close(norm.running_mean, maps.mean(dim=(0, 2, 3)), atol=1e-3, rtol=1e-3)
+    assert not torch.allclose(norm.running_mean, plain.body[0][1].running_mean, atol=1e-2)
+    assert not torch.equal(plain.centre, fresh.centre)  # the centre is of the network as it is kept
+
+
+def test_rotation_head_is_told_how_each_image_was_turned(small_set: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network sees what the augmentation gave, mirrored already, turned by what the head is told."""
+    upright: list[torch.Tensor] = []
+    seen: list[torch.Tensor] = []
+    told: list[torch.Tensor] = []
+    augment, embed, judge = training.augment_batch, training.Learner.embed, training.RotationObjective.forward
+
+    def vary(*arguments: Any) -> torch.Tensor:
+        upright.append(augment(*arguments))
+        return upright[-1]
+
+    def look(learner: training.Learner, pixels: torch.Tensor) -> torch.Tensor:
+        seen.append(pixels)
+        return embed(learner, pixels)
+
+    def listen(self: Any, embeddings: torch.Tensor, turns: torch.Tensor) -> ObjectiveOutput:
+        told.append(turns)
+        return judge(self, embeddings, turns)
+
+    monkeypatch.setattr(training, "augment_batch", vary)
+    monkeypatch.setattr(training.Learner, "embed", look)
+    monkeypatch.setattr(training.RotationObjective, "forward", listen)
+    config = dataclasses.replace(TINY, rotation_weight=0.5, rotation_share=0.25, epochs=1)
+    run(config, small_set)
+    assert len(upright) == len(seen) == len(told) == 6
+    for before, after, turns in zip(upright, seen, told, strict=True):
+        assert after.is_contiguous(memory_format=torch.channels_last) and (turns > 0).sum() == 2
+        for image, turned, quarter in zip(before, after, turns.tolist(), strict=True):
+            assert torch.equal(turned, image.rot90(quarter, (1, 2)))
+
+
+def test_rotation_head_is_trained_but_thrown_away(small_set: ImageSet, reference: TrainResult, tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY, rotation_weight=0.5)
+    result = run(config, small_set, tmp_path)
+    assert {"rotation_loss", "rotation_accuracy"} <= set(result.history)
+    assert result.history["loss"].iloc[0] == pytest.approx(
+        result.history["proxy_loss"].iloc[0]
+        + 0.5 * result.history["triplet_loss"].iloc[0]
+        + 0.5 * result.history["rotation_loss"].iloc[0]
+    )
+    assert result.encoder.state_dict().keys() == reference.encoder.state_dict().keys()
+    assert not same_weights(result, reference)
+    torch.manual_seed(config.seed)
+    fresh = training.Learner(config, small_set.images[:4], 6)
+    assert not torch.equal(
+        torch.load(tmp_path / "state.pt", weights_only=True)["rotation"]["head.weight"], fresh.rotation.head.weight
+    )
+    torch.manual_seed(config.seed)
+    plain = training.Learner(TINY, small_set.images[:4], 6)
+    for one, other in zip(plain.encoder.parameters(), fresh.encoder.parameters(), strict=True):
+        assert torch.equal(one, other)  # both start from the same weights
 
 
 def test_short_epochs_are_repeated(small_set: ImageSet) -> None:

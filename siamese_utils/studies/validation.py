@@ -200,16 +200,20 @@ def trial_runs(study: Study) -> dict[str, Run]:
     return found
 
 
-def study_log(study: Study) -> pd.DataFrame:
+def study_log(study: Study, runs: Sequence[Run] = ()) -> pd.DataFrame:
     """One row a stored run: what was changed, what was expected, and what came out.
 
-    Columns: trial, change (against the study's first trial), expected, 5-way 1-shot and 5-way 5-shot (percent, with
+    Args:
+        study: of trials on validation classes.
+        runs: those of the study that are told of; empty for all.
+
+    Columns: trial, change (against the first of the runs), expected, 5-way 1-shot and 5-way 5-shot (percent, with
     95% intervals over episodes), images (k, thousands), minutes, images/s.
 
     Raises:
         ResultsError: nothing is stored.
     """
-    table, runs, rows = study.table(), study.runs(), []
+    table, runs, rows = study.table(), runs or study.runs(), []
     for run in runs:
         stored = table[(table.trial == run.key["trial"]) & (table.seed == run.key["seed"])].set_index("metric")
         if stored.empty:

@@ -9,7 +9,17 @@ from pydantic import Field
 
 from siamese_utils.encoders.pretrained import PRETRAINED
 from siamese_utils.errors import ConfigError
-from siamese_utils.system.config import Config, Count, Natural, NotNegative, Positive, ShareBelowOne, one_of, younger
+from siamese_utils.system.config import (
+    Config,
+    Count,
+    Natural,
+    NotNegative,
+    Positive,
+    Share,
+    ShareBelowOne,
+    one_of,
+    younger,
+)
 from siamese_utils.system.devices import PRECISIONS
 from siamese_utils.training.augment import AugmentConfig
 from siamese_utils.training.losses import Term
@@ -42,12 +52,22 @@ class TrainConfig(Config):
         clip_norm: largest norm of the gradient.
         average_decay: decay a step of the running average of the weights that is kept as the result; 0 keeps
             the last weights.
+        fresh_statistics: in the end, compute the batch statistics of the averaged weights anew from training images,
+            in place of an average of those of the training (Izmailov et al., *Averaging weights leads to wider optima
+            and better generalization*, 2018, section 3.2).
         resolutions: ``(begin, side)`` pairs: from that share of the training on, images are scaled to that
             side. Small images first cost little and teach the coarse features.
         augment: how images are varied.
         turned_classes: learn every class in four turns (0, 90, 180 and 270 degrees), each as a class of its own: four
             times as many classes to tell apart, and features that must keep the way up (Liu et al., *Task
             augmentation by rotating for meta-learning*, 2020). An epoch then shows each image four times.
+        rotation_weight: weight of a rotation head's loss beside the terms, 0 for none. The head, a linear layer thrown
+            away after the training, tells from the embedding by which quarter turn the image was turned (Gidaris et
+            al., *Unsupervised representation learning by predicting image rotations*, 2018). The terms see turned
+            images under their own class, so the features are to know the class whatever the turn, and the turn too
+            (Rizve et al., *Exploring complementary strengths of invariant and equivariant representations for few-shot
+            learning*, 2021).
+        rotation_share: share of each batch that is turned for it, by 90, 180 or 270 degrees; the rest stays upright.
         held_out_images: training images a class kept out of training, for choosing thresholds.
         validation_classes: training classes kept out of training, for choosing recipes; 0 for a final run.
         patience: stop when the validation accuracy has not risen for so many epochs; 0 never stops early.
@@ -76,9 +96,12 @@ class TrainConfig(Config):
     warmup: ShareBelowOne = 0.2
     clip_norm: Positive = 1.0
     average_decay: ShareBelowOne = 0.0
+    fresh_statistics: bool = younger(False)
     resolutions: tuple[tuple[ShareBelowOne, Annotated[int, Field(ge=8)]], ...] = ()
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     turned_classes: bool = False
+    rotation_weight: NotNegative = younger(0.0)
+    rotation_share: Share = younger(0.5)
     held_out_images: Natural = 20
     validation_classes: Natural = 0
     patience: Natural = 0
@@ -92,6 +115,10 @@ class TrainConfig(Config):
             raise ConfigError("TrainConfig: most_images must allow one batch and least_images, or be 0 for no limit.")
         if self.validation_classes == 1:
             raise ConfigError("TrainConfig: validation_classes must be two or more to tell apart, or 0 for none.")
+        if self.fresh_statistics and not self.average_decay:
+            raise ConfigError("TrainConfig: fresh_statistics are those of averaged weights; set average_decay too.")
+        if self.rotation_weight and self.turned_classes:
+            raise ConfigError("TrainConfig: turned_classes are told apart by their turn; leave rotation_weight at 0.")
         begins = [begin for begin, _ in self.resolutions]
         if begins != sorted(set(begins)):
             raise ConfigError(f"TrainConfig: resolutions must begin at rising shares of the training, not {begins}.")

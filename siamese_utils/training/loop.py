@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 from torch import nn
+from torch.optim.swa_utils import update_bn
 from tqdm.auto import tqdm
 
 from siamese_utils.data.images import ImageSet
@@ -25,15 +26,16 @@ from siamese_utils.errors import CollapseError, TrainingError
 from siamese_utils.evaluation.episodes import few_shot_accuracy
 from siamese_utils.system.devices import autocast_dtype, pick_device
 from siamese_utils.system.memory import freed_memory_kept
-from siamese_utils.training.augment import augment_batch
+from siamese_utils.training.augment import augment_batch, draw_turns, turn
 from siamese_utils.training.config import TrainConfig
-from siamese_utils.training.losses import WeightedSum, embedding_spread
+from siamese_utils.training.losses import RotationObjective, WeightedSum, embedding_spread
 from siamese_utils.training.optimizers import WeightAverage, make_optimizer
 from siamese_utils.training.state import History, load_state, save_state, since_best
 from siamese_utils.training.task import Task, first_of_each_class, prepare
 
 COLLAPSE_SPREAD = 0.002  # below this share of spread, all embeddings point the same way
 COLLAPSE_PATIENCE = 30  # consecutive steps, so that one odd batch does not stop a run
+STATISTICS_IMAGES = 10_000  # to compute batch statistics anew from
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +126,9 @@ def train(
                     learner.remember_as_best()
                 bar.set_postfix({key: f"{row[key]:.3g}" for key in row if key in ("loss", "validation_acc_5w1s")})
                 save_state(run_dir, belongs_to, learner.state_dict(), history)
-    encoder = learner.result()
+        encoder = learner.result()
+        if config.fresh_statistics:
+            learner.refresh_statistics(encoder, task)
     encoder.set_centre(task.some_of_each_class(50))
     return TrainResult(
         encoder=encoder.cpu().eval(),
@@ -166,8 +170,11 @@ def step(learner: Learner, images: torch.Tensor, labels: torch.Tensor, progress:
         progress: share of the training that is done, in [0, 1).
     """
     learner.optimizer.set_rate(learning_rate_at(progress, learner.config))
-    embeddings = learner.embed(learner.augment(images, progress))
+    pixels, turns = learner.turn(learner.augment(images, progress))
+    embeddings = learner.embed(pixels)
     output = learner.objective(learner.head(embeddings), labels, progress)
+    if learner.rotation:
+        output += learner.rotation(embeddings, turns)
     learner.optimizer.zero_grad()
     output.loss.backward()
     norm = nn.utils.clip_grad_norm_(learner.parameters(), learner.config.clip_norm)
@@ -197,7 +204,8 @@ class Learner:
         encoder: what is trained.
         head: between the embeddings and the objectives, thrown away after the training.
         objective: the terms of the recipe.
-        optimizer: of all three.
+        rotation: tells by which quarter turn an image was turned, thrown away after the training; or ``None``.
+        optimizer: of all four.
         average: running average of the encoder's weights, or ``None``.
         generator: of the augmentation, on the CPU.
     """
@@ -211,18 +219,21 @@ class Learner:
         )
         self.head = _head(self.encoder.embedding_dim, config.head_width)
         self.objective = WeightedSum(config.terms, num_labels, self.encoder.embedding_dim)
+        weight = config.rotation_weight
+        self.rotation = RotationObjective(self.encoder.embedding_dim, weight) if weight else None
+        self._heads = [head for head in (self.head, self.objective, self.rotation) if head is not None]
         self.encoder.set_pixel_statistics(images)
         if config.pretrained:
             load_pretrained(self.encoder, config.pretrained)
         self._best: dict[str, torch.Tensor] = {}
         self._lower = autocast_dtype(torch.device(device), config.precision)
         self.encoder.to(device, memory_format=torch.channels_last)
-        self.head.to(device)
-        self.objective.to(device)
+        for head in self._heads:
+            head.to(device)
         self.optimizer = make_optimizer(
             config.optimizer,
             self.encoder,
-            [self.head, self.objective],
+            self._heads,
             config.learning_rate,
             config.weight_decay,
             config.muon_rate,
@@ -245,14 +256,25 @@ class Learner:
         mean, std = self.encoder.pixel_mean, self.encoder.pixel_std
         return augment_batch(images, self.config.augment, mean, std, self.generator, side)
 
+    def turn(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images float (B, 3, S, S), a share turned if there is a rotation head, and quarter turns, int64 (B,)."""
+        if not self.rotation:
+            return pixels, torch.zeros(len(pixels), dtype=torch.int64, device=pixels.device)
+        turns = draw_turns(len(pixels), self.config.rotation_share, self.generator).to(pixels.device)
+        # Mirrored already, else an image on its left side and one on its right would change places.
+        return turn(pixels.permute(0, 2, 3, 1), turns).permute(0, 3, 1, 2), turns
+
     def embed(self, pixels: torch.Tensor) -> torch.Tensor:
         """Embeddings float32 (B, D) of normalised images, multiplied in the configured precision."""
-        with torch.autocast(pixels.device.type, dtype=self._lower, enabled=self._lower is not None):
+        with self._autocast(pixels.device):
             return self._forward(pixels).float()
+
+    def _autocast(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(device.type, dtype=self._lower, enabled=self._lower is not None)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """All that follows the gradient."""
-        for module in (self.encoder, self.head, self.objective):
+        for module in (self.encoder, *self._heads):
             yield from module.parameters()
 
     @property
@@ -271,12 +293,22 @@ class Learner:
             encoder.load_state_dict(self._best)
         return encoder.requires_grad_(True)
 
+    @torch.no_grad()
+    def refresh_statistics(self, encoder: Encoder, task: Task) -> None:
+        """Compute the batch statistics of an encoder anew, from images varied as at the end of a training."""
+        self.begin(_seed_of(task.epochs, self.config))
+        examples = task.batches.epoch(task.epochs)[: math.ceil(STATISTICS_IMAGES / task.batches.batch_size)]
+        images = (task.batch(batch.to(task.images.device))[0] for batch in examples)
+        with self._autocast(task.images.device):
+            update_bn((self.augment(batch, 1.0) for batch in images), encoder)
+
     def state_dict(self) -> dict[str, Any]:
         """Plain data and tensors, for ``torch.load(weights_only=True)``."""
         return {
             "encoder": self.encoder.state_dict(),
             "head": self.head.state_dict(),
             "objective": self.objective.state_dict(),
+            "rotation": self.rotation.state_dict() if self.rotation else {},
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.module.state_dict() if self.average else {},
             "best": self._best,
@@ -287,6 +319,8 @@ class Learner:
         self.encoder.load_state_dict(state["encoder"])
         self.head.load_state_dict(state["head"])
         self.objective.load_state_dict(state["objective"])
+        if self.rotation:
+            self.rotation.load_state_dict(state["rotation"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average:
             self.average.module.load_state_dict(state["average"])
@@ -323,7 +357,7 @@ def _scores(history: History) -> list[float]:
 def _train_epoch(epoch: int, learner: Learner, task: Task, watch: _CollapseWatch, bar: tqdm) -> dict[str, float]:
     """One pass over the examples, the last one up to the task's steps; returns the epoch's row of the history."""
     start, busy = time.perf_counter(), time.process_time()
-    learner.begin(zlib.crc32(f"{learner.config.seed}/{epoch}".encode()))
+    learner.begin(_seed_of(epoch, learner.config))
     done = epoch * task.batches.steps
     todo = task.batches.epoch(epoch)[: task.steps - done].to(task.images.device)
     values: dict[str, list[float]] = defaultdict(list)
@@ -346,6 +380,10 @@ def _train_epoch(epoch: int, learner: Learner, task: Task, watch: _CollapseWatch
         "cpu_seconds": time.process_time() - busy,
         "images_per_second": todo.numel() / seconds,
     }
+
+
+def _seed_of(epoch: int, config: TrainConfig) -> int:
+    return zlib.crc32(f"{config.seed}/{epoch}".encode())
 
 
 def _check_finite(made: Step, epoch: int, number: int) -> None:

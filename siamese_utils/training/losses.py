@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from siamese_utils.errors import ConfigError, SamplingError, ShapeError, unknown
 from siamese_utils.system.config import Config, Positive, Share, ShareBelowOne, one_of
+from siamese_utils.training.augment import TURNS
 
 
 @dataclass
@@ -35,6 +36,10 @@ class ObjectiveOutput:
 
     loss: torch.Tensor
     stats: dict[str, torch.Tensor]
+
+    def __add__(self, other: ObjectiveOutput) -> ObjectiveOutput:
+        """The sum of the losses, with the statistics of both."""
+        return ObjectiveOutput(self.loss + other.loss, {**self.stats, **other.stats})
 
 
 def _checked(embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -460,6 +465,35 @@ class PairObjective(nn.Module):
                 f"The pair head compares two tensors (N, {dim}), not {tuple(z1.shape)} and {tuple(z2.shape)}."
             )
         return self.head((self._features(z1) - self._features(z2)).abs()).squeeze(1).sigmoid()
+
+
+class RotationObjective(nn.Module):
+    """By which quarter turn was an image turned? The cross-entropy of a linear layer on its embedding.
+
+    It needs no classes, so it stands beside the terms of a recipe rather than among them (Gidaris, Singh & Komodakis,
+    2018, section 2; as an auxiliary loss of few-shot training: Gidaris et al., *Boosting few-shot visual learning with
+    self-supervision*, 2019).
+
+    Args:
+        embedding_dim: D.
+        weight: factor of the loss.
+    """
+
+    def __init__(self, embedding_dim: int, weight: float = 1.0) -> None:
+        super().__init__()
+        self.head = nn.Linear(embedding_dim, TURNS)
+        self.weight = weight
+
+    def forward(self, embeddings: torch.Tensor, turns: torch.Tensor) -> ObjectiveOutput:
+        """Weighted loss of a batch: embeddings float (B, D), quarter turns int64 (B,), 0 to 3.
+
+        Raises:
+            ShapeError: embeddings or turns of another shape or type.
+        """
+        logits = self.head(_checked(embeddings, turns))
+        loss = F.cross_entropy(logits, turns)
+        accuracy = (logits.argmax(dim=1) == turns).float().mean()
+        return ObjectiveOutput(self.weight * loss, {"rotation_loss": loss.detach(), "rotation_accuracy": accuracy})
 
 
 # -------------------------------------------------------------------------------- terms and their sum

@@ -6,7 +6,8 @@ import pandas as pd
 
 from siamese_utils.errors import ResultsError
 from siamese_utils.experiments.findings import Table
-from siamese_utils.experiments.study import Study
+from siamese_utils.experiments.study import Run, Study
+from siamese_utils.studies import study
 from siamese_utils.studies.recipe.study import FEW_CLASSES, PRECISION, RECIPE_SEARCH
 from siamese_utils.studies.validation import study_log, trial_runs
 
@@ -17,9 +18,95 @@ def search_table() -> Table:
     Raises:
         ResultsError: nothing is stored.
     """
-    log = study_log(RECIPE_SEARCH).drop(columns=["5-way 5-shot", "minutes", "images/s"])
+    log = study_log(RECIPE_SEARCH, _short_trials()).drop(columns=["5-way 5-shot", "minutes", "images/s"])
     caption = "The search for the recipe: percent on CIFAR-FS's validation classes, 95% intervals over episodes"
     return Table(log, caption, 1)
+
+
+def half_hour_table() -> Table:
+    """Every trial of half an hour of one core that is stored: what was changed, expected and found, seed by seed.
+
+    Raises:
+        ResultsError: nothing is stored.
+    """
+    values = _half_hour_values()
+    log = study_log(RECIPE_SEARCH, _half_hours()).drop(columns=["minutes", "images/s"])
+    log.insert(1, "seed", values.index.get_level_values("seed"))
+    log["core-minutes"] = values.core_minutes.round().astype("Int64").to_numpy()
+    caption = "Half an hour of one core: percent on CIFAR-FS's validation classes, 95% intervals over episodes"
+    return Table(log, caption, 1)
+
+
+_CHANGES = {
+    "half-hour-rotation": "a rotation head",
+    "half-hour-jitter": "colour jitter",
+    "half-hour-rotation-jitter": "both",
+    "half-hour-average": "averaged weights",
+}
+
+
+def half_hour_reading() -> str:
+    """What half an hour of one core reaches, and what each change brought, as far as it is stored; Markdown.
+
+    Raises:
+        ResultsError: the plain recipe's half hour is not stored, or the recipe's own networks are not.
+    """
+    values = _half_hour_values()
+    plain = values[values.index.get_level_values("trial") == "half-hour"].droplevel("trial")
+    if plain.empty:
+        raise _no_half_hour()
+    own = study("ensembles").table()
+    own = own[own.task == "cifar-fs"].pivot_table(index="seed", columns="metric", values="value")
+    shown = study("cifar_fs").runs()[0].images
+    told = (
+        f"{plain.core_minutes.mean():.0f} minutes of one core with the recipe as it is, "
+        f"{plain.images.mean() / 1e6:.2f} million images, reach {_both(plain)} percent at one and five shots "
+        f"({_seeds(plain)}). The recipe's own networks, shown {shown / 1e6:.2f} million, of more images a "
+        f"class, have {own.validation_acc_5w1s.mean():.1f} / {own.validation_acc_5w5s.mean():.1f} on the same classes "
+        f"(mean of {len(own)} seeds, judged on all images)."
+    )
+    gains = []
+    for trial, said in _CHANGES.items():
+        changed = values[values.index.get_level_values("trial") == trial].droplevel("trial")
+        difference = (changed - plain).dropna(subset=["acc_5w1s", "acc_5w5s"])
+        if len(difference):
+            gains.append(f"{said} {_both(difference, '+')} ({_seeds(difference)})")
+    if gains:
+        told += f" Against the plain recipe from the same seeds: {', '.join(gains)}."
+    return (
+        f"{told} Of {len(_half_hours())} such trainings {len(values)} are stored, and seeds differ by about as much as "
+        "the changes are expected to bring: nothing is decided by them yet, and the recipe is as it was."
+    )
+
+
+def _both(values: pd.DataFrame, sign: str = "") -> str:
+    return f"{values.acc_5w1s.mean():{sign}.1f} / {values.acc_5w5s.mean():{sign}.1f}"
+
+
+def _seeds(values: pd.DataFrame) -> str:
+    return "one seed" if len(values) == 1 else f"mean of {len(values)} seeds"
+
+
+def _half_hour_values() -> pd.DataFrame:
+    """Values of the half-hour trials that are stored, by trial and seed and in the study's order."""
+    table = RECIPE_SEARCH.table()
+    stored = table.pivot_table(index=["trial", "seed"], columns="metric", values="value")
+    keys = [key for run in _half_hours() if (key := (run.key["trial"], run.key["seed"])) in stored.index]
+    if not keys:
+        raise _no_half_hour()
+    return stored.loc[keys]
+
+
+def _no_half_hour() -> ResultsError:
+    return ResultsError("No trial of half an hour is stored; run `python -m siamese_utils study recipe_search`.")
+
+
+def _half_hours() -> list[Run]:
+    return [run for run in RECIPE_SEARCH.runs() if run.key["trial"].startswith("half-hour")]
+
+
+def _short_trials() -> list[Run]:
+    return [run for run in RECIPE_SEARCH.runs() if not run.key["trial"].startswith("half-hour")]
 
 
 def few_classes_table() -> Table:

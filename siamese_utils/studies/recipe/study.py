@@ -30,11 +30,16 @@ _FEW = dataclasses.replace(
 _HALF_HOUR = dataclasses.replace(
     recipe(DEFAULT_RECIPE), recipe="", epochs=1, least_images=5_900 * 256, most_images=5_900 * 256
 )
+_JITTER = AugmentConfig(brightness=0.3, contrast=0.3, saturation=0.3)
 _CROPS = AugmentConfig(smallest_crop=0.4)
 
 
 def _but(base: TrainConfig = _SHORT, **changes: Any) -> TrainConfig:
     return dataclasses.replace(base, **changes)
+
+
+def _half_hour(name: str, expectation: str, **changes: Any) -> Trial:
+    return Trial(name, _but(_HALF_HOUR, **changes), expectation, seeds=(0, 1), judged_by_epoch=False)
 
 
 RECIPE_SEARCH = validation_study(
@@ -81,12 +86,33 @@ RECIPE_SEARCH = validation_study(
             _but(epochs=5, terms=(Term("proxy", smoothing=0.0), _PROXY_AND_TRIPLETS[1])),
             "Slightly better: smoothing draws classes together into points, which transfers worse.",
         ),
-        Trial(
+        _half_hour(
             "half-hour",
-            _HALF_HOUR,
             "A point above the recipe itself, which is shown a quarter of the images: the task is nearly used up.",
-            seeds=(0, 1),
-            judged_by_epoch=False,
+        ),
+        _half_hour(
+            "half-hour-rotation",
+            "A point better, at one shot more than at five: turns are still to be learned when the classes are known.",
+            rotation_weight=0.5,
+            rotation_share=0.5,
+        ),
+        _half_hour(
+            "half-hour-jitter",
+            "Half a point better: colours are learned by heart first, and a long training has time for harder images.",
+            augment=_JITTER,
+        ),
+        _half_hour(
+            "half-hour-rotation-jitter",
+            "The best of the five, by a little less than the sum of both.",
+            rotation_weight=0.5,
+            rotation_share=0.5,
+            augment=_JITTER,
+        ),
+        _half_hour(
+            "half-hour-average",
+            "Level: the rate has fallen to nothing by the end, so there is little noise to average away.",
+            average_decay=0.998,
+            fresh_statistics=True,
         ),
     ],
 )
