@@ -166,7 +166,9 @@ def relatives_figure() -> Illustration:
         title="One unseen class in one split: a dot",
     )
     figure.tight_layout()
-    told = ", ".join(f"{row.mean:+.1f} points with {row.Index} relatives" for row in groups.itertuples())
+    told = ", ".join(
+        f"{row.mean:+.1f} points with {row.Index} relative{'s' * (row.Index != 1)}" for row in groups.itertuples()
+    )
     alt = (
         "Accuracy of single unseen classes against the number of classes of their superclass that were learned, as "
         f"difference from the mean of their split: {told}."
