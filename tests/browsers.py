@@ -15,7 +15,7 @@ playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright i
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-DESKTOP, PHONE = {"width": 1180, "height": 900}, {"width": 390, "height": 844}
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 
 def find_chromium() -> str | None:

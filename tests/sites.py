@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote, urlsplit
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, ViewportSize
+
+
+@dataclass(frozen=True)
+class Way:
+    """A window and a colour scheme in which a page is looked at; ``None`` keeps those of the context."""
+
+    viewport: ViewportSize | None = None
+    scheme: Literal["light", "dark"] | None = None
+
 
 LOOK = """() => {
     const channels = colour => colour.match(/[0-9.]+/g).map(Number);
@@ -22,18 +32,36 @@ LOOK = """() => {
         }
         return "rgb(255, 255, 255)";
     };
-    const contrast = element => {
-        const [text, behind] = [luminance(getComputedStyle(element).color), luminance(ground(element))];
-        return (Math.max(text, behind) + 0.05) / (Math.min(text, behind) + 0.05);  // as WCAG defines it
+    const known = new Map();
+    const contrast = (colour, behind) => {
+        const pair = colour + behind;
+        if (!known.has(pair)) {
+            const [text, back] = [luminance(colour), luminance(behind)];
+            known.set(pair, (Math.max(text, back) + 0.05) / (Math.min(text, back) + 0.05));  // as WCAG defines it
+        }
+        return known.get(pair);
     };
+    const readable = element => contrast(getComputedStyle(element).color, ground(element)) >= 4;
     for (const closed of document.querySelectorAll("details")) closed.open = true;
     const faint = new Set();
     const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
     while (texts.nextNode()) {
         const element = texts.currentNode.parentElement;
-        if (texts.currentNode.data.trim() && element.checkVisibility() && contrast(element) < 4)
+        if (texts.currentNode.data.trim() && element.checkVisibility() && !readable(element))
             faint.add(texts.currentNode.data.trim().slice(0, 40));
     }
+    const tables = [...document.querySelectorAll(".scroll")].map(frame => {
+        const {backgroundImage, backgroundAttachment} = getComputedStyle(frame);
+        const first = [...frame.querySelectorAll("th:first-child, td:first-child")].filter(one => one.colSpan === 1);
+        return {
+            name: (frame.querySelector("caption, th, td")?.textContent ?? "").slice(0, 40),
+            beyond: frame.scrollWidth - frame.clientWidth,
+            shaded: backgroundImage.split("linear-gradient").length === 5
+                && backgroundAttachment === "local, local, scroll, scroll",
+            held: first.every(one => getComputedStyle(one).position === "sticky"),
+            first: Math.max(0, ...first.map(one => one.getBoundingClientRect().width)),
+        };
+    });
     const named = image => (image.getAttribute("alt") || image.getAttribute("aria-label") || "").trim();
     const images = [...document.images];
     return {
@@ -47,22 +75,27 @@ LOOK = """() => {
         width: document.documentElement.scrollWidth,
         window: window.innerWidth,
         faint: [...faint],
+        tables,
         background: getComputedStyle(document.body).backgroundColor,
     };
 }"""
 """What a script in the page can tell about it."""
 
 
-def walk(browser: Browser, site: Path, **options: Any) -> tuple[dict[str, dict[str, Any]], list[str]]:
+def walk(
+    browser: Browser, site: Path, ways: Sequence[Way] = (Way(),), **options: Any
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Open every page that can be reached from the index, from the disk and without a network.
 
     Args:
         browser: to open them in.
         site: folder of the pages.
+        ways: in which each page is looked at, one after the other.
         options: of the browser's context: ``viewport``, ``color_scheme``, ``java_script_enabled`` ...
 
     Returns:
-        what ``LOOK`` found on each page, by its name, and a sentence for everything that is wrong.
+        what ``LOOK`` found on each page in the first of the ways, by its name, and a sentence for everything that is
+        wrong in any of them.
     """
     context = browser.new_context(offline=True, **options)
     problems: list[str] = []
@@ -74,8 +107,9 @@ def walk(browser: Browser, site: Path, **options: Any) -> tuple[dict[str, dict[s
         _listen(page, name, problems)
         page.goto((site / name).as_uri())
         page.wait_for_load_state()
-        pages[name] = page.evaluate(LOOK)
-        problems += [f"{name}: {problem}" for problem in _seen(pages[name])]
+        looks = [_look(page, way) for way in ways]
+        pages[name] = looks[0]
+        problems += dict.fromkeys(f"{name}: {problem}" for look in looks for problem in _seen(look))
         page.close()
         for link in pages[name]["links"]:
             target = unquote(urlsplit(link).path)
@@ -89,6 +123,14 @@ def walk(browser: Browser, site: Path, **options: Any) -> tuple[dict[str, dict[s
     problems += _lost_anchors(pages)
     problems += [f"{path.name}: no link leads there." for path in site.glob("*.html") if path.name not in pages]
     return pages, problems
+
+
+def _look(page: Page, way: Way) -> dict[str, Any]:
+    if way.viewport:
+        page.set_viewport_size(way.viewport)
+    if way.scheme:
+        page.emulate_media(color_scheme=way.scheme)
+    return page.evaluate(LOOK)
 
 
 def _listen(page: Page, name: str, problems: list[str]) -> None:
@@ -115,8 +157,19 @@ def _seen(look: dict[str, Any]) -> Iterable[str]:
         yield f"is {look['width']} pixels wide in a window of {look['window']}."
     if len(set(look["ids"])) != len(look["ids"]):
         yield "an id stands there twice."
+    yield from _cut_tables(look)
     for text in look["faint"]:
         yield f"the text {text!r} hardly differs from its ground."
+
+
+def _cut_tables(look: dict[str, Any]) -> Iterable[str]:
+    for table in look["tables"]:
+        if table["beyond"] > 0 and not table["shaded"]:
+            yield f"the table {table['name']!r} is cut, and nothing shows that it scrolls."
+        if table["beyond"] > 0 and look["window"] < 640 and not table["held"]:
+            yield f"the first column of the table {table['name']!r} scrolls away."
+        if table["held"] and table["first"] > look["window"] / 2:
+            yield f"the first column of the table {table['name']!r} leaves no room for the others."
 
 
 def _lost_anchors(pages: dict[str, dict[str, Any]]) -> Iterable[str]:

@@ -170,6 +170,12 @@ SOURCED: tuple[Sourced, ...] = (
     computed("README.md", "{} a class draw", lambda: about("three hours", hours_of("cifar100-*-draw0"))),
     computed("README.md", "cost the old ones? | a minute | {}", lambda: about("an hour", hours_of("imprinting*"))),
     computed("README.md", "a page to draw on. | a minute | {}", lambda: about("half an hour", hours_of("drawing*"))),
+    # The first page
+    Sourced("answer.py", "Guessing gives 20%", "chance among five classes"),
+    *(
+        Sourced("answer.py", text, "the price that the accuracy is asked for, chosen, not measured")
+        for text in ("For one point of accuracy on 40 old classes", "for one point of accuracy on the old ones")
+    ),
     # 01
     *(Sourced("01_*", text, "pixels are bytes") for text in ("1 to 254", "0 to 255", "exactly 0 or 255")),
     Sourced("01_*", "holds all below 0.25", "edge of a histogram's first bar"),
@@ -314,6 +320,8 @@ def prose() -> tuple[tuple[str, str], ...]:
         for page in pages
         for text in readable(page.read_text(encoding="utf-8"))
     ]
+    code = (ROOT / "siamese_utils" / "report" / "answer.py").read_text(encoding="utf-8")
+    found += [("answer.py", text) for text in sentences_in(code)]
     for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
         for cell in nbformat.read(path, as_version=4).cells:
             read = readable if cell.cell_type == "markdown" else sentences_in

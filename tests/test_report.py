@@ -126,12 +126,18 @@ def test_synthetic_data_is_announced_on_every_page(executed: tuple[Path, ReportE
 
 def test_index_lists_the_pages(executed: tuple[Path, ReportError, str]) -> None:
     soup = soup_of(executed[0] / "index.html")
-    rows = soup.select("table.index tbody tr")
-    assert [row.a["href"] for row in rows] == ["01_first.html"]
-    title, summary = rows[0].td.a.text, rows[0].td.p.text
-    seconds, data, profile = (cell.text for cell in rows[0].select("td")[1:])
-    assert (title, summary) == ("First page", "What the first page shows.")
-    assert int(seconds) >= 0 and (data, profile) == ("synthetic", "smoke")
+    (card,) = soup.select(".cards > li")
+    assert (card.a["href"], card.a.text.strip(), card.p.text) == (
+        "01_first.html",
+        "First page",
+        "What the first page shows.",
+    )
+    (picture,) = card.select("img")
+    assert (picture["alt"], picture["width"], picture["height"]) == ("A navy square.", "8", "8")
+    assert not soup.select(".findings"), "a folder without results has no answer"
+    assert soup.select_one("a[rel=next]")["href"] == "01_first.html"
+    facts = [fact.text for fact in soup_of(executed[0] / "01_first.html").select(".facts span")]
+    assert facts[0].startswith("Ran in") and facts[1:] == ["Data: synthetic", "Profile: smoke"]
     assert f"Python {sys.version.split()[0]}" in soup.footer.text
 
 

@@ -29,7 +29,8 @@ HEADLINE_METRICS = {
     "acc_allway_1s": "all-way 1-shot",
     "pair_auc_unseen": "pair AUC",
 }
-_NUMBER_WORDS = {2: "two", 3: "three", 4: "four", 5: "five"}
+_WORDS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_NUMBER_WORDS = dict(enumerate(_WORDS, start=2)) | {20: "twenty"}
 # benchmark, first side (the alternative), our side, and what is compared, in words
 _SPEEDS = (
     (
@@ -77,7 +78,8 @@ _SPEEDS = (
 )
 
 
-def _in_words(number: int) -> str:
+def in_words(number: int) -> str:
+    """A small number as a word, others in digits."""
     return _NUMBER_WORDS.get(int(number), str(number))
 
 
@@ -114,7 +116,7 @@ def headline_table() -> str:
     rows, spread = headline_rows(), several_draws()
     headings = [*HEADLINE_METRICS.values()]
     if spread is not None:
-        headings.append(f"5-way 1-shot, {_in_words(spread.draws.max())} draws")
+        headings.append(f"5-way 1-shot, {in_words(spread.draws.max())} draws")
     lines = ["| classes learned – unseen | " + " | ".join(headings) + " |", "|---" * (1 + len(headings)) + "|"]
     for split in SPLIT_NAMES:
         of_split = rows[rows.split == split].set_index("metric")
@@ -164,7 +166,7 @@ def _other_systems() -> list[OtherSystem]:
         table = table[table.task == "90-10"]
         last = table[(table.seed == table.seed.max()) & table.metric.str.endswith(TOGETHER)]
         if not last.empty and last.seed.iloc[0]:
-            label = f"90-10, {_in_words(last.seed.iloc[0] + 1)} networks together"
+            label = f"90-10, {in_words(last.seed.iloc[0] + 1)} networks together"
             rows = last.assign(metric=last.metric.str.removesuffix(TOGETHER)).set_index("metric")
             note = "networks of other seeds, their similarities averaged"
             found.append(OtherSystem(label, note, "03c_ensembles", rows))
@@ -191,7 +193,7 @@ def headline_text() -> str:
     if (spread := several_draws()) is not None:
         of_draws = spread.loc[best.split]
         sentence += (
-            f" Which classes are left unseen matters too: over {_in_words(of_draws.draws)} draws of the classes it "
+            f" Which classes are left unseen matters too: over {in_words(of_draws.draws)} draws of the classes it "
             f"is {of_draws['mean']:.1f}% on average, between {of_draws.low:.1f} and {of_draws.high:.1f}."
         )
         note += "The last column: mean of all class draws, with the lowest and the highest. "
@@ -294,7 +296,7 @@ def headline_figure() -> tuple[Figure, str]:
         axis.text(
             0.02,
             0.86,
-            f"shaded: range of {_in_words(spread.draws.max())} class draws; line: draw 0",
+            f"shaded: range of {in_words(spread.draws.max())} class draws; line: draw 0",
             transform=axis.transAxes,
             color=plotting.UNSEEN,
         )
@@ -343,7 +345,7 @@ def headline_figure() -> tuple[Figure, str]:
     if spread is not None:
         apart = spread.high - spread.low
         alt += (
-            f" A band shows the range of {_in_words(spread.draws.max())} class draws, {apart.min():.1f} to "
+            f" A band shows the range of {in_words(spread.draws.max())} class draws, {apart.min():.1f} to "
             f"{apart.max():.1f} points wide."
         )
     return figure, alt

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import io
 import mimetypes
 import re
 import urllib.parse
@@ -17,14 +18,18 @@ from markupsafe import Markup
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
+from PIL import Image
 
 from siamese_utils.report.equations import equation
 from siamese_utils.report.execute import NBVAL_MARKER, numbered_notebooks
+from siamese_utils.report.search import Section, sections
 from siamese_utils.report.tidy import tidy_notebook
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 LEFT_OUT = {"remove-cell", "frame"}
+FINDING = "finding"
+PICTURE = (820, 560)
 SOURCE_NAMES = {"cifar100": "CIFAR-100", "synthetic": "synthetic"}
 _SOURCE_MARKER = re.compile(r"""data-siamese-source=["']([^"']+)["']""")
 _NUMBER = re.compile(r"[-+−]?[\d,. ]*\d[\d,.]*(e[-+]?\d+)?( ?%)?( ?± ?[\d.]+)?|nan|NaN|–|", re.IGNORECASE)
@@ -37,6 +42,23 @@ class Heading:
     level: int
     id: str
     text: Markup
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure as the first page shows it.
+
+    Attributes:
+        src: its bytes as a data URI.
+        alt: what it shows, for those who cannot see it.
+        width: in pixels.
+        height: in pixels.
+    """
+
+    src: str
+    alt: str
+    width: int
+    height: int
 
 
 @dataclass
@@ -52,6 +74,10 @@ class Page:
         seconds: how long the execution took; None where stored outputs were rendered.
         sources: data sources that its outputs name (``data-siamese-source``), sorted.
         profile: the profile it ran in.
+        sections: its parts, for the search.
+        told: text that a cell tagged ``finding`` displays: its first sentence, as inline HTML.
+        picture: its first figure.
+        finding: what it found, for the first page and above its text.
     """
 
     name: str
@@ -62,6 +88,15 @@ class Page:
     seconds: float | None = None
     sources: list[str] = field(default_factory=list)
     profile: str = "report"
+    sections: list[Section] = field(default_factory=list)
+    told: str = ""
+    picture: Picture | None = None
+    finding: str = ""
+
+    @property
+    def short(self) -> str:
+        """The title up to its colon, for lists."""
+        return self.title.split(":")[0]
 
     @property
     def file(self) -> str:
@@ -148,6 +183,9 @@ def render_notebook(notebook: NotebookNode, path: Path) -> Page:
         contents=contents,
         body=str(soup),
         sources=sources,
+        sections=sections(soup),
+        told=_told(notebook),
+        picture=_first_figure(soup),
     )
 
 
@@ -234,7 +272,9 @@ def _align_columns(table: Tag) -> None:
         if any(cell.name == "td" and not _NUMBER.fullmatch(cell.get_text(strip=True)) for cell in cells):
             for row in [*header, *body]:
                 if len(row) == len(body[0]):
-                    row[column]["class"] = "words" if len(row[column].get_text()) > 24 else "words short"
+                    text = row[column].get_text()
+                    value = " value" if _NUMBER.fullmatch(text.strip()) else ""
+                    row[column]["class"] = "words" if len(text) > 24 else f"words short{value}"
 
 
 def _number_headings(soup: BeautifulSoup) -> list[Heading]:
@@ -253,7 +293,11 @@ def _number_headings(soup: BeautifulSoup) -> list[Heading]:
         if level in (2, 3):
             contents.append(Heading(level, name, _inline(heading)))
         if level > 1:
-            attributes = {"class": "anchor", "href": f"#{name}", "aria-label": "Link to this part"}
+            attributes = {
+                "class": "anchor",
+                "href": f"#{name}",
+                "aria-label": f"Link to: {heading.get_text(' ', strip=True)}",
+            }
             anchor = soup.new_tag("a", attrs=attributes)
             anchor.string = "#"
             heading.append(anchor)
@@ -266,6 +310,45 @@ def _inline(tag: Tag) -> Markup:
     for link in twin.select("a"):
         link.unwrap()
     return Markup(twin.decode_contents().strip())  # the markup is nbconvert's own, already escaped
+
+
+def inline_markdown(source: str) -> Markup:
+    """A sentence of Markdown as HTML, without the paragraph around it."""
+    html = MarkdownWithMath(renderer=_Renderer(escape=True, exclude_anchor_links=True)).render(source).strip()
+    return Markup(html.removeprefix("<p>").removesuffix("</p>"))
+
+
+def _told(notebook: NotebookNode) -> Markup:
+    """The first sentence of what the cell tagged ``finding`` displays."""
+    for cell in notebook.cells:
+        if FINDING in cell.metadata.get("tags", ()):
+            texts = [
+                output.data["text/markdown"] for output in cell.outputs if "text/markdown" in output.get("data", {})
+            ]
+            if texts:
+                return inline_markdown(re.split(r"(?<=[^\W\d]\.)\s|\n\s*\n", texts[0])[0])
+    return Markup("")
+
+
+def _first_figure(soup: BeautifulSoup) -> Picture | None:
+    for image in soup.select("figure img[alt]"):
+        kind, _, payload = str(image["src"]).partition(";base64,")
+        if kind in ("data:image/png", "data:image/jpeg") and image["alt"]:
+            return picture(base64.b64decode(payload), str(image["alt"]))
+    return None
+
+
+def picture(data: bytes, alt: str) -> Picture:
+    """An image file as a picture of the first page's list: at most twice as large as it is shown."""
+    with Image.open(io.BytesIO(data)) as opened:
+        image = opened.convert("RGBA")
+    image.thumbnail(PICTURE)
+    small = Image.new("RGB", image.size, "white")
+    small.paste(image, mask=image)
+    buffer = io.BytesIO()
+    small.save(buffer, "WEBP", quality=86, method=6)
+    src = f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return Picture(src, " ".join(alt.split()), *small.size)
 
 
 def _first_paragraph(soup: BeautifulSoup) -> Markup:

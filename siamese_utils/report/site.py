@@ -5,7 +5,8 @@ outputs back in the notebooks; :func:`check_site` walks a finished site and list
 
 The text of a page is made by nbconvert with the template in ``templates/siamese_report``. Equations become
 MathML while rendering, images become data URIs, and a content security policy in each page forbids every
-request; without JavaScript only the button that unfolds all code is missing.
+request; without JavaScript only the search and the buttons that unfold and copy code are missing. The first page
+opens with the answer (:mod:`siamese_utils.report.answer`), and every page carries the index that it is searched with.
 """
 
 from __future__ import annotations
@@ -20,17 +21,21 @@ import urllib.parse
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from bs4 import BeautifulSoup
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from nbformat import NotebookNode
 from pygments.formatters import HtmlFormatter
 
+from siamese_utils.report import answer, search
 from siamese_utils.report.execute import ReportError, check_profile, execute_notebooks, numbered_notebooks, read, write
-from siamese_utils.report.render import TEMPLATES, Page, data_uri, fetches, render_notebook
+from siamese_utils.report.render import TEMPLATES, Page, data_uri, fetches, inline_markdown, picture, render_notebook
 from siamese_utils.report.tidy import tidy_notebook
 from siamese_utils.system.devices import processor_name
+from siamese_utils.system.project import project_root
 from siamese_utils.system.provenance import git_commit, package_version
 
 DEFAULT_TITLE = "Siamese networks for one-shot recognition"
@@ -152,22 +157,26 @@ def _write_site(
     pages: list[Page], out: Path, *, root: Path, headline: dict[str, str] | None, failure: str = ""
 ) -> Path:
     """Write the index and one page a notebook; return the index's path."""
-    script = (TEMPLATES / "page.js").read_text("utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    shared = {
+    for page in pages:
+        _tell(page, root)
+    shared: dict[str, Any] = {
         "site_title": _site_title(root),
         "css": _style_sheet(),
-        "script": script,
-        "script_hash": f"sha256-{digest}",
         "pages": pages,
+        "answer": answer.answer() if _is_project(root) else None,
         "synthetic": [page.title for page in pages if "synthetic" in page.sources],
         "provenance": provenance(root),
         "headline": headline,
         "failure": failure,
+        "inline": inline_markdown,
     }
+    first = environment.get_template("opening.html.j2").render(shared)
+    script = _script(pages, first)
+    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+    shared |= {"opening": Markup(first), "script": script, "script_hash": f"sha256-{digest}"}
     for number, page in enumerate(pages):
         neighbours = {
             "previous": pages[number - 1] if number else None,
@@ -180,10 +189,35 @@ def _write_site(
     return index
 
 
+def _is_project(root: Path) -> bool:
+    """Whether stored results are those of the project whose pages these are."""
+    return (root / "results").is_dir() and root == project_root().resolve()
+
+
+def _tell(page: Page, root: Path) -> None:
+    """Give a page its finding and its picture: by its name, or else as its own text and figures tell them."""
+    if "synthetic" not in page.sources:
+        page.finding = page.told
+    if _is_project(root):
+        page.finding = inline_markdown(answer.page_finding(page.name) or "") or page.finding
+        if file := answer.page_picture(page.name, root / "figures"):
+            page.picture = picture(file.read_bytes(), file.with_name(f"{file.stem}.alt.txt").read_text("utf-8"))
+    if page.finding:
+        head, end, rest = page.body.partition("</section>")  # of the title and the question
+        page.body = f'{head}{end}\n<p class="in-short"><strong>In short.</strong> {page.finding}</p>{rest}'
+
+
+def _script(pages: list[Page], first: str) -> str:
+    """What runs in every page: the index for the search, the search, and the buttons."""
+    index = [("index.html", "Overview", search.sections(BeautifulSoup(first, "html.parser")))]
+    index += [(page.file, page.short, page.sections) for page in pages]
+    return search.script(index) + "".join((TEMPLATES / name).read_text("utf-8") for name in ("search.js", "page.js"))
+
+
 def _style_sheet() -> str:
     light = HtmlFormatter(style="default").get_style_defs(".highlight")
     dark = HtmlFormatter(style="github-dark").get_style_defs(".highlight")
-    code = f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n"
+    code = f"{light}\n@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}\n"
     # Ours comes last, so that its background wins over those of the two schemes.
     return code + (TEMPLATES / "style.css").read_text("utf-8")
 
