@@ -33,7 +33,7 @@ def half_hour_table() -> Table:
     log = study_log(RECIPE_SEARCH, _half_hours()).drop(columns=["minutes", "images/s"])
     log.insert(1, "seed", values.index.get_level_values("seed"))
     log["core-minutes"] = values.core_minutes.round().astype("Int64").to_numpy()
-    caption = "Half an hour of one core: percent on CIFAR-FS's validation classes, 95% intervals over episodes"
+    caption = "The long trials: percent on CIFAR-FS's validation classes, 95% intervals over episodes"
     return Table(log, caption, 1)
 
 
@@ -98,7 +98,7 @@ def _half_hour_values() -> pd.DataFrame:
 
 
 def _no_half_hour() -> ResultsError:
-    return ResultsError("No trial of half an hour is stored; run `python -m siamese_utils study recipe_search`.")
+    return ResultsError("None of the long trials is stored; run `python -m siamese_utils study recipe_search`.")
 
 
 def _half_hours() -> list[Run]:
