@@ -155,7 +155,8 @@ def test_a_dot_is_a_class_of_a_split() -> None:
     means = [apart[by_class.relatives == count].mean() for count in range(5)]
     np.testing.assert_allclose(np.asarray(bars.lines[0].get_ydata(), float), means)
     assert texts(axis) == [f"{mean:+.1f}" for mean in means]
-    assert ", ".join(f"{mean:+.1f} points with {count} relatives" for count, mean in enumerate(means)) in shown.alt
+    said = [f"{mean:+.1f} points with {count} relative{'' if count == 1 else 's'}" for count, mean in enumerate(means)]
+    assert ", ".join(said) in shown.alt
 
 
 def test_pairs_called_right_at_the_threshold_of_seen_classes() -> None:
