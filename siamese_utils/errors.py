@@ -57,6 +57,10 @@ class TrainingError(SiameseError, RuntimeError):
     """Training cannot go on, for example because the loss is not a number."""
 
 
+class DivergedError(TrainingError):
+    """What the encoder computes is no longer finite."""
+
+
 class CollapseError(TrainingError):
     """The encoder maps every image to nearly the same embedding."""
 

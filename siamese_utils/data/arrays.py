@@ -7,6 +7,7 @@ is refused in one sentence that names the argument.
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -36,10 +37,7 @@ def as_tensor(what: str, given: Any) -> torch.Tensor:
         # Torch cannot share read-only or reversed arrays, nor those of the other byte order.
         return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        kind = f"an array of {given.dtype}" if isinstance(given, np.ndarray) else f"a {type(given).__name__}"
-        raise ShapeError(
-            f"{what} must be one array of numbers, not {kind}; make a tensor or an array of them."
-        ) from error
+        raise ShapeError(f"{what} must be one array of numbers, not {_kind(given)}; make one of them.") from error
 
 
 def as_labels(given: Any, count: int | None = None, error: type[SiameseError] = ShapeError) -> torch.Tensor:
@@ -61,18 +59,44 @@ def as_labels(given: Any, count: int | None = None, error: type[SiameseError] = 
         return labels.long()
     whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
     if labels.ndim != 1 or not whole or count not in (None, len(labels)):
-        wanted = "one row of whole numbers" if count is None else f"{count} whole numbers, one for each row"
+        wanted = "one row of whole numbers" if count is None else f"{count} whole numbers, one for each embedding"
         raise error(f"Labels must be {wanted}, but got shape {tuple(labels.shape)} and type {labels.dtype}.")
     return labels.long()
 
 
-def as_embeddings(given: Any, what: str = "Embeddings", columns: int | None = None) -> torch.Tensor:
+def as_label(given: Any, error: type[SiameseError] = ShapeError) -> int:
+    """One label.
+
+    Raises:
+        ShapeError: no whole number.
+    """
+    return int(as_labels([given], error=error))
+
+
+def as_classes(given: Any, error: type[SiameseError]) -> tuple[int, ...]:
+    """Class labels, none of them twice, ascending.
+
+    Args:
+        given: whole numbers in any order: an array, a list, a set, a range.
+        error: what is raised for anything else.
+    """
+    numbers = list(given) if isinstance(given, Iterable) and not hasattr(given, "__array__") else given
+    classes = sorted(as_labels(numbers, error=error).tolist())
+    if len(set(classes)) != len(classes):
+        raise error("The list of classes names a class twice; name each class once.")
+    return tuple(classes)
+
+
+def as_embeddings(
+    given: Any, what: str = "Embeddings", columns: int | None = None, finite: bool = True
+) -> torch.Tensor:
     """Embeddings as a float tensor (N, D), on the device where they are and with their gradient.
 
     Args:
         given: floating-point numbers in any form, see ``as_tensor``.
         what: their name in an error.
         columns: D; any number if None.
+        finite: whether all must be finite.
 
     Raises:
         ShapeError: other numbers, another shape, or numbers that are not finite.
@@ -84,23 +108,33 @@ def as_embeddings(given: Any, what: str = "Embeddings", columns: int | None = No
             + (f" and {columns} columns" if columns else "")
             + f", but got shape {tuple(z.shape)} and type {z.dtype}."
         )
-    if not bool(z.isfinite().all()):
+    if finite and not bool(z.isfinite().all()):
         raise ShapeError(f"{what} hold numbers that are not finite; look for what made them so.")
     return z
 
 
-def labelled(z: Any, labels: Any, columns: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+def labelled(
+    taker: str, z: Any, labels: Any, columns: int | None = None, finite: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Embeddings (N, D) and their labels, int64 (N,), of which there is at least one; see ``as_embeddings``.
+
+    Args:
+        taker: who takes them, for an error.
+        z, labels: what was given.
+        columns, finite: see ``as_embeddings``.
 
     Raises:
         ShapeError: they are not of the right kind, or do not fit each other.
         SamplingError: there are none.
     """
-    z = as_embeddings(z, columns=columns)
-    labels = as_labels(labels, len(z))
+    try:
+        z = as_embeddings(z, columns=columns, finite=finite)
+        labels = as_labels(labels, len(z)).to(z.device)
+    except ShapeError as error:
+        raise ShapeError(f"{taker} takes embeddings (N, D) with one label each. {error}") from error
     if not len(z):
-        raise SamplingError("There are no embeddings; give one image or more.")
-    return z, labels.to(z.device)
+        raise SamplingError(f"{taker} takes one embedding or more, but there is none.")
+    return z, labels
 
 
 def as_count(what: str, given: Any, least: int = 1, error: type[SiameseError] = ConfigError) -> int:
@@ -125,6 +159,18 @@ def as_count(what: str, given: Any, least: int = 1, error: type[SiameseError] = 
     return number
 
 
+def as_row(what: str, given: Any) -> torch.Tensor:
+    """Finite numbers or flags as a tensor (N,).
+
+    Raises:
+        ShapeError: another shape, or numbers that are not finite.
+    """
+    row = as_tensor(what, given).detach().cpu()
+    if row.ndim != 1 or row.is_complex() or not bool(row.isfinite().all()):
+        raise ShapeError(f"{what} must be one row of finite numbers, but got shape {tuple(row.shape)} of {row.dtype}.")
+    return row
+
+
 def as_number(what: str, given: Any, error: type[SiameseError] = ConfigError) -> float:
     """A finite number.
 
@@ -137,6 +183,18 @@ def as_number(what: str, given: Any, error: type[SiameseError] = ConfigError) ->
         number = float("nan")
     if not np.isfinite(number):
         raise error(f"{what} must be a finite number, but got {_shown(given)}.")
+    return number
+
+
+def as_positive(what: str, given: Any, error: type[SiameseError] = ConfigError) -> float:
+    """A finite number above zero.
+
+    Raises:
+        ConfigError: something else.
+    """
+    number = as_number(what, given, error)
+    if not number > 0:
+        raise error(f"{what} must be positive, but got {_shown(given)}.")
     return number
 
 
@@ -154,6 +212,13 @@ def as_rng(given: Any) -> np.random.Generator:
             "numpy.random.default_rng(0)."
         )
     return np.random.default_rng(int(given))
+
+
+def _kind(given: object) -> str:
+    if isinstance(given, np.ndarray):
+        return f"an array of {given.dtype}"
+    inside = f" of {type(given[0]).__name__}" if isinstance(given, (list, tuple)) and given else ""
+    return f"a {type(given).__name__}{inside}"
 
 
 def _shown(given: object) -> str:

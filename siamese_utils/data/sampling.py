@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from siamese_utils.data.arrays import as_count, as_labels, as_rng
 from siamese_utils.errors import SamplingError
 
 _CELLS_AT_ONCE = 250_000  # the scratch table of a vectorised shuffle should fit into the processor cache
@@ -27,7 +28,9 @@ def named_rng(seed: int, name: str) -> np.random.Generator:
     """
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise SamplingError(f"A seed is a whole number, 0 or more, but got {seed!r}.")
-    return np.random.default_rng([int(seed), zlib.crc32(name.encode())])
+    if not isinstance(name, str):
+        raise SamplingError(f"A generator's purpose is a name, not a {type(name).__name__}.")
+    return np.random.default_rng([int(seed), zlib.crc32(name.encode("utf-8", "backslashreplace"))])
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,12 +70,9 @@ class ClassIndex:
     """Images sorted by class: those of class number c are ``order[starts[c] : starts[c] + sizes[c]]``."""
 
     def __init__(self, labels: torch.Tensor | np.ndarray) -> None:
-        values = np.asarray(labels)
-        if values.ndim != 1 or len(values) == 0 or not np.issubdtype(values.dtype, np.integer):
-            raise SamplingError(
-                f"Labels must be a non-empty row of whole numbers, one an image, but got shape "
-                f"{values.shape} and type {values.dtype}."
-            )
+        values = as_labels(labels, error=SamplingError).cpu().numpy()
+        if not len(values):
+            raise SamplingError("Labels must be whole numbers, one an image, but there is none.")
         self.classes, self.class_of, self.sizes = np.unique(values, return_inverse=True, return_counts=True)
         self.order = np.argsort(self.class_of, kind="stable")
         self.starts = np.cumsum(self.sizes) - self.sizes
@@ -80,16 +80,37 @@ class ClassIndex:
         self.rank[self.order] = np.arange(len(values)) - np.repeat(self.starts, self.sizes)
 
     def relatives(self, anchors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """For each anchor a random other image of its class."""
-        own = self.class_of[anchors]
+        """For each anchor a random other image of its class.
+
+        Raises:
+            SamplingError: an anchor is no position, or alone in its class.
+        """
+        own = self.class_of[self._positions(anchors)]
+        if bool((self.sizes[own] < 2).any()):
+            raise SamplingError("An anchor is the only image of its class; take anchors from with_relatives().")
+        rng = as_rng(rng)
         draw = rng.integers(0, self.sizes[own] - 1)
         return self.order[self.starts[own] + draw + (draw >= self.rank[anchors])]  # step over the anchor itself
 
     def strangers(self, anchors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """For each anchor a random image of another class."""
-        own = self.class_of[anchors]
+        """For each anchor a random image of another class.
+
+        Raises:
+            SamplingError: an anchor is no position, or there is no other class.
+        """
+        own = self.class_of[self._positions(anchors)]
+        if len(self.classes) < 2:
+            raise SamplingError("There is one class alone; give images of another.")
+        rng = as_rng(rng)
         draw = rng.integers(0, len(self.order) - self.sizes[own])
         return self.order[draw + np.where(draw >= self.starts[own], self.sizes[own], 0)]  # step over the own class
+
+    def _positions(self, anchors: torch.Tensor | np.ndarray) -> np.ndarray:
+        """Row numbers as an array, none of them outside the labels."""
+        rows = as_labels(anchors, error=SamplingError).cpu().numpy()
+        if len(rows) and not 0 <= rows.min() <= rows.max() < len(self.order):
+            raise SamplingError(f"Anchors must be positions from 0 to {len(self.order) - 1}.")
+        return rows
 
     def with_relatives(self) -> np.ndarray:
         """Positions of the images that are not alone in their class."""
@@ -114,7 +135,7 @@ def sample_pairs(labels: torch.Tensor | np.ndarray, count: int, rng: np.random.G
     Raises:
         SamplingError: fewer than 2 classes, no class with 2 images, or a count below 1.
     """
-    _check_positive("The number of pairs", count)
+    count, rng = as_count("The number of pairs", count, error=SamplingError), as_rng(rng)
     by_class = ClassIndex(labels)
     by_class.check_comparable("Pairs")
     same = np.arange(count) % 2 == 0
@@ -141,7 +162,7 @@ def sample_triplets(labels: torch.Tensor | np.ndarray, count: int, rng: np.rando
     Raises:
         SamplingError: fewer than 2 classes, no class with 2 images, or a count below 1.
     """
-    _check_positive("The number of triplets", count)
+    count, rng = as_count("The number of triplets", count, error=SamplingError), as_rng(rng)
     by_class = ClassIndex(labels)
     by_class.check_comparable("Triplets")
     anchor = rng.choice(by_class.with_relatives(), size=count)
@@ -166,8 +187,9 @@ def sample_episodes(
         SamplingError: more ways than classes, more shots and queries than the smallest class has images, or a
             number below 1.
     """
-    for what, number in (("ways", ways), ("shots", shots), ("queries", queries), ("episodes", count)):
-        _check_positive(f"The number of {what}", number)
+    named = (("ways", ways), ("shots", shots), ("queries", queries), ("episodes", count))
+    ways, shots, queries, count = (as_count(f"The number of {what}", n, error=SamplingError) for what, n in named)
+    rng = as_rng(rng)
     by_class = ClassIndex(labels)
     if ways > len(by_class.classes):
         raise SamplingError(
@@ -253,13 +275,12 @@ class PKBatches:
         Raises:
             SamplingError: fewer than P classes with K images, or not enough images for one batch.
         """
-        _check_positive("The number of classes in a batch", classes_per_batch)
-        _check_positive("The number of images of a class in a batch", images_per_class)
+        p = as_count("The number of classes in a batch", classes_per_batch, error=SamplingError)
+        k = as_count("The number of images of a class in a batch", images_per_class, error=SamplingError)
         named_rng(seed, "")  # only to check the seed now rather than at the first epoch
         self._by_class = ClassIndex(labels)
         self._seed = int(seed)
-        self.classes_per_batch = int(classes_per_batch)
-        self.images_per_class = int(images_per_class)
+        self.classes_per_batch, self.images_per_class = p, k
         self.batch_size = self.classes_per_batch * self.images_per_class
 
         groups = self._by_class.sizes // self.images_per_class
@@ -302,9 +323,8 @@ class PKBatches:
             int64 (steps, P * K), positions into the labels; in every batch the K images of a class are
             neighbours, so ``batch.view(P, K)`` has one class a row.
         """
-        if epoch < 0:
-            raise SamplingError(f"The number of an epoch is 0 or more, but got {epoch}.")
-        rng = np.random.default_rng([self._seed, zlib.crc32(b"P x K batches"), int(epoch)])
+        number = as_count("The number of an epoch", epoch, least=0, error=SamplingError)
+        rng = np.random.default_rng([self._seed, zlib.crc32(b"P x K batches"), number])
         by_class, k = self._by_class, self.images_per_class
 
         keys = rng.random(len(by_class.order)) + by_class.class_of  # sorting these shuffles within each class
@@ -340,8 +360,3 @@ def _most_steps(stack_sizes: np.ndarray, per_step: int) -> int:
     # give S * P of them.
     supply = np.minimum(stack_sizes[None, :], steps[:, None]).sum(axis=1)
     return int((supply >= steps * per_step).sum())
-
-
-def _check_positive(what: str, number: int) -> None:
-    if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < 1:
-        raise SamplingError(f"{what} must be a whole number, 1 or more, but got {number!r}.")

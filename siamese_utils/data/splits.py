@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from siamese_utils.data.arrays import as_classes, as_count, as_labels
 from siamese_utils.errors import SplitError, unknown
 
 SPLIT_NAMES: tuple[str, ...] = tuple(f"{seen}-{100 - seen}" for seen in range(10, 101, 10))
@@ -77,7 +78,7 @@ class ClassSplit:
         unseen: class labels never shown in training, ascending; empty for ``"100-0"``.
 
     Raises:
-        SplitError: a class is both seen and unseen.
+        SplitError: a class is both seen and unseen, or named twice, or no whole number.
     """
 
     name: str
@@ -87,6 +88,8 @@ class ClassSplit:
 
     def __post_init__(self) -> None:
         """Check that nothing leaks."""
+        for part in ("seen", "unseen"):
+            object.__setattr__(self, part, as_classes(getattr(self, part), SplitError))
         if common := sorted(set(self.seen) & set(self.unseen)):
             raise SplitError(
                 f"Class {common[0]} is both seen and unseen in split {self.name} (draw {self.draw}); keep the two "
@@ -129,8 +132,9 @@ def class_split(name: str, draw: int = 0, num_classes: int = 100) -> ClassSplit:
 
 
 def _seen_count(name: str, num_classes: int) -> int:
+    num_classes = as_count("The number of classes", num_classes, error=SplitError)
     if num_classes == 100:
-        if name not in SPLIT_NAMES:
+        if not isinstance(name, str) or name not in SPLIT_NAMES:
             raise SplitError(str(unknown("split", name, SPLIT_NAMES)))
         return int(name.split("-")[0])
     seen, _, unseen = str(name).partition("-")
@@ -151,7 +155,8 @@ def fewshot_split_cifar_fs(class_names: Sequence[str]) -> CifarFSSplit:
     Raises:
         SplitError: the names are not those of CIFAR-100 (the synthetic set has no CIFAR-FS split).
     """
-    label_of = {name: label for label, name in enumerate(class_names)}
+    names = list(class_names) if isinstance(class_names, Iterable) else []
+    label_of = {name: label for label, name in enumerate(names) if isinstance(name, str)}
     missing = [name for name in CIFAR_FS_VALIDATION + CIFAR_FS_TEST if name not in label_of]
     if missing or len(label_of) != 100:
         what = f"has no class {missing[0]!r}" if missing else f"has {len(label_of)} classes instead of 100"
@@ -184,9 +189,8 @@ def hold_out_images(
     Raises:
         SplitError: a class has no image left to train on.
     """
-    labels_np = np.asarray(labels)
-    if per_class < 0:
-        raise SplitError(f"The number of images to hold out of each class must be 0 or more, but got {per_class}.")
+    labels_np = as_labels(labels, error=SplitError).cpu().numpy()
+    per_class = as_count("The number of images to hold out of each class", per_class, least=0, error=SplitError)
     _check_seed(seed)
     train, held_out = [], []
     for label in _distinct(classes):
@@ -218,9 +222,10 @@ def hold_out_classes(classes: Iterable[int], count: int, seed: int) -> tuple[tup
         SplitError: no class would be left to train on.
     """
     labels = _distinct(classes)
-    if not 0 <= count < len(labels):
+    whole = isinstance(count, (int, np.integer)) and not isinstance(count, bool)
+    if not whole or not 0 <= count < len(labels):
         raise SplitError(
-            f"{count} validation classes cannot be held out of {len(labels)} seen classes; "
+            f"{count!r:.60} validation classes cannot be held out of {len(labels)} seen classes; "
             f"choose between 0 and {max(len(labels) - 1, 0)}."
         )
     _check_seed(seed)
@@ -230,12 +235,12 @@ def hold_out_classes(classes: Iterable[int], count: int, seed: int) -> tuple[tup
 
 
 def _distinct(classes: Iterable[int]) -> list[int]:
-    labels = [int(label) for label in classes]
-    if len(set(labels)) != len(labels):
-        raise SplitError("The list of classes names a class twice; name each class once.")
+    labels = list(as_classes(classes, SplitError))
     if not labels:
         raise SplitError("The list of classes is empty; name at least one class.")
-    return sorted(labels)
+    if labels[0] < 0:
+        raise SplitError(f"Classes are numbered from 0, but one is {labels[0]}.")
+    return labels
 
 
 def _ascending(parts: list[np.ndarray]) -> torch.Tensor:

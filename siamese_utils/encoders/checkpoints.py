@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from siamese_utils.encoders.backbones import ENCODERS
 from siamese_utils.encoders.encoder import Encoder, checked_encoder
 from siamese_utils.errors import CheckpointError
 from siamese_utils.system.devices import pick_device
-from siamese_utils.system.files import atomic_path, reason
+from siamese_utils.system.files import as_path, atomic_path, reason
 
 FORMAT = "siamese_utils.encoder/1"
 _KEYS = {"format", "encoder", "info", "checksum"}
@@ -36,7 +37,9 @@ def save_encoder(encoder: Encoder, path: str | Path, info: Mapping[str, Any] | N
     Raises:
         CheckpointError: the weights are not finite, or the file cannot be written.
     """
-    path = Path(path)
+    path = as_path(path, CheckpointError)
+    if not isinstance(encoder, Encoder):
+        raise CheckpointError(f"An Encoder can be saved, but not a {type(encoder).__name__}.")
     tensors = {}
     for key, tensor in encoder.state_dict().items():
         compact = tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor
@@ -52,7 +55,10 @@ def save_encoder(encoder: Encoder, path: str | Path, info: Mapping[str, Any] | N
         "image_size": encoder.image_size,
         "mirror": encoder.mirror,
     }
-    metadata = {"format": FORMAT, "encoder": json.dumps(design), "info": json.dumps(dict(info or {}))}
+    try:
+        metadata = {"format": FORMAT, "encoder": json.dumps(design), "info": json.dumps(dict(info or {}))}
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"The info for {path} is more than JSON can hold ({reason(error)}).") from error
     metadata["checksum"] = _checksum(metadata, tensors)
     try:
         with atomic_path(path) as temporary:
@@ -77,7 +83,7 @@ def load_encoder(path: str | Path, device: str = "cpu") -> Encoder:
         CheckpointError: the file is missing, damaged, not safetensors, or of another program or architecture.
         ConfigError: no such device.
     """
-    path = Path(path)
+    path = as_path(path, CheckpointError)
     metadata, tensors = _read(path)
     try:
         design = json.loads(metadata["encoder"])
@@ -118,7 +124,7 @@ def as_encoder(given: Any) -> Any:
     Raises:
         CheckpointError, ConfigError: see ``load_encoder``, or it embeds nothing.
     """
-    return load_encoder(given) if isinstance(given, (str, Path)) else checked_encoder(given)
+    return load_encoder(given) if isinstance(given, (str, bytes, os.PathLike)) else checked_encoder(given)
 
 
 def checkpoint_info(path: str | Path) -> dict[str, Any]:
@@ -127,7 +133,7 @@ def checkpoint_info(path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing, damaged or foreign.
     """
-    metadata, _ = _read(Path(path), with_tensors=False)
+    metadata, _ = _read(as_path(path, CheckpointError), with_tensors=False)
     try:
         info = json.loads(metadata.get("info", "{}"))
     except ValueError:

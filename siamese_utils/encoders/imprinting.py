@@ -25,6 +25,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
+from siamese_utils.data.arrays import (
+    as_classes,
+    as_embeddings,
+    as_label,
+    as_labels,
+    as_number,
+    as_positive,
+    as_row,
+    as_tensor,
+    labelled,
+)
 from siamese_utils.errors import CheckpointError, ConfigError, SamplingError, ShapeError
 from siamese_utils.system.config import Config, Count, Natural, NotNegative, Positive, Share
 from siamese_utils.system.files import atomic_path, reason
@@ -61,9 +72,8 @@ class Whitening:
             SamplingError: no class has two images.
             ConfigError: the shrinkage is not positive.
         """
-        _check(z, labels)
-        if not 0 < shrinkage < math.inf:
-            raise ConfigError(f"Whitening needs a positive shrinkage, not {shrinkage}.")
+        z, labels = labelled("A classifier", z, labels)
+        shrinkage = as_positive("Whitening needs a positive shrinkage: it", shrinkage)
         classes, rows, counts = labels.unique(return_inverse=True, return_counts=True)
         if int(counts.max()) < 2:
             raise SamplingError("Whitening needs a class with two images or more, to see how images of a class differ.")
@@ -78,7 +88,17 @@ class Whitening:
         return cls((vectors @ torch.diag(values.rsqrt()) @ vectors.T).float())
 
     def __call__(self, z: torch.Tensor) -> torch.Tensor:
-        """Whitened embeddings at unit length: float32 (..., D) to (..., D)."""
+        """Whitened embeddings at unit length: float32 (..., D) to (..., D).
+
+        Raises:
+            ShapeError: embeddings of another size.
+        """
+        z = as_tensor("Embeddings", z)
+        if not z.ndim or z.shape[-1] != len(self.matrix) or not z.is_floating_point():
+            raise ShapeError(
+                f"This whitening takes float embeddings (..., {len(self.matrix)}), not {z.dtype} {tuple(z.shape)}."
+            )
+        z = z.to(self.matrix.dtype)
         return F.normalize(z @ self.matrix, dim=-1)
 
 
@@ -97,6 +117,7 @@ class CosineClassifier:
 
     Raises:
         ShapeError: parts that do not fit together.
+        ConfigError: a scale that is not positive.
     """
 
     weights: torch.Tensor
@@ -105,20 +126,20 @@ class CosineClassifier:
     bias: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
-        weights = torch.as_tensor(self.weights, dtype=torch.float32)
-        if weights.ndim != 2 or len(weights) != len(self.labels) or not len(weights):
+        weights = as_embeddings(self.weights, "Weights").float()
+        labels = tuple(as_labels(self.labels).tolist())
+        if len(weights) != len(labels) or not len(weights):
             raise ShapeError(
-                f"A cosine classifier takes one weight row a class, not {tuple(weights.shape)} for {len(self.labels)}."
+                f"A cosine classifier takes one weight row a class, not {tuple(weights.shape)} for {len(labels)}."
             )
-        if len(set(self.labels)) != len(self.labels):
+        if len(set(labels)) != len(labels):
             raise ShapeError("A class of a cosine classifier is named twice; give every row a class of its own.")
-        if not 0 < self.scale < math.inf:
-            raise ConfigError(f"The scale of a cosine classifier must be positive, not {self.scale}.")
-        bias = torch.zeros(len(weights)) if self.bias is None else torch.as_tensor(self.bias, dtype=torch.float32)
+        as_positive("The scale of a cosine classifier", self.scale)
+        bias = torch.zeros(len(weights)) if self.bias is None else as_row("Biases", self.bias).float()
         if bias.shape != weights.shape[:1]:
             raise ShapeError(f"A cosine classifier takes one bias a class, not {tuple(bias.shape)}.")
         object.__setattr__(self, "weights", F.normalize(weights, dim=1))
-        object.__setattr__(self, "labels", tuple(int(label) for label in self.labels))
+        object.__setattr__(self, "labels", labels)
         object.__setattr__(self, "bias", bias)
 
     @classmethod
@@ -133,12 +154,17 @@ class CosineClassifier:
         Raises:
             ShapeError: embeddings and labels do not fit.
         """
-        _check(z, labels)
-        classes = labels.unique()  # ascending
+        z, labels = labelled("A classifier", z, labels)
+        z, classes = z.float(), labels.unique()  # ascending
         return cls(class_means(z, torch.searchsorted(classes, labels), len(classes)), tuple(classes.tolist()), scale)
 
     def scores(self, z: torch.Tensor) -> torch.Tensor:
-        """Scores of embeddings: float32 (N, D) to (N, C)."""
+        """Scores of embeddings: float32 (N, D) to (N, C).
+
+        Raises:
+            ShapeError: embeddings of another size or type than the weights.
+        """
+        z = as_embeddings(z, columns=self.weights.shape[1]).float()
         return self.scale * z @ self.weights.T + self.bias
 
     def predict(self, z: torch.Tensor) -> torch.Tensor:
@@ -162,12 +188,13 @@ class CosineClassifier:
             ShapeError: shots of another shape.
             SamplingError: the class is there already.
         """
-        if shots.ndim != 2 or not len(shots) or shots.shape[1] != self.weights.shape[1]:
-            raise ShapeError(
-                f"Shots are the embeddings of one image or more, (K, {self.weights.shape[1]}), not "
-                f"{tuple(shots.shape)}."
-            )
-        if int(label) in self.labels:
+        shots, label = (
+            as_embeddings(shots, "Shots are the embeddings of images; they", self.weights.shape[1]).float(),
+            as_label(label),
+        )
+        if not len(shots):
+            raise ShapeError("Shots are the embeddings of one image or more, but there is none.")
+        if label in self.labels:
             raise SamplingError(f"The classifier has a class {label} already; give the new one another number.")
         return CosineClassifier(
             torch.cat([self.weights, imprinted(shots)[None]]),
@@ -195,11 +222,13 @@ class CosineClassifier:
         """
         row_of = {label: row for row, label in enumerate(self.labels)}
         parts = []
+        if not all(isinstance(part, (tuple, list)) and len(part) == 2 for part in (old, shots)):
+            raise ShapeError("Images are given as a pair: their embeddings, and their labels.")
         for z, labels in (old, shots):
-            _check(z, labels)
+            z, labels = labelled("A classifier", z, labels, self.weights.shape[1])
             if strange := set(labels.tolist()) - set(row_of):
                 raise SamplingError(f"The classifier has no class {min(strange)}; imprint it first.")
-            parts.append((z, torch.tensor([row_of[label] for label in labels.tolist()])))
+            parts.append((z.float(), torch.tensor([row_of[label] for label in labels.tolist()])))
         (old_z, old_rows), (shot_z, shot_rows) = parts
         novel = shot_rows.unique()
         first = len(self.labels) - len(novel)
@@ -234,12 +263,13 @@ class CosineClassifier:
             ShapeError: embeddings and labels do not fit.
             SamplingError: no class is added, or none is old.
         """
-        _check(z, labels)
-        wanted = set(added)
+        wanted = set(as_classes(added, SamplingError))
         is_added = torch.tensor([label in wanted for label in self.labels])
         if not is_added.any() or is_added.all():
             raise SamplingError("Name some classes of the classifier as added, and leave some as old.")
-        scores = self.scale * z @ self.weights.T
+        z, labels = labelled("A classifier", z, labels, self.weights.shape[1])
+        budget = as_number("The budget", budget)
+        scores = self.scale * z.float() @ self.weights.T
         best_old, old_rows = scores[:, ~is_added].max(dim=1)
         old_labels = torch.tensor([label for label in self.labels if label not in wanted])
         lead = best_old - scores[:, is_added].amax(dim=1)
@@ -298,13 +328,6 @@ def load_classifier(path: str | Path) -> tuple[CosineClassifier, Whitening]:
     except (KeyError, TypeError, ValueError, ShapeError, ConfigError) as error:
         raise CheckpointError(f"{path} does not hold a whole classifier ({error}); fetch it again.") from error
     return classifier, Whitening(matrix.float())
-
-
-def _check(z: torch.Tensor, labels: torch.Tensor) -> None:
-    if z.ndim != 2 or labels.shape != z.shape[:1] or not len(z):
-        raise ShapeError(
-            f"A classifier takes embeddings (N, D) with one label each, not {tuple(z.shape)} and {tuple(labels.shape)}."
-        )
 
 
 def imprinted(shots: torch.Tensor) -> torch.Tensor:
@@ -513,6 +536,6 @@ def nearest_classes(
     weight: torch.Tensor, old: torch.Tensor, names: Sequence[str], count: int = 3
 ) -> list[tuple[str, float]]:
     """The old classes whose weights are closest to a new one: name and cosine, closest first."""
-    cosine = F.normalize(weight, dim=0) @ F.normalize(old, dim=1).T
+    cosine = (F.normalize(weight, dim=0) @ F.normalize(old, dim=1).T).clamp(-1, 1)
     best = cosine.topk(min(count, len(old)))
     return [(names[row], float(value)) for value, row in zip(best.values, best.indices.tolist(), strict=True)]

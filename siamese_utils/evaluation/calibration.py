@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from siamese_utils.data.arrays import as_row
 from siamese_utils.evaluation.pairs import threshold_for_balanced_accuracy
 
 
@@ -35,8 +36,10 @@ def fit_verdict(same: torch.Tensor, different: torch.Tensor) -> Verdict:
     """Threshold and logistic calibration (Platt, 1999) from similarities of held-out pairs, float32 (n,) each.
 
     Raises:
+        ShapeError: no rows of finite numbers.
         SamplingError: no same or no different pair.
     """
+    same, different = (as_row("Similarities", given).float() for given in (same, different))
     similarity = torch.cat([same, different]).numpy()
     is_same = np.arange(len(similarity)) < len(same)
     threshold = threshold_for_balanced_accuracy(similarity, is_same)

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
+from siamese_utils.data.arrays import as_embeddings, as_labels
 from siamese_utils.errors import ShapeError
 
 CELLS_AT_ONCE = 500_000  # of a gathered table, so that it stays in the processor cache
 
 
-def checked(z: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Embeddings as contiguous float32 and labels as int64, on the CPU, or a ShapeError."""
-    try:
-        z, labels = torch.as_tensor(z).detach().cpu(), torch.as_tensor(labels).detach().cpu()
-    except (TypeError, ValueError, RuntimeError) as error:  # no numbers, or rows of different lengths
-        raise ShapeError(
-            f"Embeddings and labels must be arrays of numbers, not {type(z).__name__} and {type(labels).__name__}; "
-            "take them from encoder.embed and an image set."
-        ) from error
-    if z.ndim != 2 or len(z) == 0 or not z.is_floating_point():
-        raise ShapeError(
-            f"Embeddings must be a table of floating-point numbers, one row an image, but got shape "
-            f"{tuple(z.shape)} and type {z.dtype}."
-        )
-    if labels.shape != z.shape[:1] or labels.is_floating_point() or labels.dtype == torch.bool:
-        raise ShapeError(
-            f"Labels must be {len(z)} whole numbers, one for each embedding, but got shape "
-            f"{tuple(labels.shape)} and type {labels.dtype}."
-        )
-    z = z.float().contiguous()
+def checked(z: Any, labels: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Embeddings as contiguous float32 and labels as int64, on the CPU, from arrays, tensors or lists of them.
+
+    Raises:
+        ShapeError: of the wrong shape or type, not of unit length, or labels that do not fit them.
+    """
+    z = checked_embeddings(z)
+    return z, as_labels(labels, len(z)).detach().cpu()
+
+
+def checked_embeddings(z: Any) -> torch.Tensor:
+    """The same of embeddings alone."""
+    z = as_embeddings(z, finite=False).detach().cpu().float().contiguous()
+    if not len(z):
+        raise ShapeError("There are no embeddings; give those of one image or more.")
     lengths = z.norm(dim=1)
     if not bool(((lengths - 1).abs() < 1e-3).all()):  # also false where an embedding is not a number
         worst = int((lengths - 1).abs().nan_to_num(torch.inf).argmax())
@@ -36,4 +34,21 @@ def checked(z: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.
             f"Embeddings must have unit length, but row {worst} has length {lengths[worst].item():.4g}; "
             f"normalise them (torch.nn.functional.normalize), or take them from encoder.embed."
         )
-    return z, labels.long()
+    return z
+
+
+def checked_gram(gram: Any, count: int) -> torch.Tensor | None:
+    """The table of all similarities if it is at hand, float32 (count, count).
+
+    Raises:
+        ShapeError: it is one of other images.
+    """
+    if gram is None:
+        return None
+    gram = as_embeddings(gram, "The table of similarities", finite=False).detach().cpu().float().contiguous()
+    if gram.shape != (count, count):
+        raise ShapeError(
+            f"The table of similarities of {count} embeddings is {count} by {count}, but got {tuple(gram.shape)}; give "
+            "z @ z.T or leave it out."
+        )
+    return gram

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from siamese_utils.data.arrays import as_count, as_number, as_rng
 from siamese_utils.data.sampling import ClassIndex, Episodes, sample_episodes
 from siamese_utils.errors import SamplingError
-from siamese_utils.evaluation.embeddings import CELLS_AT_ONCE, checked
+from siamese_utils.evaluation.embeddings import CELLS_AT_ONCE, checked, checked_embeddings, checked_gram
 from siamese_utils.evaluation.estimates import Estimate, mean_estimate
 
 MAX_GRAM = 13_000  # images; the table of all similarities then takes at most 0.7 GB
@@ -66,7 +67,14 @@ def episode_accuracies(z: torch.Tensor, episodes: Episodes, gram: torch.Tensor |
 
     Returns:
         float64 (E,), values between 0 and 1.
+
+    Raises:
+        ShapeError: embeddings of the wrong shape, type or range.
+        SamplingError: episodes over other rows.
     """
+    z = checked_embeddings(z)
+    gram = checked_gram(gram, len(z))
+    _check_episodes(episodes, len(z))
     count, ways, queries = episodes.query.shape
     # With the table of all similarities an episode only looks numbers up; making the table must be worth it.
     if gram is None and len(z) <= MAX_GRAM and len(z) ** 2 <= 200 * count * ways * queries:
@@ -85,6 +93,15 @@ def episode_accuracies(z: torch.Tensor, episodes: Episodes, gram: torch.Tensor |
         credit = _credit(similarity.view(len(support), ways, ways, queries))
         accuracies[start : start + step] = credit.mean(dim=(1, 2), dtype=torch.float64)
     return accuracies
+
+
+def _check_episodes(episodes: Episodes, count: int) -> None:
+    """Raise SamplingError unless these are episodes over so many rows."""
+    if not isinstance(episodes, Episodes):
+        raise SamplingError(f"Episodes come from sample_episodes, not as a {type(episodes).__name__}.")
+    for rows in (episodes.support, episodes.query):
+        if not rows.numel() or rows.ndim != 3 or not 0 <= int(rows.min()) <= int(rows.max()) < count:
+            raise SamplingError(f"These episodes are not over {count} embeddings; draw them from the same labels.")
 
 
 def _prototype_similarity_by_lookup(gram: torch.Tensor, support: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
@@ -162,7 +179,7 @@ def all_way_accuracy(
     z, labels = checked(z, labels)
     index = ClassIndex(labels)
     own_class = torch.from_numpy(index.class_of)[None, :]
-    accuracies = torch.empty(supports, dtype=torch.float64)
+    accuracies = torch.empty(as_count("The number of supports", supports, error=SamplingError), dtype=torch.float64)
     for i, (support, similarity) in enumerate(_support_similarities(z, index, rng, supports, gram)):
         own = similarity.gather(0, own_class).squeeze(0)
         other = similarity.scatter_(0, own_class, -torch.inf).amax(0)
@@ -242,6 +259,7 @@ def _support_similarities(
     The tensor of similarities is overwritten in the next round.
     """
     chosen = _random_supports(index, rng, supports)
+    gram = checked_gram(gram, len(z))
     if gram is None and len(z) <= MAX_GRAM and len(z) <= supports * len(index.classes):
         gram = z @ z.T
     table = torch.empty(len(index.classes), len(z))
@@ -255,8 +273,7 @@ def _support_similarities(
 
 def _random_supports(index: ClassIndex, rng: np.random.Generator, supports: int) -> torch.Tensor:
     """One random image of every class; int64 (supports, N)."""
-    if supports < 1:
-        raise SamplingError(f"The number of supports must be 1 or more, but got {supports}.")
+    supports, rng = as_count("The number of supports", supports, error=SamplingError), as_rng(rng)
     if len(index.classes) < 2 or len(index.order) == len(index.classes):
         raise SamplingError(
             f"A one-shot task among all classes needs 2 classes or more and an image besides the support, "
@@ -279,7 +296,7 @@ class FewShotPredictions:
         query: int64 (Q,), positions of the query images.
         true: int64 (Q,), label of each query.
         predicted: int64 (Q,), label of the most similar prototype.
-        similarity: float32 (Q, N), cosine similarity of each query to each class's prototype.
+        similarity: float32 (Q, N), cosine similarity of each query to each class's prototype, -1 to 1.
     """
 
     classes: torch.Tensor
@@ -319,7 +336,8 @@ def few_shot_predictions(
             support.
     """
     z, labels = checked(z, labels)
-    ways = len(torch.unique(labels)) if ways is None else ways
+    rng = as_rng(rng)
+    ways = len(torch.unique(labels)) if ways is None else as_count("The number of ways", ways, error=SamplingError)
     if ways < 2:
         raise SamplingError("A few-shot task needs 2 classes or more to choose between; give more classes.")
     drawn = sample_episodes(labels, ways, shots, 1, 1, rng)
@@ -330,7 +348,7 @@ def few_shot_predictions(
     query = torch.nonzero(is_query).squeeze(1)
     similarity = z[query] @ F.normalize(z[support].mean(1), dim=1).T
     predicted = classes[similarity.argmax(1)]
-    return FewShotPredictions(classes, support, query, labels[query], predicted, similarity)
+    return FewShotPredictions(classes, support, query, labels[query], predicted, similarity.clamp(-1, 1))
 
 
 # --- the seed project's own metric ----------------------------------------------------------------
@@ -354,7 +372,7 @@ def legacy_few_shot(
     """
     z, labels = checked(z, labels)
     index = ClassIndex(labels)
-    ways, total = len(index.classes), len(z)
+    ways, total, threshold = len(index.classes), len(z), as_number("The threshold", threshold)
     chosen = _random_supports(index, rng, supports)
 
     # Count right answers of each image against all others once; a support then only subtracts the other
@@ -367,9 +385,9 @@ def legacy_few_shot(
         own = above_own.sum(1) - above_own.diagonal().long()
         others = (total - size) - (above.sum(1) - above_own.sum(1))
         right[members] = own + others
-    shares = torch.empty(supports, dtype=torch.float64)
+    shares = torch.empty(len(chosen), dtype=torch.float64)
     step = max(1, 8 * CELLS_AT_ONCE // (ways * z.shape[1]))
-    for start in range(0, supports, step):
+    for start in range(0, len(chosen), step):
         support = chosen[start : start + step]
         called_different = z[support] @ z[support].transpose(1, 2) <= threshold
         called_different.diagonal(dim1=1, dim2=2).fill_(False)
@@ -384,6 +402,5 @@ def legacy_always_different(num_classes: int) -> float:
     Raises:
         SamplingError: fewer than 1 class.
     """
-    if num_classes < 1:
-        raise SamplingError(f"The number of classes must be 1 or more, but got {num_classes}.")
+    num_classes = as_count("The number of classes", num_classes, error=SamplingError)
     return 100 * (num_classes - 1) / num_classes

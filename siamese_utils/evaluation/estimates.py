@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import binomtest, bootstrap
 
+from siamese_utils.data.arrays import as_count, as_row
 from siamese_utils.data.sampling import named_rng
-from siamese_utils.errors import SamplingError
+from siamese_utils.errors import SamplingError, ShapeError
 
 RESAMPLES = 1_000  # of a bootstrap
 
@@ -48,15 +49,27 @@ def mean_estimate(shares: torch.Tensor) -> Estimate:
     Returns:
         The mean with half width 1.96 sd / sqrt(n). It covers the random choice of episodes or supports only.
         With a single value there is no spread to judge by, and the half width is infinite.
+
+    Raises:
+        ShapeError: no row of finite numbers.
+        SamplingError: there is none.
     """
-    values = shares.double()
+    values = _some("Shares", shares).double()
     n = len(values)
     half = 1.96 * values.std().item() / n**0.5 if n > 1 else float("inf")
     return Estimate(100 * values.mean().item(), 100 * half, n)
 
 
 def share_estimate(hits: torch.Tensor) -> Estimate:
-    """Share of true values among independent draws, bool (n,), as a percentage with the normal binomial interval."""
+    """Share of true values among independent draws, bool (n,), as a percentage with the normal binomial interval.
+
+    Raises:
+        ShapeError: no row of flags.
+        SamplingError: there is none.
+    """
+    hits = _some("Hits", hits)
+    if bool(((hits != 0) & (hits != 1)).any()):
+        raise ShapeError("Hits are true or false, or 1 and 0, but others are among them.")
     n = len(hits)
     share = hits.double().mean().item()
     return Estimate(100 * share, 196 * (share * (1 - share) / n) ** 0.5, n)
@@ -68,7 +81,10 @@ def wilson(hits: int, trials: int) -> tuple[float, float]:
     Raises:
         SamplingError: no trial, or more hits than trials.
     """
-    if not 0 <= hits <= trials or trials < 1:
+    hits, trials = (
+        as_count(f"The number of {what}", n, 0, SamplingError) for what, n in (("hits", hits), ("trials", trials))
+    )
+    if hits > trials or trials < 1:
         raise SamplingError(f"{hits} hits in {trials} trials have no share; count at least one trial.")
     interval = binomtest(hits, trials).proportion_ci(method="wilson")
     return 100 * interval.low, 100 * interval.high
@@ -87,9 +103,13 @@ def bootstrap_estimate(
         same: bool (n,).
 
     Raises:
+        ShapeError: scores and flags that do not fit each other.
         SamplingError: fewer than two same or two different pairs.
     """
-    values, flags = score.double().numpy(), same.numpy()
+    scored, flagged = as_row("Scores", score), as_row("Flags", same)
+    if flagged.dtype != torch.bool or len(flagged) != len(scored):
+        raise ShapeError("Judging needs one flag, true or false, for each score.")
+    values, flags = scored.double().numpy(), flagged.numpy()
     kinds = values[flags], values[~flags]
     if min(map(len, kinds)) < 2:
         raise SamplingError("Judging needs both same and different pairs; give two pairs or more of each kind.")
@@ -103,3 +123,11 @@ def bootstrap_estimate(
         random_state=named_rng(0, "bootstrap over pairs"),
     ).standard_error
     return Estimate(statistic(values, flags), 1.96 * float(error), len(values))
+
+
+def _some(what: str, given: torch.Tensor) -> torch.Tensor:
+    """A row of one number or more."""
+    row = as_row(what, given)
+    if not len(row):
+        raise SamplingError(f"{what} are needed for an estimate, one or more, but there is none.")
+    return row

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import torch
 
+from siamese_utils.data.arrays import as_count, as_number, as_rng, as_row, as_tensor
 from siamese_utils.data.sampling import ClassIndex, named_rng, sample_pairs, sample_triplets
 from siamese_utils.errors import SamplingError, ShapeError
 from siamese_utils.evaluation.embeddings import CELLS_AT_ONCE, checked
@@ -45,6 +46,7 @@ def pair_accuracy(
         SamplingError: fewer than 2 classes, or no class with 2 images.
     """
     z, labels = checked(z, labels)
+    threshold = as_number("The threshold", threshold)
     pairs = sample_pairs(labels, count, rng)
     return share_estimate((_similarity(z, pairs.first, pairs.second) > threshold) == pairs.same)
 
@@ -55,11 +57,15 @@ def sample_similarities(
     """Cosine similarities of random balanced pairs, for histograms.
 
     Returns:
-        ``(same, different)``: two float32 tensors, of half of ``count`` pairs each.
+        ``(same, different)``: two float32 tensors, of half of ``count`` pairs each, values from -1 to 1.
+
+    Raises:
+        ShapeError: embeddings or labels of the wrong shape, type or range.
+        SamplingError: fewer than 2 classes, or no class with 2 images.
     """
     z, labels = checked(z, labels)
     pairs = sample_pairs(labels, count, rng)
-    similarity = _similarity(z, pairs.first, pairs.second)
+    similarity = _similarity(z, pairs.first, pairs.second).clamp(-1, 1)  # rounding would put some above one
     return similarity[pairs.same], similarity[~pairs.same]
 
 
@@ -77,8 +83,9 @@ def threshold_for_balanced_accuracy(similarity: torch.Tensor | np.ndarray, same:
         ShapeError: shapes or types that do not fit.
         SamplingError: no same or no different pair.
     """
-    values, is_same = np.asarray(similarity), np.asarray(same)
-    if values.ndim != 1 or values.shape != is_same.shape or is_same.dtype != bool:
+    values, is_same = as_row("Similarities", similarity).numpy(), as_tensor("Flags", same).detach().cpu().numpy()
+    values = values if values.dtype.kind == "f" else values.astype(np.float64)
+    if values.shape != is_same.shape or is_same.dtype != bool:
         raise ShapeError(
             f"Similarities and 'same' flags must be two rows of equal length, the flags true or false, but "
             f"got shapes {values.shape} and {is_same.shape}, flags of type {is_same.dtype}."
@@ -95,9 +102,10 @@ def threshold_over_all_pairs(z: torch.Tensor, labels: torch.Tensor, rng: np.rand
         rng: for the subset, where one is needed.
 
     Raises:
+        ShapeError: embeddings or labels of the wrong shape, type or range.
         SamplingError: fewer than 2 classes, or no class with 2 images.
     """
-    pairs = _AllPairs(*_at_most_pairs(z, labels, MAX_PAIRS, rng))
+    pairs = _AllPairs(*_at_most_pairs(*checked(z, labels), MAX_PAIRS, rng))
     return _best_threshold(np.sort(pairs.same), np.sort(pairs.different))
 
 
@@ -145,7 +153,8 @@ def pair_auc(
         SamplingError: fewer than 2 classes, or no class with 2 images.
     """
     z, labels = checked(z, labels)
-    z, labels = _at_most_pairs(z, labels, max_pairs, rng)
+    most = as_count("The largest number of pairs", max_pairs, error=SamplingError)
+    z, labels = _at_most_pairs(z, labels, most, None if rng is None else as_rng(rng))
     pairs = _AllPairs(z, labels)
     num_same, num_different = len(pairs.same), len(pairs.different)
 

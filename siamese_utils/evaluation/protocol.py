@@ -10,7 +10,7 @@ import torch
 
 from siamese_utils.data.sampling import named_rng
 from siamese_utils.data.splits import ClassSplit
-from siamese_utils.errors import SplitError, unknown
+from siamese_utils.errors import ShapeError, SplitError, look_up
 from siamese_utils.evaluation.embeddings import checked
 from siamese_utils.evaluation.episodes import (
     MAX_GRAM,
@@ -89,7 +89,11 @@ def evaluate_split(
         ShapeError: embeddings or labels of the wrong shape, type or range.
         SamplingError: too few classes or images for a metric.
     """
+    if not isinstance(split, ClassSplit):
+        raise SplitError(f"A split comes from class_split, not as a {type(split).__name__}.")
     names = _metric_names(metrics, split)
+    if not isinstance(held_out, (tuple, list)) or len(held_out) != 2:
+        raise ShapeError("The held-out images are given as a pair: their embeddings, and their labels.")
     held_z, held_labels = checked(*held_out)
     test_z, test_labels = checked(test_z, test_labels)
     foreign = sorted(set(held_labels.tolist()) - set(split.seen))
@@ -137,10 +141,9 @@ def _metric_names(metrics: Iterable[str] | None, split: ClassSplit) -> list[str]
     of_split = [name for name in METRICS if split.unseen or name.endswith("_seen")]
     if metrics is None:
         return of_split
-    names = list(metrics)
+    names = [metrics] if isinstance(metrics, str) or not isinstance(metrics, Iterable) else list(metrics)
     for name in names:
-        if name not in METRICS:
-            raise unknown("metric", name, METRICS)
+        look_up("metric", name, METRICS)
         if name not in of_split:
             raise SplitError(f"Split {split.name} has no unseen classes, so {name} has no value; leave it out.")
     return names

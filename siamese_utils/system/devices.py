@@ -18,15 +18,15 @@ def pick_device(name: str = "auto") -> torch.device:
     Raises:
         ConfigError: the device does not exist on this machine.
     """
-    if name == "auto":
+    if isinstance(name, str) and name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(f"The device {name!r} cannot be used on this machine; use 'auto' or 'cpu'.") from error
+    except (TypeError, ValueError, RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"The device {name!r:.60} cannot be used on this machine; use 'auto' or 'cpu'.") from error
     return device
 
 

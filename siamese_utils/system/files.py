@@ -10,7 +10,27 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from siamese_utils.errors import StorageError
+from siamese_utils.errors import DataError, SiameseError, StorageError
+
+
+def as_path(given: str | bytes | os.PathLike[str], error: type[SiameseError] = DataError) -> Path:
+    """A path, also from bytes that are not UTF-8.
+
+    Args:
+        given: what names a file or a folder.
+        error: what is raised.
+
+    Raises:
+        DataError: it is no path.
+    """
+    try:
+        path = Path(os.fsdecode(given))
+        os.path.lexists(path)  # a name can be one that no system takes
+        path.exists()
+    except (TypeError, ValueError, OSError) as wrong:
+        what = f"{given!r:.60}" if isinstance(given, (str, bytes)) else f"a {type(given).__name__}"
+        raise error(f"A path of a file or a folder is needed, not {what}.") from wrong
+    return path
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from siamese_utils.data.images import ImageSet
 from siamese_utils.data.sampling import named_rng
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.encoders.pretrained import load_pretrained
-from siamese_utils.errors import CollapseError, TrainingError
+from siamese_utils.errors import CollapseError, DivergedError, TrainingError
 from siamese_utils.evaluation.episodes import few_shot_accuracy
 from siamese_utils.system.devices import autocast_dtype, pick_device
 from siamese_utils.system.memory import freed_memory_kept
@@ -362,7 +362,10 @@ def _train_epoch(epoch: int, learner: Learner, task: Task, watch: _CollapseWatch
     todo = task.batches.epoch(epoch)[: task.steps - done].to(task.images.device)
     values: dict[str, list[float]] = defaultdict(list)
     for number, examples in enumerate(todo):
-        made = step(learner, *task.batch(examples), (done + number) / task.steps)
+        try:
+            made = step(learner, *task.batch(examples), (done + number) / task.steps)
+        except DivergedError as error:
+            raise _diverged("loss", math.nan, epoch, number) from error
         _check_finite(made, epoch, number)
         watch.check(made.embeddings, epoch)
         if learner.average:
@@ -390,10 +393,14 @@ def _check_finite(made: Step, epoch: int, number: int) -> None:
     """Stop before weights that such a step has spoilt are saved."""
     for what, value in (("loss", made.loss), ("gradient's norm", made.gradient_norm)):
         if not math.isfinite(value):
-            raise TrainingError(
-                f"The {what} became {value} in epoch {epoch + 1}, step {number + 1}; lower the learning rate or "
-                "lengthen the warm-up. The state after the last whole epoch is kept."
-            )
+            raise _diverged(what, value, epoch, number)
+
+
+def _diverged(what: str, value: float, epoch: int, number: int) -> DivergedError:
+    return DivergedError(
+        f"The {what} became {value} in epoch {epoch + 1}, step {number + 1}; lower the learning rate or lengthen the "
+        "warm-up. The state after the last whole epoch is kept."
+    )
 
 
 class _CollapseWatch:

@@ -11,7 +11,7 @@ length and labels int64 (B,). A ``Term`` names one of ``OBJECTIVES`` and sets it
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -20,7 +20,8 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from siamese_utils.errors import ConfigError, SamplingError, ShapeError, unknown
+from siamese_utils.data.arrays import as_count, as_embeddings, as_labels, as_number, as_positive, labelled
+from siamese_utils.errors import ConfigError, DivergedError, SamplingError, ShapeError, look_up
 from siamese_utils.system.config import Config, Positive, Share, ShareBelowOne, one_of
 from siamese_utils.training.augment import TURNS
 
@@ -42,38 +43,44 @@ class ObjectiveOutput:
         return ObjectiveOutput(self.loss + other.loss, {**self.stats, **other.stats})
 
 
-def _checked(embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The embeddings in at least float32: a sum over pairs or a small distance has no room in half precision.
+def _checked(
+    embeddings: torch.Tensor, labels: torch.Tensor, columns: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The embeddings in at least float32, and the labels as int64: sums over pairs have no room in half precision.
 
     Raises:
         ShapeError: not a float matrix with one integer label a row.
+        SamplingError: the batch is empty.
+        DivergedError: an embedding is not finite.
     """
-    if embeddings.ndim != 2 or not embeddings.is_floating_point():
-        raise ShapeError(
-            f"An objective takes embeddings as a float tensor (B, D), not {embeddings.dtype} {tuple(embeddings.shape)}."
-        )
-    if labels.shape != embeddings.shape[:1] or labels.is_floating_point() or labels.dtype == torch.bool:
-        raise ShapeError(
-            f"An objective takes one int64 label for each of the {len(embeddings)} embeddings, not {labels.dtype} "
-            f"{tuple(labels.shape)}."
-        )
-    return embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+    z, labels = labelled("An objective", embeddings, labels, columns, finite=False)
+    if not bool(z.isfinite().all()):
+        raise DivergedError("The embeddings of a batch are not finite; lower the learning rate or check the images.")
+    return z.to(torch.promote_types(z.dtype, torch.float32)), labels
 
 
 # ---------------------------------------------------------------------------------------- distances
 
 
 def cosine_distance(z: torch.Tensor) -> torch.Tensor:
-    """One minus the cosine similarity of all pairs: float (B, D) to (B, B), in [0, 2]."""
-    z = F.normalize(z, dim=1)
-    return 1 - z @ z.T
+    """One minus the cosine similarity of all pairs: float (B, D) to (B, B), in [0, 2].
+
+    Raises:
+        ShapeError: no table of finite numbers.
+    """
+    z = F.normalize(as_embeddings(z), dim=1)
+    return (1 - z @ z.T).clamp(0, 2)
 
 
 def euclidean_distance(z: torch.Tensor) -> torch.Tensor:
     """Euclidean distance of all pairs: float (B, D) to (B, B), >= 0.
 
     The gradient at distance zero is zero instead of undefined.
+
+    Raises:
+        ShapeError: no table of finite numbers.
     """
+    z = as_embeddings(z)
     if z.device.type == "mps":  # it has no double precision
         return torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist")
     return _EuclideanDistance.apply(z)
@@ -135,10 +142,24 @@ def positive_pairs(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """All ordered (anchor, positive) pairs of a batch, an image never paired with itself; int64 (M,) each.
 
     Raises:
+        ShapeError: no row of whole numbers.
         SamplingError: no image has a partner of its class, or all are of one class.
     """
-    anchors, positives = _pair_masks(labels)[0].nonzero(as_tuple=True)
+    anchors, positives = _pair_masks(as_labels(labels))[0].nonzero(as_tuple=True)
     return anchors, positives
+
+
+def _distances(distance: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Distances of all pairs of a batch, float (B, B), and its labels.
+
+    Raises:
+        ShapeError: not such a table, or labels that do not fit it.
+    """
+    distance = as_embeddings(distance, "Distances")
+    labels = as_labels(labels, len(distance)).to(distance.device)
+    if distance.shape[1] != len(labels):
+        raise ShapeError(f"Miners take the distances of all pairs, float (B, B), not {tuple(distance.shape)}.")
+    return distance, labels
 
 
 @dataclass
@@ -162,6 +183,7 @@ def _all_chosen(to_positive: torch.Tensor, to_negative: torch.Tensor) -> Triplet
 
 def mine_random(distance: torch.Tensor, labels: torch.Tensor) -> Triplets:
     """One random positive and one random negative for every anchor that has a positive."""
+    distance, labels = _distances(distance, labels)
     positive, negative = _pair_masks(labels)
     anchors = positive.any(dim=1).nonzero().squeeze(1)
     chosen_positive = positive[anchors].to(torch.float32).multinomial(1)
@@ -172,6 +194,7 @@ def mine_random(distance: torch.Tensor, labels: torch.Tensor) -> Triplets:
 
 def mine_batch_all(distance: torch.Tensor, labels: torch.Tensor) -> Triplets:
     """Every triplet of the batch: one row for each (anchor, positive), one column for each image."""
+    distance, labels = _distances(distance, labels)
     anchors, positives = positive_pairs(labels)
     to_positive = distance[anchors, positives].unsqueeze(1)
     return Triplets(to_positive, distance.index_select(0, anchors), labels[anchors][:, None] != labels[None, :])
@@ -179,6 +202,7 @@ def mine_batch_all(distance: torch.Tensor, labels: torch.Tensor) -> Triplets:
 
 def mine_batch_hard(distance: torch.Tensor, labels: torch.Tensor) -> Triplets:
     """Farthest positive and nearest negative of every anchor (Hermans et al., 2017, equation 5)."""
+    distance, labels = _distances(distance, labels)
     positive, negative = _pair_masks(labels)
     has_positive = positive.any(dim=1)
     farthest = distance.masked_fill(~positive, -torch.inf).amax(dim=1)
@@ -192,6 +216,7 @@ def mine_semi_hard(distance: torch.Tensor, labels: torch.Tensor) -> Triplets:
     Where every negative is nearer than the positive, the farthest of them is taken (Schroff et al., 2015,
     section 3.2). Easier than the hardest negatives, which tend to pull an untrained network into a point.
     """
+    distance, labels = _distances(distance, labels)
     anchors, positives = positive_pairs(labels)
     to_positive = distance[anchors, positives]
     rows = distance.index_select(0, anchors)
@@ -218,12 +243,26 @@ def triplet_loss(triplets: Triplets, margin: float = 0.2, temperature: float | N
     With a hinge, :math:`[d(a,p) - d(a,n) + m]_+`, averaged over the triplets that violate the margin m, so
     that the many easy ones do not dilute the few that teach (Hermans et al., 2017, section 2). With
     ``temperature`` set, the soft margin :math:`\log(1 + e^{(d(a,p) - d(a,n)) / T})` over all of them.
+
+    Raises:
+        ShapeError: no triplets of a miner.
+        ConfigError: margin or temperature not positive.
     """
+    if not isinstance(triplets, Triplets):
+        raise ShapeError(f"A triplet loss takes the triplets of a miner, not a {type(triplets).__name__}.")
+    margin, temperature = _margin_and_temperature(margin, temperature)
     gap, chosen = triplets.to_positive - triplets.to_negative, triplets.chosen.float()
     if temperature is None:
         violation = F.relu(gap + margin) * chosen
         return violation.sum() / (violation > 0).sum().clamp(min=1)
     return (F.softplus(gap / temperature) * chosen).sum() / chosen.sum().clamp(min=1)
+
+
+def _margin_and_temperature(margin: float, temperature: float | None) -> tuple[float, float | None]:
+    hint = "A triplet loss needs a positive margin and a positive temperature: the"
+    return as_positive(f"{hint} margin", margin), None if temperature is None else as_positive(
+        f"{hint} temperature", temperature
+    )
 
 
 class TripletObjective(nn.Module):
@@ -244,14 +283,8 @@ class TripletObjective(nn.Module):
         self, distance: str = "cosine", mining: str = "semi_hard", margin: float = 0.2, temperature: float | None = None
     ) -> None:
         super().__init__()
-        if distance not in DISTANCES:
-            raise unknown("distance", distance, DISTANCES)
-        if mining not in MINERS:
-            raise unknown("mining", mining, MINERS)
-        if not margin > 0 or not (temperature is None or temperature > 0):
-            raise ConfigError("A triplet loss needs a positive margin and a positive temperature.")
-        self.distance, self.mine = DISTANCES[distance], MINERS[mining]
-        self.margin, self.temperature = margin, temperature
+        self.distance, self.mine = look_up("distance", distance, DISTANCES), look_up("mining", mining, MINERS)
+        self.margin, self.temperature = _margin_and_temperature(margin, temperature)
 
     def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> ObjectiveOutput:
         """Loss of a batch: embeddings float (B, D), labels int64 (B,).
@@ -260,7 +293,8 @@ class TripletObjective(nn.Module):
             ShapeError: embeddings or labels of another shape or type.
             SamplingError: the batch has no positives or no negatives.
         """
-        mined = self.mine(self.distance(_checked(embeddings, labels).float()), labels)
+        z, labels = _checked(embeddings, labels)
+        mined = self.mine(self.distance(z.float()), labels)
         loss = triplet_loss(mined, self.margin, self.temperature)
         return ObjectiveOutput(loss, {"triplet_loss": loss.detach(), **self._stats(mined)})
 
@@ -288,24 +322,44 @@ class ProxyObjective(nn.Module):
         embedding_dim: D.
         scale: inverse temperature of the softmax.
         smoothing: label smoothing.
+
+    Raises:
+        ConfigError: a number out of range.
     """
 
     def __init__(self, num_classes: int, embedding_dim: int, scale: float = 16.0, smoothing: float = 0.1) -> None:
         super().__init__()
+        num_classes = as_count("The number of classes of a proxy objective", num_classes)
+        embedding_dim = as_count("The size of an embedding", embedding_dim)
         self.proxies = nn.Parameter(torch.randn(num_classes, embedding_dim) / embedding_dim**0.5)
-        self.scale, self.smoothing = scale, smoothing
+        self.scale, self.smoothing = as_positive("The scale", scale), as_number("The smoothing", smoothing)
+        if not 0 <= self.smoothing < 1:
+            raise ConfigError(f"Label smoothing lies in [0, 1), not at {smoothing}.")
 
     def logits(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Scaled cosine of embeddings float (B, D) with every proxy, float32 (B, num_classes)."""
-        return self.scale * F.linear(F.normalize(embeddings.float(), dim=1), F.normalize(self.proxies, dim=1))
+        """Scaled cosine of embeddings float (B, D) with every proxy, float32 (B, num_classes).
+
+        Raises:
+            ShapeError: no table of finite numbers of this width.
+        """
+        z = as_embeddings(embeddings, columns=self.proxies.shape[1]).float()
+        return self.scale * F.linear(F.normalize(z, dim=1), F.normalize(self.proxies, dim=1))
 
     def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> ObjectiveOutput:
         """Loss of a batch: embeddings float (B, D), labels int64 (B,) in 0 .. num_classes-1.
 
         Raises:
-            ShapeError: embeddings or labels of another shape or type.
+            ShapeError: embeddings or labels of another shape or type, or labels that are out of range.
+            SamplingError: the batch is empty.
         """
-        logits = self.logits(_checked(embeddings, labels))
+        z, labels = _checked(embeddings, labels, self.proxies.shape[1])
+        last = len(self.proxies) - 1
+        if not 0 <= int(labels.min()) <= int(labels.max()) <= last:
+            raise ShapeError(
+                f"Labels of a proxy objective must lie in 0..{last}, but {int(labels.min())}..{int(labels.max())} were "
+                "found; number the training classes from 0."
+            )
+        logits = self.logits(z)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
         accuracy = (logits.argmax(dim=1) == labels).float().mean()
         return ObjectiveOutput(loss, {"proxy_loss": loss.detach(), "proxy_accuracy": accuracy.detach()})
@@ -327,9 +381,7 @@ class SupConObjective(nn.Module):
 
     def __init__(self, temperature: float = 0.1) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise ConfigError(f"A supervised contrastive loss needs a positive temperature, not {temperature}.")
-        self.temperature = temperature
+        self.temperature = as_positive("A supervised contrastive loss needs a positive temperature: it", temperature)
 
     def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> ObjectiveOutput:
         """Loss of a batch: embeddings float (B, D), labels int64 (B,).
@@ -338,7 +390,8 @@ class SupConObjective(nn.Module):
             ShapeError: embeddings or labels of another shape or type.
             SamplingError: the batch has no positives or no negatives.
         """
-        unit = F.normalize(_checked(embeddings, labels), dim=1)
+        z, labels = _checked(embeddings, labels)
+        unit = F.normalize(z, dim=1)
         positive, _ = _pair_masks(labels)
         anchors = positive.any(dim=1)
         logits = unit @ unit.T / self.temperature
@@ -369,11 +422,8 @@ class ContrastiveObjective(nn.Module):
 
     def __init__(self, distance: str = "cosine", margin: float = 0.5) -> None:
         super().__init__()
-        if distance not in DISTANCES:
-            raise unknown("distance", distance, DISTANCES)
-        if not margin > 0:
-            raise ConfigError(f"A contrastive loss needs a positive margin, not {margin}.")
-        self.distance, self.margin = DISTANCES[distance], margin
+        self.distance = look_up("distance", distance, DISTANCES)
+        self.margin = as_positive("A contrastive loss needs a positive margin: it", margin)
 
     def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> ObjectiveOutput:
         """Loss of a batch: embeddings float (B, D), labels int64 (B,).
@@ -382,7 +432,8 @@ class ContrastiveObjective(nn.Module):
             ShapeError: embeddings or labels of another shape or type.
             SamplingError: the batch has no same or no different pairs.
         """
-        distance = self.distance(_checked(embeddings, labels))
+        z, labels = _checked(embeddings, labels)
+        distance = self.distance(z)
         same, different = _pair_masks(labels)
         count_same, count_different = same.sum(), different.sum()
         push = F.relu(self.margin - distance) * different
@@ -412,10 +463,14 @@ class PairObjective(nn.Module):
 
     Args:
         embedding_dim: D.
+
+    Raises:
+        ConfigError: no size of an embedding.
     """
 
     def __init__(self, embedding_dim: int) -> None:
         super().__init__()
+        embedding_dim = as_count("The size of an embedding", embedding_dim)
         self.head = nn.Linear(embedding_dim, 1)
         nn.init.constant_(self.head.weight, -4 / embedding_dim)
         nn.init.constant_(self.head.bias, 2)
@@ -429,8 +484,12 @@ class PairObjective(nn.Module):
         A sum of weighted absolute differences is an L1 distance of weighted features, once the features that speak
         for "same" and those that speak against it are kept apart; ``cdist`` needs no (B, B, D) tensor for it.
         A weight of exactly zero would get no gradient this way; none starts there.
+
+        Raises:
+            ShapeError: no table of finite numbers of this width.
         """
-        features, weight = self._features(embeddings), self.head.weight[0]
+        z = as_embeddings(embeddings, columns=self.head.in_features)
+        features, weight = self._features(z), self.head.weight[0]
         favourable, adverse = weight > 0, weight < 0
         total = self.head.bias
         for chosen, sign in ((favourable, 1), (adverse, -1)):
@@ -445,7 +504,8 @@ class PairObjective(nn.Module):
             ShapeError: embeddings or labels of another shape or type.
             SamplingError: the batch has no same or no different pairs.
         """
-        logits = self.all_logits(_checked(embeddings, labels))
+        z, labels = _checked(embeddings, labels, self.head.in_features)
+        logits = self.all_logits(z)
         same, different = _pair_masks(labels)
         same_share, different_share = (pairs.to(logits.dtype) / pairs.sum() for pairs in (same, different))
         weight = (same_share + different_share) / 2
@@ -460,7 +520,8 @@ class PairObjective(nn.Module):
             ShapeError: the two are not of one shape (N, D).
         """
         dim = self.head.in_features
-        if z1.ndim != 2 or z1.shape != z2.shape or z1.shape[1] != dim:
+        z1, z2 = (as_embeddings(z, f"The pair head compares two tensors (N, {dim}): they") for z in (z1, z2))
+        if z1.shape != z2.shape or z1.shape[1] != dim:
             raise ShapeError(
                 f"The pair head compares two tensors (N, {dim}), not {tuple(z1.shape)} and {tuple(z2.shape)}."
             )
@@ -574,9 +635,7 @@ class Term(Config):
         Raises:
             UnknownNameError: an objective that does not exist.
         """
-        if self.objective not in OBJECTIVE_FIELDS:
-            raise unknown("objective", self.objective, OBJECTIVE_FIELDS)
-        return {name: getattr(self, name) for name in OBJECTIVE_FIELDS[self.objective]}
+        return {name: getattr(self, name) for name in look_up("objective", self.objective, OBJECTIVE_FIELDS)}
 
 
 OBJECTIVES: dict[str, Callable[[Term, int, int], nn.Module]] = {
@@ -606,9 +665,13 @@ class WeightedSum(nn.Module):
 
     def __init__(self, terms: tuple[Term, ...], num_classes: int, embedding_dim: int) -> None:
         super().__init__()
+        terms = tuple(terms) if isinstance(terms, Iterable) else (terms,)
         for term in terms:
-            if term.objective not in OBJECTIVES:
-                raise unknown("objective", term.objective, OBJECTIVES)
+            if not isinstance(term, Term):
+                raise ConfigError(
+                    f"A sum of objectives takes terms, such as Term('triplet'), not a {type(term).__name__}."
+                )
+            look_up("objective", term.objective, OBJECTIVES)
         moments = {0.0, *(term.end for term in terms if term.end < 1)}
         if not all(any(term.active(moment) for term in terms) for moment in moments):
             raise ConfigError("Some part of the training has no active objective; check begin and end of the terms.")
@@ -621,7 +684,14 @@ class WeightedSum(nn.Module):
         self.objectives = nn.ModuleList(OBJECTIVES[t.objective](t, num_classes, embedding_dim) for t in terms)
 
     def forward(self, embeddings: torch.Tensor, labels: torch.Tensor, progress: float = 0.0) -> ObjectiveOutput:
-        """Weighted loss of the active terms; ``progress`` is the share of the training that is done."""
+        """Weighted loss of the active terms; ``progress`` is the share of the training that is done, 0 to 1, but not 1.
+
+        Raises:
+            ConfigError: the progress lies outside.
+            ShapeError, SamplingError, DivergedError: see the objectives.
+        """
+        if not 0 <= as_number("The progress", progress) < 1:
+            raise ConfigError(f"The progress of a training lies in [0, 1), not at {progress}.")
         losses: list[torch.Tensor] = []
         stats: dict[str, torch.Tensor] = {}
         for term, objective, suffix in zip(self.terms, self.objectives, self._suffixes, strict=True):
@@ -637,6 +707,13 @@ def embedding_spread(embeddings: torch.Tensor) -> float:
 
     One minus the squared length of the mean direction. Near zero means collapse: a triplet loss is then
     stuck at its margin, since all distances are equal.
+
+    Raises:
+        ShapeError: no table of finite numbers.
+        SamplingError: the batch is empty.
     """
-    directions = F.normalize(embeddings.detach().float(), dim=1)
+    z = as_embeddings(embeddings)
+    if not len(z):
+        raise SamplingError("The batch is empty, so it has no spread.")
+    directions = F.normalize(z.detach().float(), dim=1)
     return float(1 - directions.mean(dim=0).square().sum())
