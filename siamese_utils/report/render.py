@@ -273,7 +273,7 @@ def _align_columns(table: Tag) -> None:
             for row in [*header, *body]:
                 if len(row) == len(body[0]):
                     text = row[column].get_text()
-                    value = " value" if _NUMBER.fullmatch(text.strip()) else ""
+                    value = " value" if _NUMBER.fullmatch(text.strip()) or re.fullmatch(r"\S{,14}", text) else ""
                     row[column]["class"] = "words" if len(text) > 24 else f"words short{value}"
 
 
