@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 
 from siamese_utils.errors import ResultsError
 from siamese_utils.evaluation.estimates import Estimate, exact
-from siamese_utils.experiments import store
+from siamese_utils.experiments import plotting, store
 from siamese_utils.experiments.study import Study
-from siamese_utils.studies.recipe import findings
+from siamese_utils.studies.recipe import figures, findings
 from siamese_utils.studies.recipe.study import FEW_CLASSES, PRECISION, RECIPE_SEARCH
 from siamese_utils.studies.validation import trial_runs
 
@@ -33,6 +34,21 @@ def test_readings_are_differences_of_the_stored_trials(project: Path) -> None:
     table = findings.search_table().frame
     assert list(table.trial) == [name for name in trial_runs(RECIPE_SEARCH) if "half-hour" not in name]
     assert table.change[1] == "optimizer = adamw"
+
+
+def test_gains_are_against_the_trial_that_was_changed(project: Path) -> None:
+    for trial, accuracy in {"muon": 50.0, "adamw": 47.0, "long": 55.0, "long-crops": 54.9, "half-hour": 70.0}.items():
+        put(RECIPE_SEARCH, trial, 0, accuracy)
+    found = findings.search_gains()
+    assert found[["trial", "base"]].to_numpy().tolist() == [["long", "muon"], ["long-crops", "long"], ["adamw", "muon"]]
+    assert found.gain.tolist() == pytest.approx([5.0, -0.1, -3.0]) and found.ci95.tolist() == pytest.approx(
+        [0.18**0.5] * 3
+    )
+    shown = figures.search_figure()
+    assert shown.alt.endswith("long +5.0, long-crops -0.1, adamw -3.0.")
+    colours = {text.get_text(): text.get_color() for text in shown.figure.axes[0].texts}
+    assert colours == {"+5.0": plotting.GREEN, "-0.1": plotting.GREY, "-3.0": plotting.RED}
+    plt.close(shown.figure)
 
 
 def test_half_hours_are_told_as_far_as_they_are_stored(project: Path) -> None:

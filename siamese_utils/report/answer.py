@@ -382,7 +382,7 @@ ON_PAGE: dict[str, OnPage] = {
     "02_backbone_comparison": OnPage(encoders, "02_speed_accuracy"),
     "03_triplet_training": OnPage(told_apart, "03_similarities"),
     "03a_objectives": OnPage(objectives_compared, "03_objectives"),
-    "03b_recipe": OnPage(recipe_found, ""),
+    "03b_recipe": OnPage(recipe_found, "03_search"),
     "03c_ensembles": OnPage(several_networks, "03_ensembles"),
     "04_split_sweep": OnPage(growth, "04_growth"),
     "05_one_shot_evaluation": OnPage(named_from_one, "05_episode"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from siamese_utils.errors import ResultsError
@@ -123,6 +124,28 @@ def _values(study: Study, metric: str = "acc_5w1s") -> pd.Series:
     """A metric by trial; both studies have one seed."""
     table = study.table()
     return table[table.metric == metric].set_index("trial").value
+
+
+def search_gains() -> pd.DataFrame:
+    """What every trial of the search gains against the one that it was changed from, largest first.
+
+    Columns: ``trial``, ``base`` (``long`` for what was changed in it, otherwise ``muon``), ``gain`` and ``ci95``
+    (points of 5-way 1-shot accuracy; of two independent measurements).
+
+    Raises:
+        ResultsError: nothing is stored.
+    """
+    table = RECIPE_SEARCH.table()
+    stored = table[table.metric == "acc_5w1s"].set_index("trial")
+    rows = []
+    for run in _short_trials():
+        trial = str(run.key["trial"])
+        base = "long" if trial.startswith("long-") else "muon"
+        if trial != base and {trial, base} <= set(stored.index):
+            new, old = stored.loc[trial], stored.loc[base]
+            rows.append((trial, base, new.value - old.value, float(np.hypot(new.ci95, old.ci95))))
+    found = pd.DataFrame(rows, columns=["trial", "base", "gain", "ci95"])
+    return found.sort_values("gain", ascending=False, kind="stable", ignore_index=True)
 
 
 def search_reading() -> str:
