@@ -538,20 +538,27 @@ class RotationObjective(nn.Module):
     Args:
         embedding_dim: D.
         weight: factor of the loss.
+
+    Raises:
+        ConfigError: a size or a weight that is not positive.
     """
 
     def __init__(self, embedding_dim: int, weight: float = 1.0) -> None:
         super().__init__()
-        self.head = nn.Linear(embedding_dim, TURNS)
-        self.weight = weight
+        self.head = nn.Linear(as_count("The size of an embedding", embedding_dim), TURNS)
+        self.weight = as_positive("The weight", weight)
 
     def forward(self, embeddings: torch.Tensor, turns: torch.Tensor) -> ObjectiveOutput:
         """Weighted loss of a batch: embeddings float (B, D), quarter turns int64 (B,), 0 to 3.
 
         Raises:
-            ShapeError: embeddings or turns of another shape or type.
+            ShapeError: embeddings or turns of another shape or type, or other turns.
+            SamplingError: the batch is empty.
         """
-        logits = self.head(_checked(embeddings, turns))
+        z, turns = _checked(embeddings, turns, self.head.in_features)
+        if not 0 <= int(turns.min()) <= int(turns.max()) < TURNS:
+            raise ShapeError(f"Quarter turns are numbered 0 to {TURNS - 1}.")
+        logits = self.head(z)
         loss = F.cross_entropy(logits, turns)
         accuracy = (logits.argmax(dim=1) == turns).float().mean()
         return ObjectiveOutput(self.weight * loss, {"rotation_loss": loss.detach(), "rotation_accuracy": accuracy})
