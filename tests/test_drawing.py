@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
@@ -229,7 +229,9 @@ def test_nothing_drawn() -> None:
 @given(st.floats(0.15, 1.2), st.floats(-60, 60), st.floats(-30, 60), st.sampled_from([4.0, 8.0, 24.0]), st.booleans())
 def test_place_size_and_pen_hardly_matter(scale: float, dx: float, dy: float, width: float, reverse: bool) -> None:
     points = tuple((x * scale + dx + 70, y * scale + dy + 40) for x, y in HOOK)
-    moved = sketch(points[::-1] if reverse else points, width=min(width, 24 * scale))
+    pen = min(width, 24 * scale)
+    assume(all(pen / 2 <= place <= 400 - pen / 2 for point in points for place in point))  # on the page
+    moved = sketch(points[::-1] if reverse else points, width=pen)
     assert difference(sketch(HOOK), moved) < 0.25
     assert difference(sketch(HOOK), sketch(tuple((x, 400 - y) for x, y in HOOK))) > 0.4  # upside down does
 
