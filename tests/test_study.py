@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -247,6 +248,23 @@ def test_data_are_loaded_when_they_are_asked_for() -> None:
     assert (bench.load(loader, "a"), bench.load(loader, "a")) == ("A", "A") and calls == ["a"]
     given = Bench(given={(loader, "a"): "mine", (load_cifar100, "test"): "images"})
     assert given.at(None).load(loader, "a") == "mine" and given.test_set == "images" and calls == ["a"]
+
+
+def test_a_run_may_be_built_on_a_file_that_it_makes_itself(ground: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one does that trains a network only where it is missing."""
+    (run,) = runs("1", "0")
+    made = ground.with_name("network.bin")
+
+    def make_and_carry_out(run: Run, bench: Bench) -> Outcome:
+        made.write_bytes(b"trained")
+        return dataclasses.replace(carry_out(run, bench), checkpoint=None)
+
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("waits for itself") if seconds else None)
+    resting = dataclasses.replace(run, built_on=(made,))
+    for name, checkpoint in (("own", lambda run: made), ("beside", None)):
+        making = dataclasses.replace(FAKE, name=name, carry_out=make_and_carry_out, checkpoint=checkpoint)
+        made.unlink(missing_ok=True)
+        assert done(making, [resting]) == [run.label] and stored(making, resting) == "yes"
 
 
 def test_what_is_built_on_another_run_waits_for_it(ground: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -278,7 +278,8 @@ def select(study: Study, only: Iterable[str] = (), seeds: Iterable[int] = (), **
     planned = sorted({int(run.key["seed"]) for run in runs if "seed" in run.key})
     if strange := sorted(set(seeds) - set(planned)):
         raise ConfigError(
-            f"No run of {study.name} has the seed {strange[0]}; the seeds fixed beforehand are {planned}."
+            f"No run of {study.name} has the seed {strange[0]}; "
+            + (f"the seeds fixed beforehand are {planned}." if planned else "leave it out.")
         )
     wanted, some = set(only), set(seeds)
     return [
@@ -405,7 +406,9 @@ def _carry_out(study: Study, run: Run, bench: Bench) -> _Done:
         if not study.files_failures:
             return _Done(run, failure=str(error))
         outcome = Outcome({"failed": exact(1)}, record={"error": str(error)})
-    return _Done(run, outcome, computed_with, built_on)
+    # A file that was not there is made by the run itself, where it needs it first.
+    made = ground(run.built_on)
+    return _Done(run, outcome, computed_with, {name: built_on[name] or made[name] for name in made})
 
 
 def _carry_out_alone(study: Study, run: Run, bench: Bench) -> _Done:
@@ -488,8 +491,13 @@ def run_study(
 
 def _founded(study: Study, left: Sequence[Run]) -> list[Run]:
     """Those of the runs left that are built on none of the others: on a cluster, the others must wait for them."""
-    awaited = {study.checkpoint_path(run) for run in left}
-    return [run for run in left if not awaited & set(run.built_on)]
+    awaited = {run.label: study.checkpoint_path(run) for run in left}
+
+    def waits(run: Run) -> bool:
+        own = awaited[run.label]  # what a run makes itself, or shares with the others, is nothing to wait for
+        return bool({path for path in awaited.values() if path != own} & set(run.built_on))
+
+    return [run for run in left if not waits(run)]
 
 
 def _attempts(
