@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -15,9 +12,8 @@ from siamese_utils.encoders.checkpoints import load_encoder
 from siamese_utils.encoders.classify import classify_folder
 from siamese_utils.errors import ConfigError, SiameseError
 from siamese_utils.evaluation.protocol import METRICS, SplitEvaluation
-from siamese_utils.experiments import plan as planning
-from siamese_utils.experiments.study import Bench, Rows, Run, Study, run_study, select
-from siamese_utils.studies import STUDIES, all_studies, study
+from siamese_utils.experiments.study import Bench, run_study
+from siamese_utils.studies import all_studies, commands
 from siamese_utils.studies.splits.findings import stored_evaluation
 from siamese_utils.studies.splits.study import SPLIT_SWEEP, checkpoint_path, reevaluate, split_run
 from siamese_utils.system import project
@@ -36,7 +32,7 @@ def main() -> None:
     """Run the command line; an error the user can act on is one sentence and exit code 1."""
     never_refuse(sys.stdout, sys.stderr)
     try:
-        _add_commands(next((word for word in sys.argv[1:] if not word.startswith("-")), ""))
+        commands.add_commands(app, next((word for word in sys.argv[1:] if not word.startswith("-")), ""))
         app()
     except SiameseError as error:
         say(f"Error: {printable(error)}", err=True)
@@ -77,22 +73,6 @@ def train(
     for _ in run_study(SPLIT_SWEEP, [run], Bench(device), again=again):
         pass
     _print(stored_evaluation(run))
-
-
-@app.command("encoder-speed")
-def encoder_speed(
-    rounds: Annotated[int, typer.Option(help="How often every encoder is timed; the median counts.")] = 3,
-) -> None:
-    """Measure how fast every encoder learns on one core, and what it could learn from in the minutes of the study."""
-    from siamese_utils.studies.networks import speed as module
-    from siamese_utils.studies.networks import study as compared
-
-    config = compared.ENCODERS_EQUAL_TIME.runs()[0].config
-    speeds = module.measure_speeds(list(compared.IMAGES_IN_TIME), config, rounds=rounds)
-    module.store_speeds(speeds)
-    say(speeds[["encoder", "side", "images_per_second", "spread"]].to_string(index=False))
-    images = module.images_in(speeds, compared.EQUAL_MINUTES, config, list(compared.IMAGES_IN_TIME))
-    say(f"Images in {compared.EQUAL_MINUTES:g} minutes:\n{module.written_down(images)}")
 
 
 @app.command()
@@ -192,178 +172,17 @@ def readme(
         say(f"Links lead to {links.Repository.of(root).url}; {len(linked)} files have changed.")
 
 
-def _print(evaluation: SplitEvaluation) -> None:
-    for name, estimate in evaluation.metrics.items():
-        say(f"{name:<24} {estimate!s:>15}   {METRICS[name]}")
-    say(f"threshold on the cosine similarity: {evaluation.threshold:.3f}")
-
-
-# ------------------------------------------------------------------------------------- commands of studies
-
-Only = Annotated[list[str] | None, typer.Option(help="A run alone, by a value of its key; may be repeated.")]
-Seed = Annotated[list[int] | None, typer.Option(help="A seed alone; may be repeated.")]
-Plan = Annotated[bool, typer.Option("--plan", help="Print what would be done, with minutes, and stop.")]
-Again = Annotated[bool, typer.Option("--again", help="Replace what other settings have made.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-Scheduler = Annotated[str | None, typer.Option(help="Address of a Dask scheduler, tcp://…")]
-
-
-@app.command("study")
-def run_by_name(
-    name: Annotated[str, typer.Argument(help="A name that `studies` lists, for example recipe_search.")],
-    only: Only = None,
-    seed: Seed = None,
-    plan: Plan = False,
-    again: Again = False,
-    device: Device = "auto",
-    scheduler: Scheduler = None,
-) -> None:
-    """Carry out the runs of a study that are not stored yet; started again after a kill, it goes on."""
-    _run(study(name), only, seed, plan, again, device, scheduler)
+app.command("study")(commands.run_by_name)
 
 
 @app.command()
 def studies() -> None:
     """List the studies, and the question that each answers."""
-    for name in STUDIES:
-        say(f"{name:<24} {study(name).question}")
+    for one in all_studies():
+        say(f"{one.name:<24} {one.question}")
 
 
-@app.command()
-def imprint(
-    config: Annotated[Path | None, typer.Option(help="The configuration, YAML; the stored one if left out.")] = None,
-    base_only: Annotated[bool, typer.Option("--base-only", help="Train the base network, measure nothing.")] = False,
-    trials: Annotated[bool, typer.Option("--trials", help="The trials by which the settings were chosen.")] = False,
-    moved: Annotated[bool, typer.Option("--moved", help="The part in which the encoder moves.")] = False,
-    moved_config: Annotated[Path | None, typer.Option(help="Its configuration.")] = None,
-    only_shots: Annotated[list[int] | None, typer.Option(help="With --moved: these shots alone; repeat.")] = None,
-    only: Only = None,
-    plan: Plan = False,
-    again: Again = False,
-    device: Device = "auto",
-    scheduler: Scheduler = None,
-) -> None:
-    """Teach a trained network more classes from a few shots; started again after a kill, it goes on."""
-    from siamese_utils.studies.imprinting import base, settings  # needed here alone
-
-    if base_only:
-        base.base_network(settings.ImprintingConfig.from_yaml(config or settings.WHOLE).base, Bench(device))
-        return
-    asked = study("imprinting" + "_moved" * moved + "_trials" * trials)
-    given = {"config": config, "moved_config": moved_config, "only_shots": only_shots}
-    options = {name: value for name, value in given.items() if value}
-    if strange := sorted(set(options) - set(inspect.signature(asked.runs).parameters)):
-        raise ConfigError(f"--{strange[0].replace('_', '-')} does not go with {asked.name}; leave it out.")
-    _run(asked, only, None, plan, again, device, scheduler, options)
-
-
-def _run(
-    asked: Study,
-    only: list[str] | None,
-    seed: list[int] | None,
-    plan: bool,
-    again: bool,
-    device: str,
-    scheduler: str | None,
-    options: Mapping[str, Any] | None = None,
-) -> None:
-    runs = select(asked, only or (), seed or (), **(options or {}))
-    if plan:
-        table = planning.plan(asked, runs, planning.rate(asked, runs, typer.echo))
-        left = table[table.stored != "yes"]
-        say(table.to_string(index=False, formatters={"minutes": "{:.0f}".format}))
-        say(f"{len(left)} of {len(runs)} runs to do, about {left.minutes.sum() / 60:.1f} hours.")
-        return
-    done: dict[str, Rows] = {}
-    for run, rows in run_study(asked, runs, Bench(device), again=again, scheduler=scheduler):
-        done[run.label] = rows
-        _tell(asked, run, rows)
-    for run in runs:
-        if run.label not in done:
-            say(f"{run.label}: stored")
-
-
-def _tell(asked: Study, run: Run, rows: Rows) -> None:
-    if not isinstance(rows, Mapping):
-        say(rows.to_string(index=False))
-        return
-    for name, estimate in rows.items():
-        say(f"{run.label:<24} {name:<28} {estimate!s:>15}   {asked.metrics.get(name, '')}")
-
-
-@dataclass(frozen=True)
-class Command:
-    """A study's own command.
-
-    Attributes:
-        study: its name.
-        parts: flags that choose another study instead, such as ``{"trials": "drawing_trials"}``.
-        argument: name of a positional argument that chooses runs as ``--only`` does; empty for none.
-    """
-
-    study: str
-    parts: Mapping[str, str] = field(default_factory=dict)
-    argument: str = ""
-
-
-COMMANDS: dict[str, Command] = {
-    "sweep": Command("split_sweep"),
-    "cifar-fs": Command("cifar_fs"),
-    "ensemble": Command("ensembles", argument="task"),
-    "triplet-systems": Command("triplet_systems"),
-    "training-time": Command("training_time"),
-    "classes-or-images": Command("classes_or_images"),
-    "drawing": Command("drawing", parts={"trials": "drawing_trials"}),
-    "faces": Command("faces", {"trials": "face_trials", "grid": "face_grid"}),
-}
-
-
-def _add(name: str, command: Command) -> None:
-    """Make a command whose options are those of every study, its parts, and the parameters of its ``runs``."""
-    own = [study(command.study), *map(study, command.parts.values())]
-    signatures = [inspect.signature(one.runs, eval_str=True) for one in own]
-    options = {key: value for signature in signatures for key, value in signature.parameters.items()}
-
-    def call(**given: Any) -> None:
-        chosen = [part for part in command.parts if given.pop(part)]
-        if len(chosen) > 1:
-            raise ConfigError(f"Choose --{chosen[0]} or --{chosen[1]}; each is a study of its own.")
-        asked = study(command.parts[chosen[0]]) if chosen else study(command.study)
-        if command.argument:
-            given["only"] = [given.pop(command.argument)]
-        taken = inspect.signature(asked.runs).parameters
-        asked_for = {key: given.pop(key) for key in options}
-        changed = {key: value for key, value in asked_for.items() if value != options[key].default}
-        if strange := sorted(set(changed) - set(taken)):
-            raise ConfigError(f"--{strange[0].replace('_', '-')} does not go with {asked.name}; leave it out.")
-        seed = None if "seed" in options else given.pop("seed")
-        _run(asked, seed=seed, **given, options=changed)
-
-    common = inspect.signature(run_by_name, eval_str=True).parameters
-    parameters = [value for key, value in common.items() if key != "name" and key not in options]
-    parameters += [
-        inspect.Parameter(
-            part,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=False,
-            annotation=Annotated[bool, typer.Option(f"--{part}", help=study(other).question)],
-        )
-        for part, other in command.parts.items()
-    ]
-    if command.argument:
-        kind = Annotated[str, typer.Argument(help="Which of them.")]
-        parameters = [value for value in parameters if value.name != "only"]
-        parameters.append(inspect.Parameter(command.argument, inspect.Parameter.KEYWORD_ONLY, annotation=kind))
-    call.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [value.replace(kind=inspect.Parameter.KEYWORD_ONLY) for value in (*parameters, *options.values())]
-    )
-    call.__doc__ = f"{own[0].question}\n\nStarted again after a kill, it goes on."
-    app.command(name)(call)
-
-
-def _add_commands(asked: str) -> None:
-    """Make the command that is asked for, or all of them for the help: making one imports its study."""
-    known = {one.name or one.callback.__name__ for one in app.registered_commands if one.callback}
-    for name in COMMANDS if asked not in {*COMMANDS, *known} else {asked} & set(COMMANDS):
-        if name not in known:
-            _add(name, COMMANDS[name])
+def _print(evaluation: SplitEvaluation) -> None:
+    for name, estimate in evaluation.metrics.items():
+        say(f"{name:<24} {estimate!s:>15}   {METRICS[name]}")
+    say(f"threshold on the cosine similarity: {evaluation.threshold:.3f}")

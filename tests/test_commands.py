@@ -10,12 +10,25 @@ from pathlib import Path
 import pytest
 from fake_study import FAKE, log
 
-from siamese_utils import cli
-from siamese_utils.cli import COMMANDS, Command
-from siamese_utils.experiments.study import Study
-from siamese_utils.studies import STUDIES
+from siamese_utils import cli, studies
+from siamese_utils.experiments.study import Bench, Study
+from siamese_utils.studies import STUDIES, commands
+from siamese_utils.studies.commands import COMMANDS, Command
 
 OTHER = dataclasses.replace(FAKE, name="other", question="And a second one?", runs=lambda: FAKE.runs(sides="3"))
+
+
+INSTEAD = {"only_ground": "here:level"}
+
+
+def level(bench: Bench, shape: str = "square") -> None:
+    """Level the ground."""
+    print(f"levelled for {shape} on {bench.device}")
+
+
+def ruler(centimetres: int = 30) -> None:
+    """Draw a line."""
+    print(f"{centimetres} cm")
 
 
 @pytest.fixture
@@ -25,12 +38,18 @@ def run(
     """A command line that knows two fake studies; gives exit code and all that was printed."""
     (project / "results" / "ground.txt").write_text("firm")
     known: dict[str, Study] = {"fake": FAKE, "other": OTHER}
-    monkeypatch.setattr(cli, "study", known.__getitem__)
-    monkeypatch.setattr(cli, "STUDIES", dict.fromkeys(known))
+    monkeypatch.setattr(studies, "study", known.__getitem__)
+    monkeypatch.setattr(studies, "STUDIES", dict.fromkeys(known))
+    monkeypatch.setattr(studies, "load", {"here:level": level, "here:ruler": ruler}.__getitem__)
     monkeypatch.setattr(
-        cli,
+        commands,
         "COMMANDS",
-        {"squares": Command("fake", parts={"second": "other"}), "square-of": Command("fake", argument="which")},
+        {
+            "squares": Command("fake", {"second": "other", "third": "other", "second third": "fake"}, INSTEAD),
+            "circles": Command("fake", {"second": "other", "third": "other"}),
+            "square-of": Command("fake", argument="which"),
+            "ruler": Command("here:ruler"),
+        },
     )
     before = list(cli.app.registered_commands)
 
@@ -73,6 +92,20 @@ def test_a_part_is_a_study_of_its_own(run: Callable[..., tuple[int, str]]) -> No
     assert code == 1 and "--sides does not go with other; leave it out." in printed
 
 
+def test_flags_go_together_where_a_study_is_named_for_them(run: Callable[..., tuple[int, str]]) -> None:
+    assert run("squares", "--third", "--second", "--sides", "4", "--draws", "0")[0] == 0 and log() == ["side4-seed0"]
+    code, printed = run("circles", "--second", "--third")
+    assert code == 1 and "Choose --second or --third; each is a study of its own." in printed
+
+
+def test_a_flag_or_a_command_may_be_a_function(run: Callable[..., tuple[int, str]]) -> None:
+    assert run("squares", "--only-ground", "--shape", "round", "--device", "cpu") == (0, "levelled for round on cpu\n")
+    code, printed = run("squares", "--only-ground", "--sides", "4")
+    assert code == 1 and "--sides does not go with --only-ground; leave it out." in printed and not log()
+    assert "Level the ground." in run("squares", "--help")[1]
+    assert run("ruler", "--centimetres", "20") == (0, "20 cm\n")
+
+
 def test_an_argument_chooses_runs(run: Callable[..., tuple[int, str]]) -> None:
     assert run("square-of", "2")[0] == 0 and log() == ["side2-seed0", "side2-seed1"]
     code, printed = run("square-of", "7")
@@ -93,4 +126,6 @@ def test_studies_are_listed_with_their_questions(run: Callable[..., tuple[int, s
 
 def test_every_command_names_studies_of_the_registry() -> None:
     for command in COMMANDS.values():
-        assert {command.study, *command.parts.values()} <= set(STUDIES)
+        named = {command.study, *command.parts.values(), *command.instead.values()}
+        assert {name for name in named if ":" not in name} <= set(STUDIES)
+        assert all(callable(studies.load(name)) for name in named if ":" in name)

@@ -16,6 +16,7 @@ from siamese_utils import cli
 from siamese_utils.data.images import ImageSet
 from siamese_utils.experiments.study import Bench, run_study, stored
 from siamese_utils.studies import STUDIES
+from siamese_utils.studies.commands import add_commands
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -42,7 +43,7 @@ def anchors(page: Path) -> set[str]:
 def commands() -> Iterator[dict[str, Any]]:
     """What the command line knows, by name."""
     before = list(cli.app.registered_commands)
-    cli._add_commands("")
+    add_commands(cli.app)
     group: Any = typer.main.get_command(cli.app)
     yield group.commands
     cli.app.registered_commands[:] = before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -18,7 +19,8 @@ from siamese_utils.data.images import ImageSet
 from siamese_utils.encoders.checkpoints import load_encoder, save_encoder
 from siamese_utils.errors import ConfigError
 from siamese_utils.experiments import store
-from siamese_utils.experiments.study import Bench, Run, complete, run_study, stored
+from siamese_utils.experiments.study import Bench, Run, Study, complete, run_study, stored
+from siamese_utils.studies import commands
 from siamese_utils.studies.imprinting import base, findings, methods, moved, settings, study
 from siamese_utils.studies.imprinting.settings import ImprintingConfig, MovedConfig
 from siamese_utils.studies.imprinting.study import IMPRINTING_MOVED, IMPRINTING_MOVED_TRIALS
@@ -164,7 +166,12 @@ def test_settings_are_tried_on_stand_ins_alone(
 
 def test_the_command_runs_what_the_files_say(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(cli, "_run", lambda *given: asked.append((given[0].name, given[0].runs(**given[-1]))))
+
+    def note(study: Study, options: dict[str, Any], **rest: object) -> None:
+        asked.append((study.name, study.runs(**options)))
+
+    monkeypatch.setattr(commands, "_run", note)
+    commands.add_commands(cli.app, "imprint")
     small = {"classes": 2, "shot_sets": 1, "few": dataclasses.asdict(QUICK), "joint": dataclasses.asdict(QUICK)}
     other = dataclasses.replace(TWO, base=settings.BaseConfig(seed=1))
     for name, content in (("whole", other.to_json()), ("part", small)):

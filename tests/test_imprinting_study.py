@@ -22,6 +22,7 @@ from siamese_utils.errors import ConfigError, SamplingError, SplitError
 from siamese_utils.experiments import store
 from siamese_utils.experiments.audit import audit
 from siamese_utils.experiments.study import Bench, complete, run_study, stored
+from siamese_utils.studies import commands
 from siamese_utils.studies.imprinting import base, findings, methods, settings, study
 from siamese_utils.studies.imprinting.base import Parts, base_checkpoint, base_network, draw_shots, groups, parts_of
 from siamese_utils.studies.imprinting.methods import Space, measure, novel_at_losses, over_clusters, spaces_of
@@ -253,7 +254,8 @@ def test_the_command_runs_what_the_file_says(
     project: Path, tiny_imprinting: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(tiny_imprinting, project, dirs_exist_ok=True)
-    monkeypatch.setattr(cli, "Bench", lambda device: bench)
+    monkeypatch.setattr(commands, "Bench", lambda device: bench)
+    commands.add_commands(cli.app, "imprint")
     small = dataclasses.replace(SMALL, shots=(2,), shot_sets=2, novel_classes=2, at_once=(1,))
     path = project / "small.yaml"
     path.write_text(yaml.safe_dump(small.to_json()))

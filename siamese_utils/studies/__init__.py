@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 from siamese_utils.errors import unknown
 from siamese_utils.experiments.study import Study
@@ -44,8 +45,13 @@ def study(name: str) -> Study:
     """
     if name not in STUDIES:
         raise unknown("study", name, STUDIES)
-    module, _, attribute = STUDIES[name].partition(":")
-    return getattr(import_module(f"{__name__}.{module}"), attribute)
+    return load(STUDIES[name])
+
+
+def load(place: str) -> Any:
+    """What ``module:name`` below this package names."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(f"{__name__}.{module}"), name)
 
 
 def all_studies() -> list[Study]:

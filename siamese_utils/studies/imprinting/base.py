@@ -18,7 +18,7 @@ from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import CheckpointError, SamplingError, SplitError
 from siamese_utils.experiments import store
 from siamese_utils.experiments.study import Bench, training_record
-from siamese_utils.studies.imprinting.settings import BaseConfig, ImprintingConfig
+from siamese_utils.studies.imprinting.settings import WHOLE, BaseConfig, ImprintingConfig
 from siamese_utils.studies.splits.study import checkpoint_path
 from siamese_utils.system.project import project_root, results_dir
 from siamese_utils.system.provenance import provenance
@@ -57,6 +57,11 @@ def base_network(config: BaseConfig, bench: Bench) -> Encoder:
     store.store_json("imprinting-base", {**source, **training_record(trained), "provenance": computed_with})
     shutil.rmtree(folder, ignore_errors=True)
     return load_encoder(path)
+
+
+def train_base(bench: Bench, config: Path = WHOLE) -> None:
+    """Train the base network of a configuration, and measure nothing."""
+    base_network(ImprintingConfig.from_yaml(config).base, bench)
 
 
 # --- images ---------------------------------------------------------------------------------------

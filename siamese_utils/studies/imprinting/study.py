@@ -14,10 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 import torch
+import typer
 
 from siamese_utils.data.cifar import CIFAR100_CLASSES
 from siamese_utils.data.images import ImageSet
@@ -43,10 +44,12 @@ from siamese_utils.studies.imprinting.settings import MOVED, WHOLE, BaseConfig, 
 from siamese_utils.studies.imprinting.tuning import TuningConfig
 from siamese_utils.system.project import results_dir
 
+Whole = Annotated[Path, typer.Option(help="The configuration, YAML.", show_default="the stored one")]
+
 # --- an encoder that stays ------------------------------------------------------------------------
 
 
-def runs(config: Path = WHOLE) -> list[Run]:
+def runs(config: Whole = WHOLE) -> list[Run]:
     """The one run that fills the three tables."""
     return [whole_run(ImprintingConfig.from_yaml(config))]
 
@@ -114,7 +117,11 @@ ALL_IMAGES = 500  # of a class, in CIFAR-100's training part
 # --- an encoder that moves ------------------------------------------------------------------------
 
 
-def moved_runs(config: Path = WHOLE, moved_config: Path = MOVED, only_shots: Sequence[int] = ()) -> list[Run]:
+def moved_runs(
+    config: Whole = WHOLE,
+    moved_config: Annotated[Path, typer.Option(help="That of --moved alone.", show_default="the stored one")] = MOVED,
+    only_shots: Annotated[list[int] | None, typer.Option(help="With --moved: these shots alone; repeat.")] = None,
+) -> list[Run]:
     """One class added from one set of shots; with the first set all images of the class as well.
 
     Raises:
@@ -122,11 +129,11 @@ def moved_runs(config: Path = WHOLE, moved_config: Path = MOVED, only_shots: Seq
     """
     study, part = ImprintingConfig.from_yaml(config), MovedConfig.from_yaml(moved_config)
     planned = (*study.shots, ALL_IMAGES)
-    if strange := [count for count in only_shots if count not in planned]:
+    if strange := [count for count in only_shots or () if count not in planned]:
         raise ConfigError(f"--only-shots takes {', '.join(map(str, planned))}, not {strange[0]}.")
     novel = class_split(study.base.split, study.base.draw).unseen
     names = [CIFAR100_CLASSES[label] for label in chosen_classes(novel, part.classes, study.base.seed)]
-    return planned_runs(study, part, names, images_a_class=ALL_IMAGES, only_shots=only_shots)
+    return planned_runs(study, part, names, images_a_class=ALL_IMAGES, only_shots=only_shots or ())
 
 
 def planned_runs(
@@ -265,12 +272,12 @@ MOVED_TRIALS = (
 )
 
 
-def trial_runs(config: Path = WHOLE) -> list[Run]:
+def trial_runs(config: Whole = WHOLE) -> list[Run]:
     """Every setting of ``TRIALS``, with all numbers of shots."""
     return [trial_run(trial, ImprintingConfig.from_yaml(config)) for trial in TRIALS]
 
 
-def moved_trial_runs(config: Path = WHOLE) -> list[Run]:
+def moved_trial_runs(config: Whole = WHOLE) -> list[Run]:
     """Every setting of ``MOVED_TRIALS``, with its numbers of shots."""
     return [trial_run(trial, ImprintingConfig.from_yaml(config)) for trial in MOVED_TRIALS]
 

@@ -11,21 +11,25 @@ import dataclasses
 import io
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
 import torch
+import typer
 from tqdm.auto import tqdm
 
 from siamese_utils.errors import ConfigError, ResultsError
 from siamese_utils.experiments import store as results
+from siamese_utils.studies.networks.study import ENCODERS_EQUAL_TIME, EQUAL_MINUTES, IMAGES_IN_TIME
 from siamese_utils.system import project
 from siamese_utils.system.devices import processor_and_precision
 from siamese_utils.system.files import locked, write_text_atomically
 from siamese_utils.system.provenance import git_commit
+from siamese_utils.system.text import say
 from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.loop import Learner, step
 
@@ -217,6 +221,15 @@ def images_in(table: pd.DataFrame, minutes: float, config: TrainConfig, encoders
     return found
 
 
-def written_down(images: Mapping[str, int]) -> str:
-    """Numbers of images in the form in which ``study.IMAGES_IN_TIME`` holds them."""
-    return "\n".join(f'    "{encoder}": {count:_},' for encoder, count in images.items())
+def encoder_speed(
+    rounds: Annotated[int, typer.Option(help="How often every encoder is timed; the median counts.")] = 3,
+) -> None:
+    """Measure how fast every encoder learns on one core, and what it could learn from in the minutes of the study."""
+    config, encoders = ENCODERS_EQUAL_TIME.runs()[0].config, list(IMAGES_IN_TIME)
+    speeds = measure_speeds(encoders, config, rounds=rounds)
+    store_speeds(speeds)
+    say(speeds[["encoder", "side", "images_per_second", "spread"]].to_string(index=False))
+    images = images_in(speeds, EQUAL_MINUTES, config, encoders)
+    say(f"Images in {EQUAL_MINUTES:g} minutes:")
+    for encoder, count in images.items():  # in the form in which ``IMAGES_IN_TIME`` holds them
+        say(f'    "{encoder}": {count:_},')
