@@ -6,10 +6,11 @@ The calls most people need are here; everything else is in the modules, whose na
 import sys
 
 from siamese_utils.data.cifar import load_cifar10, load_cifar100
+from siamese_utils.data.image_files import load_image
 from siamese_utils.data.load import load_images
 from siamese_utils.encoders import imprinting
 from siamese_utils.encoders.checkpoints import load_encoder, save_encoder
-from siamese_utils.encoders.classify import OneShotClassifier, classify_folder, load_image
+from siamese_utils.encoders.classify import OneShotClassifier, classify_folder
 from siamese_utils.encoders.encoder import Encoder, Ensemble
 from siamese_utils.encoders.imprinting import CosineClassifier
 from siamese_utils.errors import SiameseError

@@ -124,10 +124,13 @@ def classify(
     queries: Annotated[list[Path], typer.Argument(help="Images to classify, or folders of images.")],
     checkpoint: Annotated[Path | None, typer.Option(help="Encoder to use; the stored 90-10 one if left out.")] = None,
     csv: Annotated[bool, typer.Option(help="Print all similarities as CSV.")] = False,
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read, and list them.")
+    ] = False,
 ) -> None:
     """Recognise your own classes from one example each."""
     encoder = load_encoder(checkpoint or checkpoint_path("90-10", 0))
-    table = classify_folder(encoder, support, queries)
+    table = classify_folder(encoder, support, queries, skip_unreadable)
     if csv:
         say(table.to_csv(index=False, float_format="%.4f", lineterminator="\n"), nl=False)
         return

@@ -17,6 +17,23 @@ class DataError(SiameseError, ValueError):
     """A data set, image file or image folder is missing, damaged or not what it should be."""
 
 
+class ImageError(DataError):
+    """An image file that cannot be read.
+
+    Args:
+        fault: which file, and what is wrong with it.
+        advice: what to do.
+    """
+
+    def __init__(self, fault: str, advice: str) -> None:
+        super().__init__(fault, advice)
+        self.fault = fault
+        self.advice = advice
+
+    def __str__(self) -> str:
+        return f"{self.fault}; {self.advice}."
+
+
 class SplitError(SiameseError, ValueError):
     """A class split that does not exist or cannot be made."""
 

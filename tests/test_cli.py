@@ -133,6 +133,9 @@ def test_classify_errors(run: Run, folders: tuple[Path, Path], checkpoint: Path,
     check_error(run("classify", support, queries / "none.png", *option), "no image file", "none.png")
     (queries / "a.png").write_bytes(b"not an image")
     check_error(run("classify", support, queries, *option), "a.png is not a readable image")
+    check_error(run("classify", support, queries, *option), "1 of 4 queries cannot be read", "--skip-unreadable")
+    code, out, _ = run("classify", support, queries, *option, "--skip-unreadable")
+    assert code == 0 and out.count("\n") == 3 and "a.png" not in out
     (support / "empty").mkdir()
     check_error(run("classify", support, queries, *option), "holds no image", "empty")
     checkpoint.write_bytes(b"not a checkpoint")

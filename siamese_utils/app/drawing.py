@@ -26,11 +26,12 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError, WrapValidator
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from siamese_utils.app.examples import CANVAS
+from siamese_utils.data.image_files import on_paper, opened, read_image
 from siamese_utils.data.symbols import SIDE, as_images, canonical_symbol
 from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder
 from siamese_utils.encoders.classify import OneShotClassifier
@@ -46,7 +47,6 @@ MAX_EXAMPLES = 10  # of one symbol
 MAX_NAME = 30  # characters
 MAX_UPLOAD = 10_000_000  # bytes of an image file
 MAX_PIXELS = 50_000_000  # of an uploaded image
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 
 _RENDERED = 256  # pixels of a rendered drawing's longer side
 _UPLOADED = 360  # pixels of an uploaded symbol's longer side, on a canvas of 400
@@ -258,7 +258,7 @@ def read_upload(data: bytes) -> bytes:
     in the middle of a canvas.
 
     Args:
-        data: the file, PNG, JPEG, WebP, GIF or BMP.
+        data: the file, of any format that Pillow decodes.
 
     Returns:
         a PNG of 400 by 400 pixels, black, whose alpha channel is the ink: it can be shown on paper of any colour.
@@ -295,42 +295,18 @@ def read_upload(data: bytes) -> bytes:
 
 
 def _grey(data: bytes) -> Image.Image:
-    """The file as a grey image of at most 800 pixels, upright, transparent parts white."""
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-            width, height = opened.size
-            if width * height > MAX_PIXELS:
-                raise DataError(
-                    f"The image has {width} × {height} pixels, more than {MAX_PIXELS // 1_000_000} million; "
-                    "make it smaller and upload it again."
-                )
-            opened.draft("L", (1600, 1600))  # a JPEG is decoded at a fraction of its size
-            upright = ImageOps.exif_transpose(opened)
-            if upright.mode.startswith("I;16"):  # Pillow would clip 16-bit grey at 255
-                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-            image = upright.convert("RGBA")
-    except Image.DecompressionBombError as error:
-        raise DataError(
-            f"The image has more than {MAX_PIXELS // 1_000_000} million pixels; make it smaller and upload it again."
-        ) from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, OverflowError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError("This file is not an image that can be read; upload a PNG, JPEG, WebP, GIF or BMP.") from error
+    """The file as a grey image of at most 800 pixels, upright, transparent parts white, or black under white ink."""
+    says, advice = "is not an image that can be read", "upload a PNG, JPEG, WebP, GIF or BMP"
+    image = read_image(data, "This file", CANVAS, advice, grey=True, says=says, limit=MAX_PIXELS)
     image.thumbnail((800, 800), Image.Resampling.BOX)
-    paper = Image.new("RGBA", image.size, "white")
-    paper.alpha_composite(image)
-    return paper.convert("L")
+    return on_paper(image).convert("L")
 
 
 def _read_picture(data: bytes) -> Image.Image:
     """The ink of what ``read_upload`` made, after its way through the browser."""
-    try:
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-            if image.size == (CANVAS, CANVAS) and image.mode == "LA":
-                return image.getchannel("A")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise DataError("The uploaded picture of a drawing is not readable; upload it again.") from error
+    with opened(data, "The uploaded picture of a drawing", "upload it again", formats=("PNG",)) as image:
+        if image.size == (CANVAS, CANVAS) and image.mode == "LA":
+            return image.getchannel("A")
     raise DataError("The uploaded picture of a drawing is not one that this page made; upload it again.")
 
 

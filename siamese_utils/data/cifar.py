@@ -10,7 +10,6 @@ https://www.cs.toronto.edu/~kriz/cifar.html
 
 from __future__ import annotations
 
-import io
 import os
 import pickle
 import re
@@ -22,9 +21,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 
 from siamese_utils.data import sources
+from siamese_utils.data.image_files import is_litter, opened
 from siamese_utils.data.images import PARTS, ImageSet, Part, canonical_order, check_part
 from siamese_utils.data.sources import checksum
 from siamese_utils.errors import DataError
@@ -286,7 +285,9 @@ def _columns_of(file: Path) -> set[str] | None:
 
 def _holds_classes(cifar: Cifar, folder: Path) -> bool:
     """Whether a folder's sub-folders are the data set's classes; a few of its names are anybody's."""
-    found = [_class_of_folder(cifar, entry.name) is not None for entry in _subfolders(folder) if entry.name[0] != "."]
+    found = [
+        _class_of_folder(cifar, entry.name) is not None for entry in _subfolders(folder) if not is_litter(entry.name)
+    ]
     known = sum(found)
     return 2 * known >= len(cifar.classes) and 2 * known > len(found)
 
@@ -454,7 +455,7 @@ def _read_parquet(cifar: Cifar, path: Path, part: Part) -> tuple[np.ndarray, np.
 def _image_files(cifar: Cifar, path: Path, part: Part) -> list[tuple[Path, int]]:
     """Return (file, label) for every image below ``path/part``, in alphabetical order."""
     root = path / part
-    labels = {p: _class_of_folder(cifar, p.name) for p in _subfolders(root) if p.name[0] != "."}
+    labels = {p: _class_of_folder(cifar, p.name) for p in _subfolders(root) if not is_litter(p.name)}
     strange = sorted(folder.name for folder, label in labels.items() if label is None)
     missing = sorted(set(cifar.classes) - {cifar.classes[n] for n in labels.values() if n is not None})
     if missing or strange:
@@ -467,7 +468,7 @@ def _image_files(cifar: Cifar, path: Path, part: Part) -> list[tuple[Path, int]]
         for folder, label in sorted(labels.items())
         if label is not None
         for name in sorted(os.listdir(folder))
-        if name[0] != "."
+        if not is_litter(name)
     ]
 
 
@@ -496,22 +497,12 @@ def _decode_all(cifar: Cifar, encoded: Iterable[tuple[bytes | Path, str]], count
 
 def _decode(cifar: Cifar, data: bytes | Path, name: str) -> np.ndarray:
     """Decode one image by its content, whatever its file name says: uint8 (32, 32, 3)."""
-    try:
-        with _open_image(data.read_bytes() if isinstance(data, Path) else data) as image:
-            mode, size = image.mode, image.size
-            pixels = image.tobytes()
-    except Exception as error:  # Pillow raises errors of many types for damaged files
-        raise DataError(f"{name} is not a readable image: delete it and download it again.") from error
+    with opened(data, name, "delete it and download it again") as image:
+        mode, size = image.mode, image.size
+        pixels = image.tobytes()
     if mode != "RGB" or size != (_SIZE, _SIZE):
         kind = {"L": "grey", "RGB": "RGB"}.get(mode, f"of mode {mode}")
         raise DataError(
             f"{name} is {kind} {size[0]}x{size[1]}, but {cifar.title} is RGB 32x32: replace it by the original."
         )
     return np.frombuffer(pixels, dtype=np.uint8).reshape(_SIZE, _SIZE, 3)
-
-
-def _open_image(encoded: bytes) -> Image.Image:
-    try:  # naming the two usual formats spares Pillow from trying some forty, which takes as long as decoding
-        return Image.open(io.BytesIO(encoded), formats=("PNG", "WEBP"))
-    except UnidentifiedImageError:
-        return Image.open(io.BytesIO(encoded))

@@ -26,12 +26,13 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFilter
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch.nn import functional as F
 
 from siamese_utils.data import sources
+from siamese_utils.data.image_files import opened
 from siamese_utils.data.images import PARTS, ImageSet, check_part
 from siamese_utils.data.sampling import Pairs, named_rng
 from siamese_utils.data.sources import scratch_folder
@@ -523,11 +524,8 @@ def _check_against_sklearn(home: Path, part: str, pairs: PairList, images: torch
 
 
 def _read_photo(path: Path) -> NDArray[np.uint8]:
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path} is not a readable image; fetch LFW again.") from error
+    with opened(path, str(path), "fetch LFW again") as image:
+        pixels = np.asarray(image.convert("RGB"))
     if pixels.shape != (PHOTO, PHOTO, 3):
         raise DataError(f"{path} has {pixels.shape[1]}x{pixels.shape[0]} pixels, not {PHOTO}x{PHOTO}; fetch LFW again.")
     return pixels

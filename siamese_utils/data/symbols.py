@@ -14,7 +14,6 @@ https://github.com/brendenlake/omniglot).
 
 from __future__ import annotations
 
-import io
 import re
 import zipfile
 from collections.abc import Sequence
@@ -31,6 +30,7 @@ from scipy.spatial import cKDTree
 from skimage.morphology import skeletonize
 
 from siamese_utils.data import sources
+from siamese_utils.data.image_files import opened
 from siamese_utils.data.images import PARTS, ImageSet, Part, check_part
 from siamese_utils.errors import DataError, SamplingError, ShapeError
 
@@ -320,7 +320,7 @@ def _read_archive(archive: Path, pattern: str) -> dict[str, NDArray[np.uint8]]:
             for member in members.infolist():
                 match = re.fullmatch(pattern, member.filename)
                 if match and member.file_size <= _LARGEST_MEMBER:
-                    with Image.open(io.BytesIO(members.read(member)), formats=("PNG",)) as image:
+                    with opened(members.read(member), member.filename, formats=("PNG",)) as image:
                         drawings[match[1]] = np.where(np.asarray(image.convert("L")) < 128, 255, 0).astype(np.uint8)
     except Exception as error:  # zipfile and Pillow raise errors of many types for damaged files
         raise _damaged(archive) from error

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import suppress
 from itertools import islice
@@ -11,63 +14,22 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from siamese_utils.data.arrays import as_embeddings
+from siamese_utils.data.image_files import folders_in, images_in, load_image
 from siamese_utils.data.pixels import as_images
 from siamese_utils.encoders.checkpoints import as_encoder
 from siamese_utils.encoders.encoder import Encoder, Ensemble
-from siamese_utils.errors import DataError, SamplingError
+from siamese_utils.errors import DataError, ImageError, SamplingError
 from siamese_utils.system.text import printable
 
 Item = TypeVar("Item")
 _AT_ONCE = 100  # images in memory
 _PATIENCE = 1  # seconds before a bar is shown
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-
-
-def load_image(path: str | Path, size: int = 32) -> np.ndarray:
-    """Read an image file the way the encoders want it.
-
-    The image is turned upright (EXIF), transparent parts become white, grey becomes RGB, the middle square
-    is cut out and scaled down.
-
-    Args:
-        path: any format that Pillow reads.
-        size: side of the result in pixels.
-
-    Returns:
-        uint8 (size, size, 3).
-
-    Raises:
-        DataError: the file is missing, no image, or damaged.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"There is no image file {path}; check the path.")
-    try:
-        with Image.open(path) as opened:
-            upright = ImageOps.exif_transpose(opened)
-            if upright.mode.startswith("I;16"):  # Pillow would clip 16-bit grey at 255
-                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-            image = upright.convert("RGBA")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} is not a readable image ({type(error).__name__}); replace or remove it.") from error
-    paper = Image.new("RGBA", image.size, "white")
-    paper.alpha_composite(image)
-    return np.asarray(ImageOps.fit(paper.convert("RGB"), (size, size), Image.Resampling.LANCZOS))
-
-
-def images_in(folder: Path) -> list[Path]:
-    """The image files directly in a folder, by name; hidden files and other types are passed over."""
-    return sorted(
-        file
-        for file in folder.iterdir()
-        if file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
-    )
+_log = logging.getLogger(__name__)
 
 
 def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:
@@ -88,6 +50,20 @@ def _classes(support: Mapping[str, Sized]) -> Mapping[str, Sized]:
             if len(given) == 0:
                 raise SamplingError(f"The class {name!r} has no support image; add one or remove the class.")
     return support
+
+
+def _tell_unreadable(faults: Sequence[ImageError], count: int, what: str, skip: bool | None) -> None:
+    """Raise an error that names all of so many files that cannot be read, or log it where they are to be skipped."""
+    if not faults:
+        return
+    if count == 1:
+        raise faults[0]
+    number, listed = f"{len(faults)} of {count:,} {what}", "; ".join(error.fault for error in faults)
+    if skip and len(faults) < count:
+        _log.warning("Left out %s that cannot be read: %s.", number, listed)
+        return
+    option = ", or go on without them (skip_unreadable=True, or --skip-unreadable)" if skip is False else ""
+    raise ImageError(f"{number} cannot be read: {listed}", "replace or remove them" + option) from faults[0]
 
 
 class OneShotClassifier:
@@ -165,31 +141,58 @@ class OneShotClassifier:
         self.class_names, self.prototypes = tuple(names), F.normalize(sums, dim=1)
         return self
 
-    def _embed_files(self, files: Sequence[Path], what: str) -> Iterator[torch.Tensor]:
-        """Embeddings of image files, float32, a batch at a time; a bar on a terminal shows how far it is."""
+    def _embed_files(
+        self, files: Sequence[Path], what: str, faults: dict[int, ImageError], skip: bool | None = None
+    ) -> Iterator[torch.Tensor]:
+        """Embeddings of image files, float32, a batch at a time; a bar on a terminal shows how far it is.
+
+        Args:
+            files: the files.
+            what: what they are to the classifier.
+            faults: is filled with the errors of files that cannot be read, by their positions.
+            skip: whether these are left out; ``None`` where they cannot be.
+        """
         side = self.encoder.image_size
         with tqdm(total=len(files), desc=what, unit="image", delay=_PATIENCE, leave=False, disable=None) as bar:
-            for some in _batches(files):
-                yield self.encoder.embed(np.stack([load_image(file, side) for file in some]))
+            for some in _batches(enumerate(files)):
+                images = []
+                for position, file in some:
+                    try:
+                        images.append(load_image(file, side))
+                    except ImageError as error:
+                        faults[position] = error
+                if images and (skip or not faults):
+                    yield self.encoder.embed(np.stack(images))
                 bar.update(len(some))
+        _tell_unreadable(list(faults.values()), len(files), what, skip)
 
     def fit_folder(self, folder: str | Path) -> OneShotClassifier:
         """Learn the classes from a folder with one sub-folder a class, one image or more in each.
 
         Raises:
-            DataError: the folder is missing, or an image is unreadable.
+            DataError: the folder is missing or cannot be read, or images are unreadable; all of them are named.
             SamplingError: fewer than two sub-folders, or one without images.
         """
         folder = Path(folder)
-        if not folder.is_dir():
-            raise DataError(f"There is no support folder {folder}; make it, with one sub-folder of images a class.")
-        classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        with suppress(PermissionError):  # as listing it will say
+            if not folder.is_dir():
+                raise DataError(f"There is no support folder {folder}; make it, with one sub-folder of images a class.")
+        classes = folders_in(folder)
+        if not classes and images_in(folder):
+            raise SamplingError(
+                f"The images in {folder} are of no class, and at least two classes are needed; make one folder a class "
+                "and move its images there."
+            )
+        files = images_in(*classes)
+        counts = Counter(file.parent for file in files)
         for entry in classes:
-            if not images_in(entry):
+            if not counts[entry]:
                 raise SamplingError(f"The class folder {entry} holds no image; add one or remove the folder.")
-        files = list(_classes({entry: images_in(entry) for entry in classes}).values())
-        embeddings = self._embed_files([file for of_class in files for file in of_class], "support")
-        return self._learn([printable(entry.name) for entry in classes], map(len, files), embeddings)
+        _classes({entry.name: [entry] for entry in classes})
+        embeddings = self._embed_files(files, "support images", {})
+        return self._learn(
+            [printable(entry.name) for entry in classes], [counts[entry] for entry in classes], embeddings
+        )
 
     def similarities(self, images: np.ndarray | torch.Tensor) -> torch.Tensor:
         """Cosine similarity of every image to every class.
@@ -226,11 +229,12 @@ class OneShotClassifier:
         """Name of the most similar class of every image; uint8 (N, H, W, 3)."""
         return [self.class_names[index] for index in self.similarities(images).argmax(dim=1).tolist()]
 
-    def predict_files(self, paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
+    def predict_files(self, paths: str | Path | Iterable[str | Path], skip_unreadable: bool = False) -> pd.DataFrame:
         """Classify image files.
 
         Args:
             paths: image files, or folders of image files; one may stand alone.
+            skip_unreadable: leave out what cannot be read, and list it in a warning.
 
         Returns:
             one row an image: ``query`` (its path), ``prediction``, ``similarity`` (cosine, -1 to 1), ``margin``
@@ -243,11 +247,14 @@ class OneShotClassifier:
             paths = [paths]
         files: list[Path] = []
         for path in map(Path, paths):
-            files += images_in(path) if path.is_dir() else [path]
+            files += images_in(path) if os.path.isdir(path) else [path]
         if not files:
             raise DataError("There is no query image; name image files, or folders that hold some.")
         self._check_fitted()
-        similarity = torch.cat([self.compare(z) for z in self._embed_files(files, "queries")])
+        faults: dict[int, ImageError] = {}
+        parts = self._embed_files(files, "queries", faults, skip_unreadable)
+        similarity = torch.cat([self.compare(z) for z in parts])
+        files = [file for position, file in enumerate(files) if position not in faults]
         best = similarity.topk(2, dim=1)
         shown = [printable(name) if isinstance(name, str) else name for name in self.class_names]
         table = pd.DataFrame(
@@ -263,7 +270,10 @@ class OneShotClassifier:
 
 
 def classify_folder(
-    encoder: Encoder | Ensemble | str | Path, support: str | Path, queries: str | Path | Iterable[str | Path]
+    encoder: Encoder | Ensemble | str | Path,
+    support: str | Path,
+    queries: str | Path | Iterable[str | Path],
+    skip_unreadable: bool = False,
 ) -> pd.DataFrame:
     """Support folder in, predictions with similarities for the query images out.
 
@@ -271,6 +281,7 @@ def classify_folder(
         encoder: see ``load_encoder``, or the path of a checkpoint.
         support: folder with one sub-folder a class, one image or more in each.
         queries: image files, or folders of image files; one may stand alone.
+        skip_unreadable: leave out queries that cannot be read, and list them in a warning.
 
     Returns:
         see ``OneShotClassifier.predict_files``.
@@ -279,4 +290,4 @@ def classify_folder(
         CheckpointError, ConfigError: see ``OneShotClassifier``.
         DataError, SamplingError: see ``fit_folder`` and ``predict_files``.
     """
-    return OneShotClassifier(encoder).fit_folder(support).predict_files(queries)
+    return OneShotClassifier(encoder).fit_folder(support).predict_files(queries, skip_unreadable)

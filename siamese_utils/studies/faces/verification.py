@@ -18,8 +18,8 @@ from sklearn.model_selection import StratifiedKFold
 from torch.nn import functional as F
 
 from siamese_utils.data.faces import PHOTO, FaceSet, face_window, grey, shared_people, squares
+from siamese_utils.data.image_files import load_image
 from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder
-from siamese_utils.encoders.classify import load_image
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import CheckpointError, SamplingError, SplitError
 from siamese_utils.evaluation.calibration import Verdict, fit_verdict

@@ -1,0 +1,466 @@
+"""Image files as people have them: found in folders, decoded under one guard, upright, 8 bits a channel, not too large.
+
+Decoders raise errors of every type for damaged files, so all image files of the package are opened here, by
+:func:`opened`: whatever goes wrong becomes an :class:`~siamese_utils.errors.ImageError` that names the file.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import re
+import struct
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, JpegImagePlugin
+
+from siamese_utils.errors import DataError, ImageError, SiameseError
+from siamese_utils.system.text import printable
+
+MAX_PIXELS = 500_000_000
+"""Pixels of an image at most. A baseline JPEG is reduced while it is decoded; others take up to 4 bytes a pixel."""
+
+_LOCK = threading.RLock()  # Pillow's limit and Python's warning filters belong to the whole process
+_SMALL = 2**21  # pixels up to which an image is decoded as it is
+_KEPT = (
+    4  # times as many pixels along a side as asked for stay when a larger image is reduced; no eye sees a difference
+)
+_STRIP = 256  # rows of a large image that are converted at once
+_NO_CONTRAST = 40  # grey levels below which nothing stands out
+
+_log = logging.getLogger(__name__)
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # the error says it; Python would print Pillow's remarks too
+
+
+# --- which files ----------------------------------------------------------------------------------
+
+# Of these Pillow knows the ending alone or needs another program. EPS is a program that Ghostscript would run.
+_NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF"}
+_HEIF = {".heic", ".heics", ".heif", ".heifs", ".hif"}
+_LITTER = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "thumbs.db", "desktop.ini"}
+
+
+@lru_cache
+def _formats() -> tuple[str, ...]:
+    """Formats that can be decoded, the usual ones first, since Pillow tries them in this order."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        pass
+    else:
+        register_heif_opener()
+    Image.init()
+    usual = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+    return (*usual, *sorted(set(Image.OPEN) - _NOT_DECODED - set(usual)))
+
+
+@lru_cache
+def image_suffixes() -> frozenset[str]:
+    """Endings of image files that can be decoded here, such as ``".png"``: what Pillow knows, HEIC with pillow-heif."""
+    known = {*_formats(), "MPO"}  # several JPEGs in one
+    return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in known)
+
+
+def is_litter(name: str) -> bool:
+    """Whether a file or folder of this name was put there by a system and not by its user."""
+    return name.startswith(".") or name.casefold() in _LITTER
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """The folders directly in a folder, by name, without hidden ones and those of a system.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    return [path for path in _listed(folder) if path.is_dir()]
+
+
+def images_in(*folders: Path) -> list[Path]:
+    """The image files directly in folders, by name; one warning counts the others that were passed over, by ending.
+
+    Hidden files and those of a system are passed over without a word.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    files = [file for folder in folders for file in _listed(folder) if file.is_file()]
+    images = [file for file in files if file.suffix.lower() in image_suffixes()]
+    if len(images) < len(files):
+        others = [file for file in files if file.suffix.lower() not in image_suffixes()]
+        counts = Counter(file.suffix.lower() or "without an ending" for file in others)
+        places = list(dict.fromkeys(file.parent for file in others))
+        _log.warning(
+            "Passed over %d file%s in %s%s: %s%s.",
+            len(others),
+            "s" * (len(others) > 1),
+            printable(places[0]),
+            f" and {len(places) - 1} more" if len(places) > 1 else "",
+            ", ".join(f"{count} {ending}" for ending, count in counts.most_common()),
+            "; install pillow-heif to read HEIC" if counts.keys() & _HEIF else "",
+        )
+    return images
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        found = [folder / entry.name for entry in os.scandir(folder) if not is_litter(entry.name)]
+        os.stat(os.path.join(folder, "."))  # one that may be listed but not entered holds nothing to be read
+    except OSError as error:
+        raise DataError(
+            f"The folder {printable(folder)} cannot be read ({error.strerror}); allow it, or leave the folder out."
+        ) from error
+    return sorted(found)
+
+
+# --- one guard ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def opened(
+    source: Path | bytes,
+    name: str,
+    advice: str = "replace or remove it",
+    *,
+    says: str = "",
+    formats: Sequence[str] | None = None,
+    limit: int = MAX_PIXELS,
+) -> Iterator[Image.Image]:
+    """Open an image file to be decoded in the body of a ``with`` statement.
+
+    One thread decodes at a time. Pillow's warnings, of damaged metadata and of attacks by size, are not shown.
+
+    Args:
+        source: a file, or its content.
+        name: what to call it in an error.
+        advice: what to do where it cannot be read.
+        says: what is wrong with it then; that it is not a readable image if left out.
+        formats: names of Pillow's formats; all that can be decoded if left out.
+        limit: pixels at most.
+
+    Raises:
+        ImageError: it cannot be opened, or its decoder raised anything in the body.
+    """
+    try:
+        # Pillow refuses twice as many pixels as its limit, also of an image within a file.
+        with _LOCK, warnings.catch_warnings(), _pillow(MAX_IMAGE_PIXELS=limit // 2):
+            warnings.simplefilter("ignore")
+            with _open(source, formats or _formats()) as image:
+                yield image
+    except SiameseError:
+        raise
+    except Image.DecompressionBombError as error:
+        many = f"more than {limit / 1e6:g} million pixels"
+        raise ImageError(f"{name} has {_size(source)}{many}", "make it smaller") from error
+    except MemoryError as error:
+        raise ImageError(f"{name} needs more memory than there is", "make it smaller") from error
+    except PermissionError as error:
+        raise ImageError(f"{name} may not be read", "change its permissions, or leave it out") from error
+    except Exception as error:
+        if _is_heif(source):
+            raise ImageError(f"{name} is a HEIC image", "install pillow-heif to read it, or save it as JPEG") from error
+        raise ImageError(f"{name} {says or f'is not a readable image ({type(error).__name__})'}", advice) from error
+
+
+def _size(source: Path | bytes) -> str:
+    """Width and height of an image that is too large, where they are to be had without decoding an image within it."""
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    formats = [kind for kind in _formats() if kind != "ICO"]  # which decodes as it opens
+    with suppress(Exception), _LOCK, warnings.catch_warnings(), _pillow(MAX_IMAGE_PIXELS=None):
+        warnings.simplefilter("ignore")
+        with Image.open(file, formats=formats) as image:
+            return f"{image.width} × {image.height} pixels, "
+    return ""
+
+
+@contextmanager
+def _pillow(**changed: Any) -> Iterator[None]:
+    """Names of Pillow's module with other values for a while."""
+    before = {name: getattr(Image, name) for name in changed}
+    try:
+        for name, value in changed.items():
+            setattr(Image, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(Image, name, value)
+
+
+def _open(source: Path | bytes, formats: Sequence[str]) -> Image.Image:
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    try:
+        image = Image.open(file, formats=formats)
+    except Exception:
+        # Some decoders read resolutions or lists of further images in the metadata, and fail where these are odd.
+        jpeg = (JpegImagePlugin.JpegImageFile, Image.OPEN["JPEG"][1])
+        with _pillow(Exif=_OnlyOrientation, OPEN={**Image.OPEN, "JPEG": jpeg}):
+            image = Image.open(file, formats=formats)
+    orientation = _orientation(image)
+    image._exif = Image.Exif()  # type: ignore[attr-defined]  # some decoders turn by it; they must not read another tag
+    image._exif._loaded = True
+    image._exif[_ORIENTATION] = orientation
+    return image
+
+
+def _is_heif(source: Path | bytes) -> bool:
+    if "HEIF" in Image.OPEN:
+        return False
+    start = source[:12] if isinstance(source, bytes) else b""
+    if isinstance(source, Path):
+        with suppress(OSError), source.open("rb") as file:
+            start = file.read(12)
+    return start[4:8] == b"ftyp" and start[8:12] in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1")
+
+
+# --- orientation ----------------------------------------------------------------------------------
+
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _orientation(image: Image.Image) -> int:
+    """How a camera was held, 1 to 8 as in EXIF; 1 is upright, as is whatever cannot be read."""
+    info = image.info
+    try:
+        if "exif" in info:
+            found = _orientation_tag(info["exif"])
+        elif "Raw profile type exif" in info:  # ImageMagick's, in PNG
+            found = _orientation_tag(bytes.fromhex("".join(info["Raw profile type exif"].split("\n")[3:])))
+        else:
+            found = getattr(image, "tag_v2", {}).get(_ORIENTATION)  # TIFF
+        if found is None:
+            xmp = info.get("XML:com.adobe.xmp") or info.get("xmp") or ""
+            xmp = xmp.decode("latin-1") if isinstance(xmp, bytes) else xmp
+            found = int(match[1]) if (match := re.search(r'tiff:Orientation(?:="|>)([1-8])', xmp)) else 1
+        return int(found) if found in _TURNS else 1
+    except Exception:  # no metadata are worth an image
+        return 1
+
+
+def _orientation_tag(exif: bytes) -> int | None:
+    """The one tag of an EXIF block that is wanted, whatever the others hold; ``None`` if it is not there."""
+    exif = re.sub(rb"^(Exif\0\0){1,2}", b"", exif)
+    order = {b"II": "<", b"MM": ">"}[exif[:2]]
+    (first,) = struct.unpack_from(order + "L", exif, 4)
+    (count,) = struct.unpack_from(order + "H", exif, first)
+    for start in range(first + 2, first + 2 + 12 * count, 12):
+        tag, kind = struct.unpack_from(order + "HH", exif, start)
+        if tag == _ORIENTATION:
+            return struct.unpack_from(order + {1: "B", 3: "H", 4: "L"}[kind], exif, start + 8)[0]
+    return None
+
+
+class _OnlyOrientation(Image.Exif):
+    def load(self, data: bytes) -> None:
+        with suppress(Exception):
+            self[_ORIENTATION] = _orientation_tag(data) or 1
+
+
+# --- photographs and drawings ---------------------------------------------------------------------
+
+
+def load_image(path: str | Path, size: int = 32) -> NDArray[np.uint8]:
+    """Read an image file the way the encoders want it.
+
+    The image is turned upright (EXIF), grey becomes RGB, transparent parts become white (see :func:`on_paper`), the
+    middle square is cut out and scaled down. Depth and large images are as in :func:`read_image`.
+
+    Args:
+        path: any format that Pillow decodes, and HEIC where pillow-heif is installed.
+        size: side of the result in pixels.
+
+    Returns:
+        uint8 (size, size, 3).
+
+    Raises:
+        ImageError: the file is missing, no image, damaged, too large, or of a depth that cannot be told.
+    """
+    path = Path(path)
+    try:
+        missing = not path.is_file()
+    except OSError as error:
+        raise ImageError(f"{printable(path)} may not be read", "change its permissions, or leave it out") from error
+    if missing:
+        raise ImageError(f"There is no image file {printable(path)}", "check the path")
+    paper = on_paper(read_image(path, printable(path), size))
+    return np.asarray(ImageOps.fit(paper, (size, size), Image.Resampling.LANCZOS))
+
+
+def read_image(
+    source: Path | bytes,
+    name: str,
+    side: int,
+    advice: str = "replace or remove it",
+    *,
+    grey: bool = False,
+    says: str = "",
+    limit: int = MAX_PIXELS,
+) -> Image.Image:
+    """Decode an image file to 8 bits a channel, upright.
+
+    An image of more than two million pixels is reduced to no less than four times ``side``, a JPEG while it is decoded.
+
+    Grey levels deeper than 8 bits are scaled to 0 to 255 from the range that the file declares (PGM its highest value,
+    TIFF perhaps the lowest and highest, or fewer bits than 16). Where it declares none, they are scaled from the
+    smallest range of 8, 10, 12, 14 or 16 bits that holds the brightest pixel, beyond 16 of any number of bits. Floats
+    are taken as 0 to 1, as 0 to 255 if the brightest is above 127, or as whole numbers if they are such. All others are
+    refused. So are colours of 16 bits whose upper two are empty: the decoder keeps the upper eight alone.
+
+    Args:
+        source: see :func:`opened`, as are ``name``, ``advice``, ``says`` and ``limit``.
+        side: pixels of the shorter side that are needed.
+        grey: whether the colours of a JPEG are not needed.
+
+    Returns:
+        an image of mode RGBA.
+
+    Raises:
+        ImageError: see :func:`opened`; or its grey levels are of a range that cannot be told.
+    """
+    least = _KEPT * side
+    with opened(source, name, advice, says=says, limit=limit) as image:
+        large = image.width * image.height > _SMALL
+        drafted = image.draft("L" if grey else None, (least, least) if large else None) if grey or large else None
+        halved = image.mode not in _DEEP and any(";16" in str(tile[3]) for tile in image.tile)
+        scaled = any(tile[0] == "ppm" for tile in image.tile)
+        image.load()
+        if halved:
+            _check_halved(image, name)
+        levels = _Levels.of(image, scaled, name) if image.mode in _DEEP else None
+        extent = drafted[1][2:] if drafted else image.size
+        reduced = _reduced(image, extent, least, levels) if large and min(extent) >= least else None
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+        eight = reduced or _rgba(image, levels)
+        return eight if turn is None else eight.transpose(turn)
+
+
+def _rgba(image: Image.Image, levels: _Levels | None) -> Image.Image:
+    return (Image.fromarray(levels.scaled(np.asarray(image))) if levels else image).convert("RGBA")
+
+
+def _reduced(image: Image.Image, extent: tuple[float, float], least: int, levels: _Levels | None) -> Image.Image:
+    """Reduce to ``least`` pixels a side or more; ``extent`` is what the image shows, to fractions of its pixels."""
+    factor = max(1, int(min(extent)) // least)
+    width, height = (side / factor for side in extent)
+    # What the last row or column shows in part would shift all others, and so would rounding to other proportions.
+    sizes = (
+        (width * n / min(width, height), height * n / min(width, height))
+        for n in range(int(min(width, height)), 2 * least)
+    )
+    size = min(sizes, key=lambda size: abs(size[0] - round(size[0])) + abs(size[1] - round(size[1])))
+    whole = (round(size[0]), round(size[1]))
+    return _in_strips(image, factor, levels).resize(whole, Image.Resampling.BICUBIC, box=(0, 0, width, height))
+
+
+def _in_strips(image: Image.Image, factor: int, levels: _Levels | None) -> Image.Image:
+    """Average over squares of pixels; converted afterwards or strip by strip, no copy is as large as the image."""
+    if image.mode in ("L", "RGB", "CMYK") and "transparency" not in image.info:
+        return image.reduce(factor).convert("RGBA")
+    rows = factor * max(1, _STRIP // factor)
+    whole = Image.new("RGBA", (-(-image.width // factor), -(-image.height // factor)))
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        whole.paste(_rgba(strip, levels).reduce(factor), (0, top // factor))
+    return whole
+
+
+def on_paper(image: Image.Image) -> Image.Image:
+    """Lay an image of mode RGBA on white, or on black if nothing but white is to be seen in it; mode RGB."""
+    if image.getextrema()[3] == (255, 255):
+        return image.convert("RGB")
+    white, black = (Image.new("RGBA", image.size, colour) for colour in ("white", "black"))
+    white.alpha_composite(image)
+    black.alpha_composite(image)
+    lowest, highest = white.convert("L").getextrema()[0], black.convert("L").getextrema()
+    blank = lowest > 255 - _NO_CONTRAST and highest[1] - highest[0] >= _NO_CONTRAST
+    return (black if blank else white).convert("RGB")
+
+
+# --- grey deeper than 8 bits ----------------------------------------------------------------------
+
+_DEEP = {"I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
+_INVERTED, _BITS, _KIND = 262, 258, 339  # tags of TIFF: photometric interpretation, bits per sample, sample format
+_DECLARED = ((340, 341), (280, 281))  # lowest and highest sample value; of any kind, and of whole numbers
+
+
+@dataclass(frozen=True)
+class _Levels:
+    """How deep grey levels become 8 bits: from ``low`` to ``high``, and perhaps white for black."""
+
+    low: float
+    high: float
+    whole: bool
+    unsigned: bool
+    inverted: bool
+
+    @classmethod
+    def of(cls, image: Image.Image, scaled: bool, name: str) -> _Levels:
+        """Tell the range from the file, as :func:`read_image` says; ``scaled`` if the decoder has scaled to 16 bits."""
+        tags = getattr(image, "tag_v2", {})
+        unsigned = image.mode == "I" and tags.get(_KIND, (1,)) == (1,) and tags.get(_BITS) == (32,)
+        values = np.asarray(image).view(np.uint32) if unsigned else np.asarray(image)
+        lowest, highest = values.min().item(), values.max().item()
+        whole = image.mode != "F" or 127 < highest < 256 or (1 < highest < 2**32 and bool((values % 1 == 0).all()))
+        ranges = (_declared_range(scaled, tags), (0, _full_range(highest) if whole else 1))
+        fitting = [found for found in ranges if found and found[0] <= lowest <= highest <= found[1]]
+        if not fitting:  # nor does what is not a number
+            raise ImageError(
+                f"{name} holds grey levels from {lowest:g} to {highest:g}, of a range that it does not declare",
+                "save it with 8 bits a pixel",
+            )
+        return cls(*fitting[0], whole, unsigned, tags.get(_INVERTED) == 0)
+
+    def scaled(self, values: NDArray[Any]) -> NDArray[np.uint8]:
+        """The levels as uint8, of the same shape."""
+        values = (values.view(np.uint32) if self.unsigned else values).astype(np.float64) - self.low
+        span = self.high - self.low
+        # Whole numbers lose their lower bits, as in every converter.
+        eight = np.floor(values * 256 / (span + 1)) if self.whole else np.rint(255 * values / span)
+        return (255 - eight if self.inverted else eight).astype(np.uint8)
+
+
+def _full_range(highest: float) -> int:
+    bits = int(highest).bit_length()
+    return 2 ** next((known for known in (8, 10, 12, 14, 16) if bits <= known), bits) - 1
+
+
+def _declared_range(scaled: bool, tags: Any) -> tuple[float, float] | None:
+    """The range that a file declares, unless it is but all that its sample type can hold."""
+    if scaled:
+        return 0, 2**16 - 1
+    with suppress(Exception):  # odd tags declare nothing
+        bits = tags[_BITS][0]
+        for lowest, highest in _DECLARED:
+            if highest in tags:
+                low, high = (one[0] if isinstance(one, tuple) else one for one in (tags.get(lowest, 0), tags[highest]))
+                if 0 < high - low < 2**bits - 1:
+                    return float(low), float(high)
+        if 8 < bits < 16:
+            return 0, 2**bits - 1
+    return None
+
+
+def _check_halved(image: Image.Image, name: str) -> None:
+    """Refuse colours of which nothing or little is left once the lower eight of 16 bits are gone."""
+    extrema = image.getextrema()
+    extrema = extrema if isinstance(extrema[0], tuple) else (extrema,)
+    if max(high for band, (_, high) in zip(image.getbands(), extrema) if band not in "AX") < 64:
+        raise ImageError(f"{name} has 16 bits a channel but uses the lower 14 alone", "save it with 8 bits a channel")
