@@ -51,7 +51,7 @@ SENTENCES = {
     "02": ("networks/findings.py", "networks/figures.py"),
     "03_": ("objectives/findings.py", "objectives/figures.py", "budgets/findings.py", "budgets/figures.py"),
     "03a": ("objectives/findings.py", "objectives/figures.py"),
-    "03b": ("recipe/findings.py",),
+    "03b": ("recipe/findings.py", "recipe/figures.py"),
     "03c": ("ensembles/findings.py", "ensembles/figures.py"),
     "04_": ("splits/findings.py", "splits/figures.py", "budgets/findings.py", "budgets/figures.py"),
     "05": ("splits/one_shot.py",),
