@@ -24,6 +24,7 @@ from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.evaluation.protocol import METRICS
 from siamese_utils.experiments import store as results
 from siamese_utils.experiments import study as experiments
+from siamese_utils.studies import commands
 from siamese_utils.studies.splits import study as splits
 from siamese_utils.studies.splits.study import SPLIT_SWEEP, checkpoint_path
 from siamese_utils.training.recipes import RECIPES
@@ -307,7 +308,7 @@ def test_the_report_goes_to_the_projects_build_folder_wherever_one_stands(
 def test_studies_find_what_decides_them_wherever_one_stands(
     run: Run, project: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(cli.planning, "rate", lambda *_: None)
+    monkeypatch.setattr(commands.planning, "rate", lambda *_: None)
     for folder in (project, project / "results", project.parent):
         monkeypatch.chdir(folder)
         code, out, err = run(*command, "--plan")
