@@ -17,7 +17,7 @@ from siamese_utils.studies import all_studies, commands
 from siamese_utils.studies.splits.findings import stored_evaluation
 from siamese_utils.studies.splits.study import SPLIT_SWEEP, checkpoint_path, reevaluate, split_run
 from siamese_utils.system import project
-from siamese_utils.system.text import never_refuse, printable, say
+from siamese_utils.system.text import never_refuse, say
 from siamese_utils.training.recipes import DEFAULT_RECIPE
 
 app = typer.Typer(
@@ -35,7 +35,7 @@ def main() -> None:
         commands.add_commands(app, next((word for word in sys.argv[1:] if not word.startswith("-")), ""))
         app()
     except SiameseError as error:
-        say(f"Error: {printable(error)}", err=True)
+        say(f"Error: {error}", err=True)
         sys.exit(1)
 
 

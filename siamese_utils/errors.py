@@ -3,14 +3,40 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 Entry = TypeVar("Entry")
 
 
+_NOT_PRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def printable(name: object) -> str:
+    r"""A name as text that every file and table can hold: what cannot be shown becomes an escape, such as ``\xe9``.
+
+    Names of files need not be text: bytes that are not UTF-8 come as lone surrogates (PEP 383), which no encoder
+    takes, and control signs, a line break among them, would break a line of output. All other signs stay.
+
+    Args:
+        name: a name, a path, or a message with one in it.
+    """
+    return _NOT_PRINTABLE.sub(lambda found: escaped(found[0]), str(name))
+
+
+def escaped(sign: str) -> str:
+    """The escape of one sign; of a byte that is not UTF-8 that byte's."""
+    if "\udc80" <= sign <= "\udcff":
+        return f"\\x{ord(sign) - 0xDC00:02x}"
+    return sign.encode("unicode_escape").decode("ascii")
+
+
 class SiameseError(Exception):
     """Base of every error this package raises on purpose; the command line prints its text alone."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class DataError(SiameseError, ValueError):
@@ -91,9 +117,9 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> UnknownNameError:
         known: the names that exist.
     """
     names = list(known)
-    near = difflib.get_close_matches(str(name), names, n=1)
+    near = difflib.get_close_matches(name, names, n=1) if isinstance(name, str) else []
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return UnknownNameError(f"Unknown {kind} {name!r}; known are: {', '.join(names)}.{hint}")
+    return UnknownNameError(f"Unknown {kind} {shown(name)}; known are: {', '.join(names)}.{hint}")
 
 
 def look_up(kind: str, name: object, registry: Mapping[str, Entry]) -> Entry:
@@ -105,6 +131,12 @@ def look_up(kind: str, name: object, registry: Mapping[str, Entry]) -> Entry:
     if not isinstance(name, str) or name not in registry:
         raise unknown(kind, name, registry)
     return registry[name]
+
+
+def shown(given: object) -> str:
+    """A value as a sentence can hold it: a name or a number as it is, anything else by its kind."""
+    plain = given is None or isinstance(given, (str, bytes, int, float, complex))
+    return repr(given)[:60] if plain else f"a {type(given).__name__}"
 
 
 def reason(error: BaseException) -> str:

@@ -19,7 +19,8 @@ from PIL import Image
 
 from siamese_utils import classify_folder, cli, save_encoder
 from siamese_utils.encoders.encoder import Encoder
-from siamese_utils.system.text import never_refuse, printable
+from siamese_utils.errors import printable
+from siamese_utils.system.text import never_refuse
 
 ENCODINGS = ("ascii", "cp437", "cp1252", "utf-8")
 Call = Callable[..., tuple[int, str, str]]

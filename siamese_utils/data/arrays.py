@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from siamese_utils.errors import ConfigError, SamplingError, ShapeError, SiameseError
+from siamese_utils.errors import ConfigError, SamplingError, ShapeError, SiameseError, shown
 
 MOST = 100_000_000  # of anything that is counted: more would not fit into memory
 
@@ -29,7 +29,9 @@ def as_tensor(what: str, given: Any) -> torch.Tensor:
         ShapeError: no numbers, or rows of different lengths.
     """
     if isinstance(given, torch.Tensor):
-        return given
+        if given.is_meta or given.is_quantized:
+            raise ShapeError(f"{what} must hold numbers, but this is a tensor without any; make a plain one.")
+        return given if given.layout == torch.strided else given.to_dense()
     try:
         if isinstance(given, (list, tuple)) and given and all(isinstance(part, torch.Tensor) for part in given):
             return torch.stack(tuple(given))
@@ -155,7 +157,7 @@ def as_count(what: str, given: Any, least: int = 1, error: type[SiameseError] = 
         number = least - 1
     if isinstance(given, (bool, np.bool_)) or not least <= number <= MOST:
         most = f" and at most {MOST:,}" if number > MOST else ""
-        raise error(f"{what} must be a whole number, {least} or more{most}, but got {_shown(given)}.")
+        raise error(f"{what} must be a whole number, {least} or more{most}, but got {shown(given)}.")
     return number
 
 
@@ -166,6 +168,7 @@ def as_row(what: str, given: Any) -> torch.Tensor:
         ShapeError: another shape, or numbers that are not finite.
     """
     row = as_tensor(what, given).detach().cpu()
+    row = row.float() if row.dtype == torch.bfloat16 else row  # which NumPy does not know
     if row.ndim != 1 or row.is_complex() or not bool(row.isfinite().all()):
         raise ShapeError(f"{what} must be one row of finite numbers, but got shape {tuple(row.shape)} of {row.dtype}.")
     return row
@@ -182,7 +185,7 @@ def as_number(what: str, given: Any, error: type[SiameseError] = ConfigError) ->
     except (TypeError, ValueError, RuntimeError, OverflowError):
         number = float("nan")
     if not np.isfinite(number):
-        raise error(f"{what} must be a finite number, but got {_shown(given)}.")
+        raise error(f"{what} must be a finite number, but got {shown(given)}.")
     return number
 
 
@@ -194,7 +197,7 @@ def as_positive(what: str, given: Any, error: type[SiameseError] = ConfigError) 
     """
     number = as_number(what, given, error)
     if not number > 0:
-        raise error(f"{what} must be positive, but got {_shown(given)}.")
+        raise error(f"{what} must be positive, but got {shown(given)}.")
     return number
 
 
@@ -219,9 +222,3 @@ def _kind(given: object) -> str:
         return f"an array of {given.dtype}"
     inside = f" of {type(given[0]).__name__}" if isinstance(given, (list, tuple)) and given else ""
     return f"a {type(given).__name__}{inside}"
-
-
-def _shown(given: object) -> str:
-    """A short value as it is, anything else by its kind."""
-    plain = given is None or isinstance(given, (str, int, float, complex, np.generic))
-    return f"{given!r:.60}" if plain else f"a {type(given).__name__}"

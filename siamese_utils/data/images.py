@@ -130,5 +130,5 @@ def canonical_order(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def check_part(part: str) -> None:
     """Raise UnknownNameError unless a data set has this part."""
-    if part not in PARTS:
+    if not isinstance(part, str) or part not in PARTS:
         raise unknown("part of the data", part, PARTS)

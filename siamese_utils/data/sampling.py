@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from siamese_utils.data.arrays import as_count, as_labels, as_rng
-from siamese_utils.errors import SamplingError
+from siamese_utils.errors import SamplingError, shown
 
 _CELLS_AT_ONCE = 250_000  # the scratch table of a vectorised shuffle should fit into the processor cache
 
@@ -27,7 +27,7 @@ def named_rng(seed: int, name: str) -> np.random.Generator:
         name: the purpose, for example a metric's name.
     """
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise SamplingError(f"A seed is a whole number, 0 or more, but got {seed!r}.")
+        raise SamplingError(f"A seed is a whole number, 0 or more, but got {shown(seed)}.")
     if not isinstance(name, str):
         raise SamplingError(f"A generator's purpose is a name, not a {type(name).__name__}.")
     return np.random.default_rng([int(seed), zlib.crc32(name.encode("utf-8", "backslashreplace"))])
@@ -85,7 +85,8 @@ class ClassIndex:
         Raises:
             SamplingError: an anchor is no position, or alone in its class.
         """
-        own = self.class_of[self._positions(anchors)]
+        anchors = self._positions(anchors)
+        own = self.class_of[anchors]
         if bool((self.sizes[own] < 2).any()):
             raise SamplingError("An anchor is the only image of its class; take anchors from with_relatives().")
         rng = as_rng(rng)

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from siamese_utils.errors import DataError, StorageError, reason
-from siamese_utils.system.files import atomic_path
+from siamese_utils.system.files import as_path, atomic_path
 
 _SILENCE = 30.0  # seconds; a firewall that drops packets must not look like a hang
 
@@ -50,7 +50,8 @@ def _bases() -> list[Path]:
 def search_folders(root: Path | str | None = None) -> list[tuple[Path, str]]:
     """Return (folder, name for people) in search order, each folder once; ``root`` alone where it is given."""
     if root is not None:
-        return [(Path(root), str(root))]
+        folder = as_path(root)
+        return [(folder, str(folder))]
     folders = []
     if os.environ.get("SIAMESE_DATA"):
         folders.append((_named("SIAMESE_DATA"), "$SIAMESE_DATA"))

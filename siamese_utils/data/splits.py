@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from siamese_utils.data.arrays import as_classes, as_count, as_labels
-from siamese_utils.errors import SplitError, unknown
+from siamese_utils.errors import SplitError, shown, unknown
 
 SPLIT_NAMES: tuple[str, ...] = tuple(f"{seen}-{100 - seen}" for seen in range(10, 101, 10))
 """The ten splits of 100 classes: 10-90, 20-80, ..., 90-10, 100-0."""
@@ -120,7 +120,7 @@ def class_split(name: str, draw: int = 0, num_classes: int = 100) -> ClassSplit:
     seen_count = _seen_count(name, num_classes)
     if isinstance(draw, bool) or not isinstance(draw, (int, np.integer)) or draw < 0:
         raise SplitError(
-            f"A class draw is a whole number, 0 or more, but got {draw!r}; draw 0 is the alphabetical one."
+            f"A class draw is a whole number, 0 or more, but got {shown(draw)}; draw 0 is the alphabetical one."
         )
     order = np.arange(num_classes) if draw == 0 else np.random.default_rng(int(draw)).permutation(num_classes)
     return ClassSplit(
@@ -137,10 +137,10 @@ def _seen_count(name: str, num_classes: int) -> int:
         if not isinstance(name, str) or name not in SPLIT_NAMES:
             raise SplitError(str(unknown("split", name, SPLIT_NAMES)))
         return int(name.split("-")[0])
-    seen, _, unseen = str(name).partition("-")
+    seen, _, unseen = (name if isinstance(name, str) else "").partition("-")
     if not (seen.isdecimal() and unseen.isdecimal() and int(seen) > 0 and int(seen) + int(unseen) == num_classes):
         raise SplitError(
-            f"Split {name!r} does not fit {num_classes} classes; write it as SEEN-UNSEEN, two numbers that "
+            f"Split {shown(name)} does not fit {num_classes} classes; write it as SEEN-UNSEEN, two numbers that "
             f"add up to {num_classes}, at least one class seen."
         )
     return int(seen)
@@ -155,7 +155,7 @@ def fewshot_split_cifar_fs(class_names: Sequence[str]) -> CifarFSSplit:
     Raises:
         SplitError: the names are not those of CIFAR-100 (the synthetic set has no CIFAR-FS split).
     """
-    names = list(class_names) if isinstance(class_names, Iterable) else []
+    names = class_names if isinstance(class_names, (list, tuple)) else []
     label_of = {name: label for label, name in enumerate(names) if isinstance(name, str)}
     missing = [name for name in CIFAR_FS_VALIDATION + CIFAR_FS_TEST if name not in label_of]
     if missing or len(label_of) != 100:
@@ -225,7 +225,7 @@ def hold_out_classes(classes: Iterable[int], count: int, seed: int) -> tuple[tup
     whole = isinstance(count, (int, np.integer)) and not isinstance(count, bool)
     if not whole or not 0 <= count < len(labels):
         raise SplitError(
-            f"{count!r:.60} validation classes cannot be held out of {len(labels)} seen classes; "
+            f"{shown(count)} validation classes cannot be held out of {len(labels)} seen classes; "
             f"choose between 0 and {max(len(labels) - 1, 0)}."
         )
     _check_seed(seed)
@@ -249,4 +249,4 @@ def _ascending(parts: list[np.ndarray]) -> torch.Tensor:
 
 def _check_seed(seed: int) -> None:
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise SplitError(f"A seed is a whole number, 0 or more, but got {seed!r}.")
+        raise SplitError(f"A seed is a whole number, 0 or more, but got {shown(seed)}.")

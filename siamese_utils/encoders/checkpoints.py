@@ -56,9 +56,10 @@ def save_encoder(encoder: Encoder, path: str | Path, info: Mapping[str, Any] | N
         "mirror": encoder.mirror,
     }
     try:
-        metadata = {"format": FORMAT, "encoder": json.dumps(design), "info": json.dumps(dict(info or {}))}
-    except (TypeError, ValueError) as error:
+        plain = json.dumps({} if info is None else dict(info))
+    except (TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"The info for {path} is more than JSON can hold ({reason(error)}).") from error
+    metadata = {"format": FORMAT, "encoder": json.dumps(design), "info": plain}
     metadata["checksum"] = _checksum(metadata, tensors)
     try:
         with atomic_path(path) as temporary:

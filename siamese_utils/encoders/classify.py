@@ -22,8 +22,7 @@ from siamese_utils.data.image_files import folders_in, images_in, load_image
 from siamese_utils.data.pixels import as_images
 from siamese_utils.encoders.checkpoints import as_encoder
 from siamese_utils.encoders.encoder import Encoder, Ensemble
-from siamese_utils.errors import DataError, ImageError, SamplingError
-from siamese_utils.system.text import printable
+from siamese_utils.errors import DataError, ImageError, SamplingError, printable
 
 Item = TypeVar("Item")
 _AT_ONCE = 100  # images in memory

@@ -36,7 +36,7 @@ from siamese_utils.data.arrays import (
     as_tensor,
     labelled,
 )
-from siamese_utils.errors import CheckpointError, ConfigError, SamplingError, ShapeError
+from siamese_utils.errors import CheckpointError, ConfigError, SamplingError, ShapeError, shown
 from siamese_utils.system.config import Config, Count, Natural, NotNegative, Positive, Share
 from siamese_utils.system.files import atomic_path, reason
 
@@ -427,7 +427,9 @@ def fine_tune(
     Raises:
         SamplingError: a class has no image.
     """
-    config = config or FineTuneConfig()
+    config = FineTuneConfig() if config is None else config
+    if not isinstance(config, FineTuneConfig):
+        raise ConfigError(f"Fine-tuning takes a FineTuneConfig, not {shown(config)}.")
     replicas, added, _ = novel.shape
     classes = len(old)
     old_z, old_rows = old_images

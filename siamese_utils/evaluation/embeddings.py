@@ -45,7 +45,7 @@ def checked_gram(gram: Any, count: int) -> torch.Tensor | None:
     """
     if gram is None:
         return None
-    gram = as_embeddings(gram, "The table of similarities", finite=False).detach().cpu().float().contiguous()
+    gram = as_embeddings(gram, "The table of similarities").detach().cpu().float().contiguous()
     if gram.shape != (count, count):
         raise ShapeError(
             f"The table of similarities of {count} embeddings is {count} by {count}, but got {tuple(gram.shape)}; give "

@@ -99,9 +99,11 @@ def _check_episodes(episodes: Episodes, count: int) -> None:
     """Raise SamplingError unless these are episodes over so many rows."""
     if not isinstance(episodes, Episodes):
         raise SamplingError(f"Episodes come from sample_episodes, not as a {type(episodes).__name__}.")
-    for rows in (episodes.support, episodes.query):
-        if not rows.numel() or rows.ndim != 3 or not 0 <= int(rows.min()) <= int(rows.max()) < count:
-            raise SamplingError(f"These episodes are not over {count} embeddings; draw them from the same labels.")
+    support, query = episodes.support, episodes.query
+    fit = all(isinstance(rows, torch.Tensor) and rows.dtype == torch.int64 for rows in (support, query))
+    fit = fit and support.ndim == query.ndim == 3 and support.shape[:2] == query.shape[:2]
+    if not fit or not all(rows.numel() and 0 <= rows.min() <= rows.max() < count for rows in (support, query)):
+        raise SamplingError(f"These episodes are not over {count} embeddings; draw them from the same labels.")
 
 
 def _prototype_similarity_by_lookup(gram: torch.Tensor, support: torch.Tensor, query: torch.Tensor) -> torch.Tensor:

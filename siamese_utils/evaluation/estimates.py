@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import binomtest, bootstrap
 
-from siamese_utils.data.arrays import as_count, as_row
+from siamese_utils.data.arrays import as_count, as_number, as_row
 from siamese_utils.data.sampling import named_rng
 from siamese_utils.errors import SamplingError, ShapeError
 
@@ -36,8 +36,12 @@ class Estimate:
 
 
 def exact(value: float) -> Estimate:
-    """A number that is no sample, such as a count or a time, in the form in which tables take it."""
-    return Estimate(float(value), 0.0, 1)
+    """A number that is no sample, such as a count or a time, in the form in which tables take it.
+
+    Raises:
+        ShapeError: it is no finite number.
+    """
+    return Estimate(as_number("A number of a table", value, ShapeError), 0.0, 1)
 
 
 def mean_estimate(shares: torch.Tensor) -> Estimate:

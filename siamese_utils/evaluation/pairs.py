@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import torch
 
-from siamese_utils.data.arrays import as_count, as_number, as_rng, as_row, as_tensor
+from siamese_utils.data.arrays import as_count, as_number, as_rng, as_row
 from siamese_utils.data.sampling import ClassIndex, named_rng, sample_pairs, sample_triplets
 from siamese_utils.errors import SamplingError, ShapeError
 from siamese_utils.evaluation.embeddings import CELLS_AT_ONCE, checked
@@ -83,7 +83,7 @@ def threshold_for_balanced_accuracy(similarity: torch.Tensor | np.ndarray, same:
         ShapeError: shapes or types that do not fit.
         SamplingError: no same or no different pair.
     """
-    values, is_same = as_row("Similarities", similarity).numpy(), as_tensor("Flags", same).detach().cpu().numpy()
+    values, is_same = as_row("Similarities", similarity).numpy(), as_row("Flags", same).numpy()
     values = values if values.dtype.kind == "f" else values.astype(np.float64)
     if values.shape != is_same.shape or is_same.dtype != bool:
         raise ShapeError(

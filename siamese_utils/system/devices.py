@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from siamese_utils.errors import ConfigError, unknown
+from siamese_utils.errors import ConfigError, shown, unknown
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -26,7 +26,7 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (TypeError, ValueError, RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(f"The device {name!r:.60} cannot be used on this machine; use 'auto' or 'cpu'.") from error
+        raise ConfigError(f"The device {shown(name)} cannot be used on this machine; use 'auto' or 'cpu'.") from error
     return device
 
 

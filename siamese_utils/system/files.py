@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from siamese_utils.errors import DataError, SiameseError, StorageError
+from siamese_utils.errors import DataError, SiameseError, StorageError, shown
 
 
 def as_path(given: str | bytes | os.PathLike[str], error: type[SiameseError] = DataError) -> Path:
@@ -25,11 +25,9 @@ def as_path(given: str | bytes | os.PathLike[str], error: type[SiameseError] = D
     """
     try:
         path = Path(os.fsdecode(given))
-        os.path.lexists(path)  # a name can be one that no system takes
-        path.exists()
+        path.exists()  # a name can be one that no system takes
     except (TypeError, ValueError, OSError) as wrong:
-        what = f"{given!r:.60}" if isinstance(given, (str, bytes)) else f"a {type(given).__name__}"
-        raise error(f"A path of a file or a folder is needed, not {what}.") from wrong
+        raise error(f"A path of a file or a folder is needed, not {shown(given)}.") from wrong
     return path
 
 
@@ -43,6 +41,8 @@ def atomic_path(target: Path) -> Iterator[Path]:
         StorageError: the folder cannot be written to, or the disk is full; the old file stays.
     """
     # Whoever is killed leaves this file behind; its ending keeps it out of version control.
+    if not target.name:
+        raise StorageError(f"Cannot write {target}, which names no file; choose a name in it.")
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     with _storing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
