@@ -105,7 +105,7 @@ def test_objectives_take_every_form(name: str) -> None:
         (lambda: as_embeddings(Z * torch.inf), ShapeError, "not finite"),
         (lambda: as_embeddings([Z[0], Z[0, :2]]), ShapeError, "list of Tensor"),
         (lambda: labelled("This", Z[:0], []), SamplingError, "there is none"),
-        (lambda: as_classes(5, SamplingError), SamplingError, "whole numbers"),
+        (lambda: as_classes(2.5, SamplingError), SamplingError, "whole numbers"),
         (lambda: as_classes({1, 2.5}, SamplingError), SamplingError, "whole numbers"),
         (lambda: as_count("Ways", 2.0), ConfigError, "got 2.0"),
         (lambda: as_count("Ways", True), ConfigError, "got True"),

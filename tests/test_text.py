@@ -89,6 +89,8 @@ def test_names_that_are_not_utf8_are_answered_in_a_table(folders: tuple[Path, Pa
     names = [r"caf\xe9", r"line\nbreak", "plain", "日本"]
     assert table.columns[4:].tolist() == names and set(table["prediction"]) <= set(names)
     assert sorted(Path(query).name for query in table["query"]) == [r"\xff\x81.png", "é ± ….png"]
+    as_bytes = [os.fsencode(path) for path in folders]
+    pd.testing.assert_frame_equal(classify_folder(*as_bytes), table)
     again = pd.read_csv(io.StringIO(table.to_csv(index=False)))
     assert again["query"].tolist() == table["query"].tolist()
     assert table.to_json() and table.to_string()

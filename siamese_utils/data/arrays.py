@@ -7,7 +7,7 @@ is refused in one sentence that names the argument.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+import os
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,16 @@ def as_tensor(what: str, given: Any) -> torch.Tensor:
         return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ShapeError(f"{what} must be one array of numbers, not {_kind(given)}; make one of them.") from error
+
+
+def as_list(given: Any) -> list[Any]:
+    """What is in a list or another collection; anything else, and a name, alone."""
+    if isinstance(given, (str, bytes, os.PathLike)):
+        return [given]
+    try:
+        return list(given)
+    except TypeError:
+        return [given]
 
 
 def as_labels(given: Any, count: int | None = None, error: type[SiameseError] = ShapeError) -> torch.Tensor:
@@ -82,7 +92,7 @@ def as_classes(given: Any, error: type[SiameseError]) -> tuple[int, ...]:
         given: whole numbers in any order: an array, a list, a set, a range.
         error: what is raised for anything else.
     """
-    numbers = list(given) if isinstance(given, Iterable) and not hasattr(given, "__array__") else given
+    numbers = given if hasattr(given, "__array__") else as_list(given)
     classes = sorted(as_labels(numbers, error=error).tolist())
     if len(set(classes)) != len(classes):
         raise error("The list of classes names a class twice; name each class once.")

@@ -25,8 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, JpegImagePlugin
 
-from siamese_utils.errors import DataError, ImageError, SiameseError
-from siamese_utils.system.text import printable
+from siamese_utils.data.arrays import as_count
+from siamese_utils.errors import DataError, ImageError, SiameseError, printable
+from siamese_utils.system.files import as_path
 
 MAX_PIXELS = 500_000_000
 """Pixels of an image at most. A baseline JPEG is reduced while it is decoded; others take up to 4 bytes a pixel."""
@@ -292,8 +293,9 @@ def load_image(path: str | Path, size: int = 32) -> NDArray[np.uint8]:
 
     Raises:
         ImageError: the file is missing, no image, damaged, too large, or of a depth that cannot be told.
+        ConfigError: the size is no number of pixels.
     """
-    path = Path(path)
+    path, size = as_path(path), as_count("The side of an image in pixels", size)
     try:
         missing = not path.is_file()
     except OSError as error:

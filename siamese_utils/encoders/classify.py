@@ -17,12 +17,13 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from siamese_utils.data.arrays import as_embeddings
+from siamese_utils.data.arrays import as_embeddings, as_list
 from siamese_utils.data.image_files import folders_in, images_in, load_image
 from siamese_utils.data.pixels import as_images
 from siamese_utils.encoders.checkpoints import as_encoder
 from siamese_utils.encoders.encoder import Encoder, Ensemble
 from siamese_utils.errors import DataError, ImageError, SamplingError, printable
+from siamese_utils.system.files import as_path
 
 Item = TypeVar("Item")
 _AT_ONCE = 100  # images in memory
@@ -172,7 +173,7 @@ class OneShotClassifier:
             DataError: the folder is missing or cannot be read, or images are unreadable; all of them are named.
             SamplingError: fewer than two sub-folders, or one without images.
         """
-        folder = Path(folder)
+        folder = as_path(folder)
         with suppress(PermissionError):  # as listing it will say
             if not folder.is_dir():
                 raise DataError(f"There is no support folder {folder}; make it, with one sub-folder of images a class.")
@@ -242,10 +243,8 @@ class OneShotClassifier:
         Raises:
             DataError: a file is missing or unreadable, or no image was given.
         """
-        if isinstance(paths, (str, Path)):
-            paths = [paths]
         files: list[Path] = []
-        for path in map(Path, paths):
+        for path in map(as_path, as_list(paths)):
             files += images_in(path) if os.path.isdir(path) else [path]
         if not files:
             raise DataError("There is no query image; name image files, or folders that hold some.")

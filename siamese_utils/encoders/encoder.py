@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from siamese_utils.data.arrays import as_count, as_embeddings
+from siamese_utils.data.arrays import as_count, as_embeddings, as_list
 from siamese_utils.data.pixels import as_images, to_float
 from siamese_utils.encoders.backbones import ENCODERS
 from siamese_utils.errors import ConfigError, ShapeError, look_up
@@ -170,9 +170,7 @@ class Ensemble:
     """
 
     def __init__(self, members: Sequence[Encoder]) -> None:
-        if not isinstance(members, Iterable) or isinstance(members, str):
-            raise ConfigError("An ensemble needs a list of encoders.")
-        self.members = tuple(checked_encoder(member) for member in members)
+        self.members = tuple(checked_encoder(member) for member in as_list(members))
         if not self.members:
             raise ConfigError("An ensemble needs at least one encoder.")
         if len({member.image_size for member in self.members}) > 1:
@@ -208,7 +206,7 @@ def joined(embeddings: Sequence[torch.Tensor]) -> torch.Tensor:
     Raises:
         ShapeError: none, or of different numbers of images.
     """
-    tables = [as_embeddings(z) for z in embeddings] if isinstance(embeddings, Iterable) else []
+    tables = [as_embeddings(z) for z in as_list(embeddings)]
     if len({len(z) for z in tables}) != 1:
         raise ShapeError("Embeddings to be joined must be of the same images, by at least one encoder.")
     return torch.cat(tables, dim=1) / math.sqrt(len(tables))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from siamese_utils.data.arrays import as_list
 from siamese_utils.data.sampling import named_rng
 from siamese_utils.data.splits import ClassSplit
 from siamese_utils.errors import ShapeError, SplitError, look_up
@@ -141,7 +142,7 @@ def _metric_names(metrics: Iterable[str] | None, split: ClassSplit) -> list[str]
     of_split = [name for name in METRICS if split.unseen or name.endswith("_seen")]
     if metrics is None:
         return of_split
-    names = [metrics] if isinstance(metrics, str) or not isinstance(metrics, Iterable) else list(metrics)
+    names = as_list(metrics)
     for name in names:
         look_up("metric", name, METRICS)
         if name not in of_split:

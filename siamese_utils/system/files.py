@@ -25,6 +25,8 @@ def as_path(given: str | bytes | os.PathLike[str], error: type[SiameseError] = D
     """
     try:
         path = Path(os.fsdecode(given))
+        if "\0" in str(path):
+            raise ValueError("a null byte")
         path.exists()  # a name can be one that no system takes
     except (TypeError, ValueError, OSError) as wrong:
         raise error(f"A path of a file or a folder is needed, not {shown(given)}.") from wrong

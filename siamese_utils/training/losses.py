@@ -11,7 +11,7 @@ length and labels int64 (B,). A ``Term`` names one of ``OBJECTIVES`` and sets it
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -20,7 +20,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from siamese_utils.data.arrays import as_count, as_embeddings, as_labels, as_number, as_positive, labelled
+from siamese_utils.data.arrays import as_count, as_embeddings, as_labels, as_list, as_number, as_positive, labelled
 from siamese_utils.errors import ConfigError, DivergedError, SamplingError, ShapeError, look_up
 from siamese_utils.system.config import Config, Positive, Share, ShareBelowOne, one_of
 from siamese_utils.training.augment import TURNS
@@ -672,7 +672,7 @@ class WeightedSum(nn.Module):
 
     def __init__(self, terms: tuple[Term, ...], num_classes: int, embedding_dim: int) -> None:
         super().__init__()
-        terms = tuple(terms) if isinstance(terms, Iterable) else (terms,)
+        terms = tuple(as_list(terms))
         for term in terms:
             if not isinstance(term, Term):
                 raise ConfigError(
