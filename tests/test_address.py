@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 from alone import ROOT
+from typer.testing import CliRunner
 
+from siamese_utils import cli
 from siamese_utils.errors import ConfigError
+from siamese_utils.experiments import plotting
 from siamese_utils.report import address
 from siamese_utils.report.address import Repository
 from siamese_utils.report.execute import numbered_notebooks
@@ -88,6 +91,19 @@ def test_what_is_no_address_is_refused(copy: Path, wrong: str) -> None:
     (copy / "pyproject.toml").write_text("[project]\n")
     with pytest.raises(ConfigError, match="names no repository"):
         address.update_links(copy)
+
+
+def test_the_command_moves_all(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (copy / "docs").mkdir()
+    shutil.copy(ROOT / "docs" / "numbers.md", copy / "docs")
+    monkeypatch.chdir(ROOT)  # where the results are
+    monkeypatch.setattr(plotting, "save_figure", lambda *_: b"")
+    answer = CliRunner().invoke(
+        cli.app, ["readme", str(copy / "README.md"), "--address", "https://github.com/some/one"]
+    )
+    assert answer.exit_code == 0, answer.output
+    assert "Links lead to https://github.com/some/one; " in answer.output
+    assert Repository.of(copy) == Repository("some", "one") and address.update_links(copy) == []
 
 
 def test_a_repository_named_as_its_pages_is_published_at_their_root() -> None:
