@@ -127,8 +127,8 @@ def make_calls(folder: Path) -> dict[str, Call]:
     return {
         # ---------------------------------------------------------------- the package
         "Encoder": Call(
-            lambda name, embedding_dim, image_size: Encoder(name, embedding_dim, image_size),
-            lambda: {"name": "conv3", "embedding_dim": 4, "image_size": 32},
+            lambda name, embedding_dim, image_size, mirror: Encoder(name, embedding_dim, image_size, mirror),
+            lambda: {"name": "conv3", "embedding_dim": 4, "image_size": 32, "mirror": True},
         ),
         "Encoder.embed": Call(encoder.embed, lambda: {"images": images, "batch_size": 2}),
         "Encoder.features": Call(encoder.features, lambda: {"images": images, "batch_size": 2}),
@@ -151,7 +151,7 @@ def make_calls(folder: Path) -> dict[str, Call]:
         "OneShotClassifier.compare": Call(fitted.compare, lambda: {"z": encoder.embed(images)}),
         "OneShotClassifier.predict": Call(fitted.predict, lambda: {"images": images}),
         "OneShotClassifier.predict_files": Call(
-            fitted.predict_files, lambda: {"paths": folder / "support" / "class 0"}
+            fitted.predict_files, lambda: {"paths": folder / "support" / "class 0", "skip_unreadable": True}
         ),
         "classify_folder": Call(
             siamese_utils.classify_folder,
@@ -326,7 +326,7 @@ ODD = st.sampled_from(
         *(torch.zeros(0), torch.zeros(3), torch.zeros(2, 3), torch.zeros(2, 3, 4), torch.tensor(3), torch.tensor(0.5)),
         *(torch.zeros(4, dtype=torch.complex64), torch.zeros(24, 6), torch.zeros(24, dtype=torch.int64)),
         *(torch.ones(24, dtype=torch.bool), torch.full((24,), 2**62), torch.zeros(2, 32, 32, 3, dtype=torch.uint8)),
-        *(pd.Series([1, 2]), pd.DataFrame({"a": ["x"]}), Path("nowhere"), Path("/"), losses.Term("proxy")),
+        *(pd.Series([1, 2]), pd.DataFrame({"a": ["x"]}), Path("nowhere"), Path("."), losses.Term("proxy")),
         *(torch.zeros(0, 6), torch.zeros(24, 0), torch.zeros(1, 6), torch.zeros(0, 32, 32, 3, dtype=torch.uint8)),
     ]
 )

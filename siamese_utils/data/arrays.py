@@ -184,6 +184,17 @@ def as_row(what: str, given: Any) -> torch.Tensor:
     return row
 
 
+def as_flag(what: str, given: Any, error: type[SiameseError] = ConfigError) -> bool:
+    """True or false.
+
+    Raises:
+        ConfigError: something else.
+    """
+    if not isinstance(given, (bool, np.bool_)):
+        raise error(f"{what} must be True or False, but got {shown(given)}.")
+    return bool(given)
+
+
 def as_number(what: str, given: Any, error: type[SiameseError] = ConfigError) -> float:
     """A finite number.
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from siamese_utils.data.arrays import as_count, as_labels, as_rng
+from siamese_utils.data.arrays import as_count, as_flag, as_labels, as_rng
 from siamese_utils.errors import SamplingError, shown
 
 _CELLS_AT_ONCE = 250_000  # the scratch table of a vectorised shuffle should fit into the processor cache
@@ -278,6 +278,7 @@ class PKBatches:
         """
         p = as_count("The number of classes in a batch", classes_per_batch, error=SamplingError)
         k = as_count("The number of images of a class in a batch", images_per_class, error=SamplingError)
+        allow_fewer_classes = as_flag("allow_fewer_classes", allow_fewer_classes, SamplingError)
         named_rng(seed, "")  # only to check the seed now rather than at the first epoch
         self._by_class = ClassIndex(labels)
         self._seed = int(seed)

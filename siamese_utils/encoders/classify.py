@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from siamese_utils.data.arrays import as_embeddings, as_list
+from siamese_utils.data.arrays import as_embeddings, as_flag, as_list
 from siamese_utils.data.image_files import folders_in, images_in, load_image
 from siamese_utils.data.pixels import as_images
 from siamese_utils.encoders.checkpoints import as_encoder
@@ -243,6 +243,7 @@ class OneShotClassifier:
         Raises:
             DataError: a file is missing or unreadable, or no image was given.
         """
+        skip_unreadable = as_flag("skip_unreadable", skip_unreadable)
         files: list[Path] = []
         for path in map(as_path, as_list(paths)):
             files += images_in(path) if os.path.isdir(path) else [path]

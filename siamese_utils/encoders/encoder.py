@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from siamese_utils.data.arrays import as_count, as_embeddings, as_list
+from siamese_utils.data.arrays import as_count, as_embeddings, as_flag, as_list
 from siamese_utils.data.pixels import as_images, to_float
 from siamese_utils.encoders.backbones import ENCODERS
 from siamese_utils.errors import ConfigError, ShapeError, look_up
@@ -46,7 +46,7 @@ class Encoder(nn.Module):
             embedding_dim = as_count("An embedding has at least one dimension: their number", embedding_dim)
         self.name = name
         self.image_size = as_count("The side of an encoder's images in whole numbers of pixels", image_size)
-        self.mirror = mirror
+        self.mirror = as_flag("mirror", mirror)
         self.body, features = make_body()
         self.projection: nn.Module = nn.Identity() if embedding_dim is None else nn.Linear(features, embedding_dim)
         self.projected = embedding_dim is not None

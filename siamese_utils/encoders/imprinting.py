@@ -354,7 +354,7 @@ def bias_for_budget(lead: torch.Tensor, right: torch.Tensor, budget: float) -> t
     Raises:
         ConfigError: a budget below zero, or one that gives up every image.
     """
-    allowed = math.floor(budget / 100 * lead.shape[1] + 1e-9)
+    allowed = math.floor(min(max(budget, 0), 100) / 100 * lead.shape[1] + 1e-9)
     if budget < 0 or bool((right.sum(dim=1) <= allowed).any()):
         raise ConfigError(
             f"A budget of {budget} percentage points of {lead.shape[1]} images leaves nothing to keep; choose 0 or "

@@ -100,7 +100,9 @@ def _check_episodes(episodes: Episodes, count: int) -> None:
     if not isinstance(episodes, Episodes):
         raise SamplingError(f"Episodes come from sample_episodes, not as a {type(episodes).__name__}.")
     support, query = episodes.support, episodes.query
-    fit = all(isinstance(rows, torch.Tensor) and rows.dtype == torch.int64 for rows in (support, query))
+    fit = all(
+        isinstance(rows, torch.Tensor) and rows.dtype == torch.int64 and not rows.is_meta for rows in (support, query)
+    )
     fit = fit and support.ndim == query.ndim == 3 and support.shape[:2] == query.shape[:2]
     if not fit or not all(rows.numel() and 0 <= rows.min() <= rows.max() < count for rows in (support, query)):
         raise SamplingError(f"These episodes are not over {count} embeddings; draw them from the same labels.")

@@ -558,7 +558,7 @@ class RotationObjective(nn.Module):
         z, turns = _checked(embeddings, turns, self.head.in_features)
         if not 0 <= int(turns.min()) <= int(turns.max()) < TURNS:
             raise ShapeError(f"Quarter turns are numbered 0 to {TURNS - 1}.")
-        logits = self.head(z)
+        logits = self.head(z.to(self.head.weight.dtype))
         loss = F.cross_entropy(logits, turns)
         accuracy = (logits.argmax(dim=1) == turns).float().mean()
         return ObjectiveOutput(self.weight * loss, {"rotation_loss": loss.detach(), "rotation_accuracy": accuracy})
