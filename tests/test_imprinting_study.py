@@ -18,7 +18,7 @@ from siamese_utils.data.images import ImageSet
 from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder, save_encoder
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.encoders.imprinting import CosineClassifier, Whitening, leads, load_classifier
-from siamese_utils.errors import ConfigError, SamplingError, SplitError
+from siamese_utils.errors import CheckpointError, ConfigError, SamplingError, SplitError
 from siamese_utils.experiments import store
 from siamese_utils.experiments.audit import audit
 from siamese_utils.experiments.study import Bench, complete, run_study, stored
@@ -230,8 +230,12 @@ def test_the_base_network_learns_the_old_classes_alone(
     assert not (project / "runs" / "imprinting-base").exists()
     base_network(quick, bench)
     assert len(learned) == 1  # stored
+    with pytest.raises(CheckpointError, match=r"trained otherwise.*delete it.*--again"):
+        base_network(dataclasses.replace(quick, seed=1), bench)
+    assert len(learned) == 1 and checkpoint_info(base_checkpoint())["seed"] == 0
+    base_checkpoint().unlink()
     base_network(dataclasses.replace(quick, seed=1), bench)
-    assert len(learned) == 2  # trained otherwise
+    assert len(learned) == 2 and checkpoint_info(base_checkpoint())["seed"] == 1
 
 
 def test_no_test_image_and_no_novel_image_reaches_what_is_learned(

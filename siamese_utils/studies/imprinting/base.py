@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,8 +21,10 @@ from siamese_utils.experiments import store
 from siamese_utils.experiments.study import Bench, training_record
 from siamese_utils.studies.imprinting.settings import WHOLE, BaseConfig, ImprintingConfig
 from siamese_utils.studies.splits.study import checkpoint_path
+from siamese_utils.system.files import locked
 from siamese_utils.system.project import project_root, results_dir
 from siamese_utils.system.provenance import provenance
+from siamese_utils.training.config import TrainConfig
 
 TRIAL_SPLIT = "20-80"  # the sweep's network that learned fewer classes than the base network
 
@@ -32,31 +35,40 @@ def base_checkpoint() -> Path:
 
 
 def base_network(config: BaseConfig, bench: Bench) -> Encoder:
-    """The base network as it is stored, trained first if it is missing or was trained otherwise.
+    """The base network as it is stored, trained first if it is missing.
 
     It is no study, since nothing is asked of it; several studies build on it, and each makes it where it is missing.
-    Started again after a kill, the training goes on.
+    Started again after a kill, the training goes on; of several processes, one trains and the others wait.
 
     Raises:
         ConfigError: see ``BaseConfig.training``.
         SplitError: no such split.
+        CheckpointError: the stored one was trained otherwise, or is damaged.
     """
     training, path, train_set = config.training, base_checkpoint(), bench.train_set
     key = {"split": config.split, "draw": config.draw, "seed": config.seed, "recipe": config.recipe}
     source = {**key, "data": train_set.name, "config": training.to_json()}
-    try:
-        if checkpoint_info(path) == source:
-            return load_encoder(path)
-    except CheckpointError:
-        pass  # missing or damaged: it is made
-    seen = class_split(config.split, config.draw, train_set.num_classes).seen
-    computed_with = provenance(bench.device, training.precision)
     folder = project_root() / "runs" / "imprinting-base"
-    trained = bench.at(folder).train(training, train_set, seen)
-    save_encoder(trained.encoder, path, source)
+    with locked(folder.with_suffix(".lock")):
+        if not path.is_file():
+            _train_base(source, training, bench.at(folder))
+        elif checkpoint_info(path) != source:
+            raise CheckpointError(
+                f"The base network {path} was trained otherwise than is asked for now; delete it to train another in "
+                "its place, and do what was built on it anew with --again."
+            )
+        return load_encoder(path)
+
+
+def _train_base(source: Mapping[str, Any], training: TrainConfig, bench: Bench) -> None:
+    computed_with = provenance(bench.device, training.precision)
+    seen = class_split(str(source["split"]), int(source["draw"]), bench.train_set.num_classes).seen
+    trained = bench.train(training, bench.train_set, seen)
+    # The checkpoint comes last: it is what tells that all is there.
     store.store_json("imprinting-base", {**source, **training_record(trained), "provenance": computed_with})
-    shutil.rmtree(folder, ignore_errors=True)
-    return load_encoder(path)
+    save_encoder(trained.encoder, base_checkpoint(), dict(source))
+    if bench.folder is not None:
+        shutil.rmtree(bench.folder, ignore_errors=True)
 
 
 def train_base(bench: Bench, config: Path = WHOLE) -> None:
