@@ -98,7 +98,7 @@ def seed_loop(data: ImageSet, encoder_name: str, batch_size: int = SEED_BATCH) -
 
 
 def engine(data: ImageSet, encoder_name: str, batch_size: int, side: int | None = None) -> float:
-    """Train for one epoch with ``siamese_utils.train``; returns images a second.
+    """Train for one epoch with ``training.loop.train``; returns images a second.
 
     Args:
         data: what to train on, all of it.

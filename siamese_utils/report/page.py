@@ -263,7 +263,7 @@ def start_symbols() -> Page:
             raise MissingDataError("The profile smoke asks for no data.")
         characters, digits = load_omniglot_background(), load_mnist("test")
         text = (
-            f"Profile <code>{escape(profile)}</code>: {len(characters):,} characters of Omniglot's background set and "
+            f"Profile <code>{escape(profile)}</code>: {len(characters):,} drawings of Omniglot's letters and "
             f"{len(digits):,} test images of MNIST."
         )
     except MissingDataError:

@@ -74,8 +74,9 @@ def mnist_sentence() -> str:
     """How long all ten digits took, and how many pairs of them are called right."""
     accuracy = result(DRAWING.table(), train_on="mnist", metric="pair_acc_digits")
     record = DRAWING.read_record(_run("mnist"))
+    threads = record["provenance"]["threads"]
     return (
-        f"Training took **{record['seconds'] / 60:.1f} minutes** on {record['provenance']['threads']} thread(s) of an "
+        f"Training took **{record['seconds'] / 60:.1f} minutes** on {threads} thread{'s' * (threads > 1)} of an "
         f"{record['provenance']['processor']}; the network has {record['parameters']:,} weights. Of balanced test "
         f"pairs, **{accuracy.value:.2f} ± {accuracy.ci95:.2f}%** are called right; the aim was 99%."
     )
