@@ -3,7 +3,7 @@
 Where a page's sentences stand in the package, ``SENTENCES`` names the modules, and they are read as the page's own.
 
 Numbers that a notebook prints are computed by it, and the tables of README and docs are made from ``results/``, as
-``test_summary`` checks. What is left was typed by hand. There, every number that could be a measurement (one with a
+``test_readme`` checks. What is left was typed by hand. There, every number that could be a measurement (one with a
 decimal point, a unit or three digits, or in words before a unit) must lie in a sentence that ``SOURCED`` names, with a
 reason. Where the number follows from ``results/`` or from the code, the entry has a gap, which is filled by computing
 the number.

@@ -13,7 +13,7 @@ from siamese_utils.errors import ResultsError
 from siamese_utils.evaluation.estimates import Estimate
 from siamese_utils.evaluation.protocol import METRICS
 from siamese_utils.experiments.study import Outcome, Run, keep
-from siamese_utils.report import readme as summary
+from siamese_utils.report import readme
 from siamese_utils.studies import reference
 from siamese_utils.studies.ensembles.study import ENSEMBLES, TOGETHER
 from siamese_utils.studies.objectives.systems import TRIPLET_SYSTEMS
@@ -30,11 +30,11 @@ def in_project(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("in_project")
 def test_readme_headline_is_what_the_results_give() -> None:
     for page, block, expected in (
-        ("README.md", "headline", summary.headline_text()),
-        ("docs/numbers.md", "speed", summary.speed_text()),
+        ("README.md", "headline", readme.headline_text()),
+        ("docs/numbers.md", "speed", readme.speed_text()),
     ):
         text = (ROOT / page).read_text(encoding="utf-8")
-        begin, end = summary._marks(block)
+        begin, end = readme._marks(block)
         assert text.split(begin)[1].split(end)[0].strip() == expected, "run `python -m siamese_utils readme`"
 
 
@@ -43,20 +43,20 @@ def test_headline_numbers_are_rows_of_the_results() -> None:
     stored = pd.read_csv(ROOT / "results" / "split_sweep.csv")
     row = stored[(stored.split == "90-10") & (stored.draw == 0) & (stored.seed == 0) & (stored.metric == "acc_5w1s")]
     assert len(row) == 1
-    assert f"**{row.value.iloc[0]:.1f}** ± {row.ci95.iloc[0]:.1f} (62.2)" in summary.headline_table()
+    assert f"**{row.value.iloc[0]:.1f}** ± {row.ci95.iloc[0]:.1f} (62.2)" in readme.headline_table()
 
 
 def test_other_systems_have_rows_of_their_own(project: Path) -> None:
-    assert summary._other_systems() == []
-    metrics = {metric: Estimate(50.0 + place, 0.5, 9) for place, metric in enumerate(summary.HEADLINE_METRICS)}
+    assert readme._other_systems() == []
+    metrics = {metric: Estimate(50.0 + place, 0.5, 9) for place, metric in enumerate(readme.HEADLINE_METRICS)}
     key = {"split": "90-10", "draw": 0, "seed": 0, "recipe": "muon-triplet"}
     keep(TRIPLET_SYSTEMS, Run(key, {}), Outcome(metrics), {})
     for seed in range(3):
         together = {f"{name}{TOGETHER}": Estimate(60.0 + seed, 0.5, 9) for name in metrics}
         key = {"task": "90-10", "seed": seed, "recipe": "any"}
         keep(ENSEMBLES, Run(key, {}), Outcome({**metrics, **together}), {})
-    alone, together = summary._other_systems()
-    assert (alone.label, alone.note) == ("90-10, by triplets alone", summary.OTHER_RECIPES["muon-triplet"][1])
+    alone, together = readme._other_systems()
+    assert (alone.label, alone.note) == ("90-10, by triplets alone", readme.OTHER_RECIPES["muon-triplet"][1])
     assert alone.rows.value["acc_5w5s"] == 51
     assert together.label == "90-10, three networks together"
     assert together.rows.value.to_dict() == dict.fromkeys(metrics, 62.0)
@@ -64,7 +64,7 @@ def test_other_systems_have_rows_of_their_own(project: Path) -> None:
 
 @pytest.mark.usefixtures("in_project")
 def test_headline_figure_description_is_current() -> None:
-    _, alt = summary.headline_figure()
+    _, alt = readme.headline_figure()
     assert (ROOT / "figures" / "headline.alt.txt").read_text(encoding="utf-8").strip() == alt
     assert (ROOT / "figures" / "headline.svg").is_file()
 
@@ -75,20 +75,20 @@ def test_readme_update_changes_a_wrong_number_and_nothing_else(tmp_path: Path, m
     right = {}
     for page, name in (("README.md", "headline"), ("docs/numbers.md", "speed")):
         right[page] = (ROOT / page).read_text(encoding="utf-8")
-        begin, end = summary._marks(name)
+        begin, end = readme._marks(name)
         head, rest = right[page].split(begin)
         block, tail = rest.split(end)
         (tmp_path / page).write_text(head + begin + re.sub(r"\d", "7", block) + end + tail, encoding="utf-8")
-    assert summary.update_readme(tmp_path / "README.md") is True
+    assert readme.update_readme(tmp_path / "README.md") is True
     assert {page: (tmp_path / page).read_text(encoding="utf-8") for page in right} == right
-    assert summary.update_readme(tmp_path / "README.md") is False
+    assert readme.update_readme(tmp_path / "README.md") is False
 
 
 def test_readme_without_markers_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     (tmp_path / "README.md").write_text("# nothing here\n")
     with pytest.raises(ResultsError, match="no headline markers"):
-        summary.update_readme(tmp_path / "README.md")
+        readme.update_readme(tmp_path / "README.md")
 
 
 @pytest.mark.usefixtures("in_project")
@@ -96,11 +96,11 @@ def test_benchmark_table_is_of_one_processor() -> None:
     stored = pd.read_csv(ROOT / "results" / "benchmarks.csv")
     latest = stored[stored.benchmark == "training_options"].sort_values("date", kind="stable").processor.iloc[-1]
     stored = stored[(stored.benchmark == "training_options") & (stored.processor == latest)]
-    table = summary.benchmark_table("training_options", "Steps").frame
+    table = readme.benchmark_table("training_options", "Steps").frame
     assert table.side.tolist() == stored.side.tolist() and table.side.is_unique
     assert table.ratio.iloc[1] == f"{stored.ratio.iloc[1]:.2f} ± {stored.ratio_spread.iloc[1]:.2f}"
     with pytest.raises(ResultsError, match="make bench"):
-        summary.benchmark_table("nothing", "Steps")
+        readme.benchmark_table("nothing", "Steps")
 
 
 @pytest.mark.usefixtures("in_project")
@@ -113,7 +113,7 @@ def test_speeds_are_those_of_the_benchmarks() -> None:
         ("siamese_utils, with drawing the episodes", "easyfsl, which is given the episodes"),
     ):
         ours = stored.loc[("evaluation_5w1s", side)]
-        assert f"{against} | **{ours.ratio:.0f}** ({ours.value:,.0f} : " in summary.speed_text()
+        assert f"{against} | **{ours.ratio:.0f}** ({ours.value:,.0f} : " in readme.speed_text()
 
 
 @pytest.mark.usefixtures("in_project")
