@@ -167,7 +167,7 @@ def _write_site(
         "css": _style_sheet(),
         "pages": pages,
         "answer": answer.answer() if _is_project(root) else None,
-        "synthetic": [page.title for page in pages if "synthetic" in page.sources],
+        "synthetic": [page.short for page in pages if "synthetic" in page.sources],
         "provenance": provenance(root),
         "headline": headline,
         "failure": failure,
