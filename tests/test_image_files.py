@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image, ImageDraw, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 import siamese_utils
 from siamese_utils.app.drawing import read_upload
@@ -142,12 +143,10 @@ def test_every_orientation_is_that_of_pillow(kind: str, turn: int) -> None:
 
 
 def test_orientation_stands_in_xmp_where_there_is_no_other() -> None:
-    buffer, upright = io.BytesIO(), io.BytesIO()
-    photo().save(upright, "JPEG")
-    xmp = b"http://ns.adobe.com/xap/1.0/\0<x tiff:Orientation='x' tiff:Orientation=\"3\"/>"
-    content = upright.getvalue()
-    buffer.write(content[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(xmp)) + xmp + content[2:])
-    assert np.array_equal(read(buffer.getvalue()), read(content)[::-1, ::-1])
+    buffer, text = io.BytesIO(), PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", "<x tiff:Orientation='x' tiff:Orientation=\"3\"/>")
+    photo(32, 32).save(buffer, "PNG", pnginfo=text)
+    assert np.array_equal(read(buffer.getvalue()), np.asarray(photo(32, 32))[::-1, ::-1])
 
 
 @pytest.mark.parametrize("name", ["exif_make_is_rational.jpg", "exif_unit_too_large.jpg", "exif_unit_too_large.png"])
@@ -285,6 +284,8 @@ def test_deep_grey_is_read_as_its_twin_of_8_bits(content: bytes) -> None:
 
 @pytest.mark.parametrize("name", ["float_0_1.tif", "grey16_12bit.tif", "grey16_full.png", "rgb.avif"])
 def test_deep_grey_that_users_have(name: str) -> None:
+    if Path(name).suffix not in image_suffixes():
+        pytest.skip(f"this Pillow reads no {name}")
     twin = load_image(given("ref_8bit.png")).astype(int)
     assert abs(load_image(given(name)) - twin).max() <= 2
 

@@ -341,8 +341,9 @@ def read_image(
     with opened(source, name, advice, says=says, limit=limit) as image:
         large = image.width * image.height > _SMALL
         drafted = image.draft("L" if grey else None, (least, least) if large else None) if grey or large else None
-        halved = image.mode not in _DEEP and any(";16" in str(tile[3]) for tile in image.tile)
-        scaled = any(tile[0] == "ppm" for tile in image.tile)
+        tiles = image.tile or []  # None of images that were decoded as they were opened
+        halved = image.mode not in _DEEP and any(";16" in str(tile[3]) for tile in tiles)
+        scaled = any(tile[0] == "ppm" for tile in tiles)
         image.load()
         if halved:
             _check_halved(image, name)
