@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -19,11 +20,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from fuzz import check_sentence, in_time
+from fuzz import SECONDS, check_sentence, in_time
 from PIL import Image
 
+from siamese_utils.app.drawing import read_upload
 from siamese_utils.data.image_files import image_suffixes, load_image
-from siamese_utils.errors import ImageError
+from siamese_utils.errors import DataError, ImageError
 
 MODES = ("RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16", "I", "F")
 HOW = ("cut", "flip", "flip", "zeros", "hole", "metadata", "tail", "ending")
@@ -150,8 +152,11 @@ def check(folder: Path, whole: Whole, how: str, rng: np.random.Generator) -> Non
     content, how = spoil(whole, how, rng)
     path = folder / f"photo{rng.choice(['.jpg', '.png', '.tif', '.gif', '.dds', ''])}"
     path.write_bytes(content)
+    begin = time.monotonic()
     try:
         with in_time():
+            with suppress(DataError):  # damaged, or nothing stands out
+                read_upload(content)
             pixels = load_image(path)
     except ImageError as error:
         check_sentence(error, path)
@@ -161,6 +166,7 @@ def check(folder: Path, whole: Whole, how: str, rng: np.random.Generator) -> Non
         at_the_end = whole.kind == "PCX" and whole.mode in "PL"  # its palette
         if how in ("metadata", "ending", "tail", "cut") and not at_the_end:
             assert np.array_equal(pixels, whole.pixels), "other pixels without a word"
+    assert time.monotonic() - begin < SECONDS, "it took too long"  # the guard makes a sentence of this, too
 
 
 def trials(folder: Path, count: int, seed: int = 0) -> Iterator[tuple[str, Callable[[], None]]]:

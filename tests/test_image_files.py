@@ -146,6 +146,15 @@ def test_every_orientation_is_that_of_pillow(kind: str, turn: int) -> None:
     assert np.array_equal(read(buffer.getvalue()), np.asarray(ImageOps.exif_transpose(Image.open(buffer))))
 
 
+@pytest.mark.parametrize("odd", [(0x8769, "I", 1, 2**32 - 1), (0x0128, "I", 1, 70_000), (0x010F, "2I", 1, (1, 2))])
+def test_odd_tags_of_a_tiff_do_not_hinder(odd: tuple) -> None:
+    lying = np.asarray(photo(40, 60))
+    turned, plain = (274, "H", 1, 6, True), tiff(lying, photometric="rgb")
+    content = tiff(lying, photometric="rgb", extratags=[(*odd, True), turned])
+    assert np.array_equal(read(content), read(tiff(lying, photometric="rgb", extratags=[turned])))
+    assert not np.array_equal(read(content), read(plain))
+
+
 def test_orientation_stands_in_xmp_where_there_is_no_other() -> None:
     buffer, text = io.BytesIO(), PngInfo()
     text.add_itxt("XML:com.adobe.xmp", "<x tiff:Orientation='x' tiff:Orientation=\"3\"/>")
@@ -385,10 +394,11 @@ def test_the_rest_is_passed_over_with_a_word(tmp_path: Path, caplog: pytest.LogC
     assert all(words in told for words in ("2 .heic", "1 .txt", "1 without an ending", "install pillow-heif"))
 
 
-def test_heic_is_told_the_package_that_reads_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("brand", [b"ftypheic", b"ftypmif1\0\0\0\0mif1heic"])
+def test_heic_is_told_the_package_that_reads_it(brand: bytes, tmp_path: Path) -> None:
     if "HEIF" in Image.OPEN:
         pytest.skip("pillow-heif is installed")
-    (tmp_path / "IMG_1.jpg").write_bytes(struct.pack(">L", 24) + b"ftypheic" + bytes(200))
+    (tmp_path / "IMG_1.jpg").write_bytes(struct.pack(">L", 24) + brand + bytes(200))
     with pytest.raises(ImageError, match=r"IMG_1\.jpg is a HEIC image; install pillow-heif"):
         load_image(tmp_path / "IMG_1.jpg")
 

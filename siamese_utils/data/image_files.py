@@ -34,9 +34,7 @@ MAX_PIXELS = 500_000_000
 
 _LOCK = threading.RLock()  # Pillow's limit and Python's warning filters belong to the whole process
 _SMALL = 2**21  # pixels up to which an image is decoded as it is
-_KEPT = (
-    4  # times as many pixels along a side as asked for stay when a larger image is reduced; no eye sees a difference
-)
+_KEPT = 4  # times the side asked for stay of a larger image; the answer differs by a few grey levels at most
 _STRIP = 256  # rows of a large image that are converted at once
 _NO_CONTRAST = 40  # grey levels below which nothing stands out
 
@@ -214,13 +212,11 @@ def _open(source: Path | bytes, formats: Sequence[str]) -> Image.Image:
 
 
 def _is_heif(source: Path | bytes) -> bool:
-    if "HEIF" in Image.OPEN:
-        return False
-    start = source[:12] if isinstance(source, bytes) else b""
+    start = source[:40] if isinstance(source, bytes) else b""
     if isinstance(source, Path):
         with suppress(OSError), source.open("rb") as file:
-            start = file.read(12)
-    return start[4:8] == b"ftyp" and start[8:12] in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1")
+            start = file.read(40)
+    return "HEIF" not in Image.OPEN and start[4:8] == b"ftyp" and bool(re.search(rb"he[iv][cmsx]", start[8:]))
 
 
 # --- orientation ----------------------------------------------------------------------------------
