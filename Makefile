@@ -17,7 +17,8 @@ help:
 	@echo "make verify       compute every stored number that has a checkpoint anew (minutes; needs the data)"
 	@echo "make lint         check the style of the code and its layout"
 	@echo "make notebooks    execute the notebooks and store their outputs in them"
-	@echo "make bench        measure speed against the seed's loop, torchvision and easyfsl (on an idle machine)"
+	@echo "make bench        measure speed against the seed's loop, torchvision and easyfsl (on an idle machine); stored"
+	@echo "                  in siamese_runs/, or where you say: make bench OUT=results/benchmarks.csv"
 	@echo "make venv         make .venv with the tested versions (the others do it when needed)"
 	@echo "make constraints  write the versions installed in .venv to constraints.txt"
 	@echo "make clean        remove what was built (.venv and data stay)"
@@ -64,12 +65,12 @@ notebooks: $(STAMP)
 	$(BIN)/python -m siamese_utils report --in-place
 
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks.evaluation
-	$(BIN)/python -m benchmarks.augmentation
-	$(BIN)/python -m benchmarks.training
-	$(BIN)/python -m benchmarks.training --options
-	$(BIN)/python -m benchmarks.optimizer
-	$(BIN)/python -m benchmarks.pair_network
+	$(BIN)/python -m benchmarks.evaluation $(if $(OUT),--out $(OUT))
+	$(BIN)/python -m benchmarks.augmentation $(if $(OUT),--out $(OUT))
+	$(BIN)/python -m benchmarks.training $(if $(OUT),--out $(OUT))
+	$(BIN)/python -m benchmarks.training --options $(if $(OUT),--out $(OUT))
+	$(BIN)/python -m benchmarks.optimizer $(if $(OUT),--out $(OUT))
+	$(BIN)/python -m benchmarks.pair_network $(if $(OUT),--out $(OUT))
 
 # The header stays, the versions are new; CUDA libraries are left out, since each platform has its own.
 constraints: $(STAMP)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing several sides in turn, the table, and ``results/benchmarks.csv``."""
+"""What the benchmarks share: timing several sides in turn, and the table in which they are stored."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ import typer
 from siamese_utils.errors import ConfigError, ResultsError
 from siamese_utils.system.devices import processor_and_precision
 from siamese_utils.system.files import locked, write_text_atomically
+from siamese_utils.system.project import own_folder
 from siamese_utils.system.provenance import git_commit
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "results" / "benchmarks.csv"
+RESULTS = own_folder() / "results" / "benchmarks.csv"  # those of the report are replaced when told to, by --out
 COLUMNS = (
     "benchmark",
     "side",
@@ -40,7 +41,7 @@ COLUMNS = (
 Quick = Annotated[bool, typer.Option("--quick", help="A tiny setting, to see that it runs; not stored.")]
 Repeats = Annotated[int, typer.Option(help="Rounds, each side once a round.")]
 Threads = Annotated[int, typer.Option(help="Threads of PyTorch; 0 for its own choice.")]
-Out = Annotated[Path | None, typer.Option(help="Table to store in instead of results/benchmarks.csv.")]
+Out = Annotated[Path | None, typer.Option(help="Table to store in, such as results/benchmarks.csv, the report's.")]
 _KEY = ["benchmark", "side", "threads", "processor"]  # one row for each; a later run takes its place
 
 
@@ -166,7 +167,7 @@ def report(tables: list[pd.DataFrame], out: Path | None) -> None:
 
 
 def output_path(out: Path | None, quick: bool) -> Path | None:
-    """Where to store: where asked, else in ``results/``, but numbers of a quick run nowhere unasked."""
+    """Where to store: where asked, else in the user's own folder, but numbers of a quick run nowhere unasked."""
     return out if out is not None or quick else RESULTS
 
 

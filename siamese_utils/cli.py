@@ -12,6 +12,7 @@ from siamese_utils.encoders.checkpoints import load_encoder
 from siamese_utils.encoders.classify import classify_folder
 from siamese_utils.errors import ConfigError, SiameseError
 from siamese_utils.evaluation.protocol import METRICS, SplitEvaluation
+from siamese_utils.experiments.own import homes, tell_place
 from siamese_utils.experiments.study import Bench, run_study
 from siamese_utils.studies import all_studies, commands
 from siamese_utils.studies.splits.findings import stored_evaluation
@@ -48,9 +49,9 @@ def report(
     notebooks: Annotated[Path | None, typer.Option(help="Folder of the notebooks.")] = None,
 ) -> None:
     """Execute the notebooks and render the report as a web site that needs no network."""
+    folder = notebooks or project.checkout("`report`") / "notebooks"
     from siamese_utils.report.site import build_report, execute_in_place  # slow to import, needed here alone
 
-    folder = notebooks or project.project_root() / "notebooks"
     if in_place and stored:
         raise ConfigError("--in-place makes new outputs and --stored keeps the old ones; choose one.")
     if in_place:
@@ -67,12 +68,15 @@ def train(
     recipe: Annotated[str, typer.Option(help="A name in siamese_utils.training.recipes.")] = DEFAULT_RECIPE,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     again: Annotated[bool, typer.Option("--again", help="Replace what other settings have made.")] = False,
+    publish: Annotated[bool, typer.Option("--publish", help="Store among the results of the report.")] = False,
 ) -> None:
     """Train one split, store its checkpoint and metrics; started again after a kill, it goes on."""
-    run = split_run(split, draw, seed, recipe)
-    for _ in run_study(SPLIT_SWEEP, [run], Bench(device), again=again):
-        pass
-    _print(stored_evaluation(run))
+    ((home, (run,)),) = homes(SPLIT_SWEEP, lambda: [split_run(split, draw, seed, recipe)], publish)
+    with project.at(home):
+        for _ in run_study(SPLIT_SWEEP, [run], Bench(device), again=again):
+            pass
+        _print(stored_evaluation(run))
+        tell_place(home, SPLIT_SWEEP.checkpoint_path(run))
 
 
 @app.command()
@@ -106,6 +110,7 @@ def audit(
     only: Annotated[list[str] | None, typer.Option(help="A table alone, such as growth; may be repeated.")] = None,
 ) -> None:
     """Compute every stored number that has a checkpoint anew, and fail where one does not hold."""
+    project.checkout("`audit`")
     from siamese_utils.experiments.audit import audit as audit_studies  # brings what every study needs
 
     found = audit_studies(all_studies(), Bench(), only or (), processes=2)
@@ -157,11 +162,11 @@ def readme(
     address: Annotated[str | None, typer.Option(help="Move to this repository, https://github.com/owner/name.")] = None,
 ) -> None:
     """Write what follows from results/ and pyproject.toml: headline, speeds, and links to the repository."""
+    root = path.resolve().parent if path else project.checkout("`readme`")
     from siamese_utils.experiments import plotting  # all of these are slow to import, and needed here alone
     from siamese_utils.report import address as links
     from siamese_utils.report import readme as summary
 
-    root = path.resolve().parent if path else project.project_root()
     if address:
         links.set_address(root, address)
 

@@ -37,6 +37,9 @@ def run(script: object, *arguments: str) -> str:
     return result.output
 
 
+STORED = common.RESULTS
+
+
 @pytest.fixture(autouse=True)
 def stored_results_are_safe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(common, "RESULTS", tmp_path / "stored.csv")
@@ -103,6 +106,7 @@ def test_senseless_settings_are_errors() -> None:
 
 def test_quick_numbers_are_stored_only_where_asked(tmp_path: Path) -> None:
     assert common.output_path(None, quick=False) == common.RESULTS
+    assert common.ROOT / "results" not in STORED.parents  # what is published is replaced when told to
     assert common.output_path(None, quick=True) is None
     assert common.output_path(tmp_path, quick=True) == tmp_path
 

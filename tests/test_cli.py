@@ -22,9 +22,9 @@ from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder, sa
 from siamese_utils.encoders.classify import classify_folder
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.evaluation.protocol import METRICS
+from siamese_utils.experiments import plan as planning
 from siamese_utils.experiments import store as results
 from siamese_utils.experiments import study as experiments
-from siamese_utils.studies import commands
 from siamese_utils.studies.splits import study as splits
 from siamese_utils.studies.splits.study import SPLIT_SWEEP, checkpoint_path
 from siamese_utils.training.recipes import RECIPES
@@ -183,6 +183,7 @@ def no_cifar100(monkeypatch: pytest.MonkeyPatch, sets: dict[str, ImageSet]) -> N
     monkeypatch.setattr(experiments, "load_cifar100", lambda part: sets[part])
     real = splits.class_split
     monkeypatch.setattr(splits, "class_split", lambda name, draw=0, _=12: real(name, draw, 12))
+    monkeypatch.setattr(splits, "SPLIT_NAMES", ("7-5", "6-6"))
 
 
 @pytest.fixture
@@ -194,28 +195,54 @@ def tiny_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_train_stores_what_evaluate_finds_again(run: Run, project: Path, no_cifar100: None, tiny_recipe: None) -> None:
-    code, out, _ = run("train", "--split", "7-5", "--recipe", "tiny", "--device", "cpu")
-    assert code == 0
-    path = project / "results" / "checkpoints" / "cifar100-7-5-draw0.safetensors"
+    options = ("--split", "7-5", "--recipe", "tiny", "--device", "cpu")
+    code, out, err = run("train", *options, "--publish")
+    assert code == 0 and "Stored in" not in err
+    name = "cifar100-7-5-draw0-seed0-tiny"
+    path = project / "results" / "checkpoints" / f"{name}.safetensors"
     assert checkpoint_info(path)["config"] == RECIPES["tiny"].to_json()
     table = SPLIT_SWEEP.table()
     assert set(table["metric"]) == set(METRICS) and len(table) == len(METRICS)
-    assert set(table["checkpoint"]) == {"results/checkpoints/cifar100-7-5-draw0.safetensors"}
+    assert set(table["checkpoint"]) == {f"results/checkpoints/{name}.safetensors"}
     for row in table.itertuples():
         (line,) = [line for line in out.splitlines() if line.split()[0] == row.metric]
         assert f"{row.value:.2f}" in line
-    record = results.load_json("cifar100-7-5-draw0")
+    record = results.load_json(name)
     assert record["recipe"] == "tiny" and len(record["history"]) == 1 and record["provenance"]["device"] == "cpu"
     again = run("evaluate", path)
     assert again == (0, out, "")
 
-    rows = (project / "results" / "split_sweep.csv").read_bytes()
-    assert run("train", "--split", "7-5", "--recipe", "tiny", "--device", "cpu")[:2] == (0, out)
-    assert (project / "results" / "split_sweep.csv").read_bytes() == rows  # a finished run changes nothing
-    check_error(run("train", "--split", "7-5", "--recipe", "smoke", "--device", "cpu"), "other settings", "--again")
-    assert (project / "results" / "split_sweep.csv").read_bytes() == rows
-    assert run("train", "--split", "7-5", "--seed", "1", "--recipe", "tiny", "--device", "cpu", "--again")[0] == 0
-    assert set(SPLIT_SWEEP.table().seed) == {1}
+    before = everything(project / "results")
+    assert run("train", *options) == (0, out, "")  # a finished run changes nothing
+    assert everything(project / "results") == before
+
+
+def everything(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"}
+
+
+def test_a_training_of_ones_own_leaves_the_published_one(
+    run: Run, project: Path, no_cifar100: None, tiny_recipe: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (cli, splits.recipes):
+        monkeypatch.setattr(module, "DEFAULT_RECIPE", "tiny")
+    published = splits.split_run("7-5", recipe="tiny")
+    monkeypatch.setattr(cli, "SPLIT_SWEEP", dataclasses.replace(SPLIT_SWEEP, runs=lambda: [published]))
+    options = ("train", "--split", "7-5", "--recipe", "tiny", "--device", "cpu")
+    assert run(*options)[0] == 0  # in an empty place of the report's
+    monkeypatch.setitem(RECIPES, "other", dataclasses.replace(RECIPES["tiny"], recipe="other"))
+    before = everything(project / "results")
+    assert before
+    own = project / "siamese_runs" / "results"
+    for words, name in (
+        (("--seed", "5"), "cifar100-7-5-draw0-seed5-tiny"),
+        (("--draw", "7"), "cifar100-7-5-draw7"),
+        (("--recipe", "other"), "cifar100-7-5-draw0-seed0-other"),
+    ):
+        code, _, err = run(*options, *words)
+        assert code == 0 and f"Stored in {own / 'checkpoints' / name}" in err.replace("\n", "")
+        assert (own / "runs" / f"{name}.json").is_file() and everything(project / "results") == before
+    assert len(results.read_table(own / "split_sweep.csv")) == 3 * len(METRICS)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +293,7 @@ def test_without_data(run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatc
 def test_sweep_prints_its_plan_and_does_what_is_left(
     run: Run, project: Path, no_cifar100: None, tiny_recipe: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = ("--splits", "7-5,6-6", "--draws", "0,1", "--recipe", "tiny", "--device", "cpu")
+    options = ("--splits", "7-5,6-6", "--draws", "0,1", "--recipe", "tiny", "--device", "cpu", "--publish")
     code, out, err = run("sweep", *options, "--plan")
     assert not err
     assert code == 0 and "4 of 4 runs to do" in out and not (project / "results" / "split_sweep.csv").exists()
@@ -308,7 +335,7 @@ def test_the_report_goes_to_the_projects_build_folder_wherever_one_stands(
 def test_studies_find_what_decides_them_wherever_one_stands(
     run: Run, project: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(commands.planning, "rate", lambda *_: None)
+    monkeypatch.setattr(planning, "rate", lambda *_: None)
     for folder in (project, project / "results", project.parent):
         monkeypatch.chdir(folder)
         code, out, err = run(*command, "--plan")

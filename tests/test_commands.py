@@ -14,6 +14,7 @@ from siamese_utils import cli, studies
 from siamese_utils.experiments.study import Bench, Study
 from siamese_utils.studies import STUDIES, commands
 from siamese_utils.studies.commands import COMMANDS, Command
+from siamese_utils.system import project as places
 
 OTHER = dataclasses.replace(FAKE, name="other", question="And a second one?", runs=lambda: FAKE.runs(sides="3"))
 
@@ -21,9 +22,9 @@ OTHER = dataclasses.replace(FAKE, name="other", question="And a second one?", ru
 INSTEAD = {"only_ground": "here:level"}
 
 
-def level(bench: Bench, shape: str = "square") -> None:
+def level(bench: Bench, publish: bool, shape: str = "square") -> None:
     """Level the ground."""
-    print(f"levelled for {shape} on {bench.device}")
+    print(f"levelled for {shape} on {bench.device}{', published' if publish else ''}")
 
 
 def ruler(centimetres: int = 30) -> None:
@@ -79,9 +80,19 @@ def test_plan_says_what_is_left_and_does_nothing(run: Callable[..., tuple[int, s
 
 
 def test_parameters_of_the_runs_are_options(run: Callable[..., tuple[int, str]]) -> None:
-    assert run("squares", "--sides", "5", "--draws", "0")[0] == 0 and log() == ["side5-seed0"]
+    assert run("squares", "--sides", "5", "--draws", "0", "--publish")[0] == 0 and log() == ["side5-seed0"]
     _, printed = run("squares", "--help")
-    for option in ("--sides", "--collapse", "--only", "--seed", "--plan", "--again", "--scheduler", "--second"):
+    for option in (
+        "--sides",
+        "--collapse",
+        "--only",
+        "--seed",
+        "--plan",
+        "--again",
+        "--publish",
+        "--scheduler",
+        "--second",
+    ):
         assert option in printed
     assert "How large is a square?" in printed
 
@@ -93,7 +104,8 @@ def test_a_part_is_a_study_of_its_own(run: Callable[..., tuple[int, str]]) -> No
 
 
 def test_flags_go_together_where_a_study_is_named_for_them(run: Callable[..., tuple[int, str]]) -> None:
-    assert run("squares", "--third", "--second", "--sides", "4", "--draws", "0")[0] == 0 and log() == ["side4-seed0"]
+    assert run("squares", "--third", "--second", "--sides", "4", "--draws", "0", "--publish")[0] == 0
+    assert log() == ["side4-seed0"]
     code, printed = run("circles", "--second", "--third")
     assert code == 1 and "Choose --second or --third; each is a study of its own." in printed
 
@@ -112,11 +124,80 @@ def test_an_argument_chooses_runs(run: Callable[..., tuple[int, str]]) -> None:
     assert code == 1 and "Unknown run of fake '7'" in printed
 
 
-def test_other_settings_are_refused_in_a_sentence(run: Callable[..., tuple[int, str]]) -> None:
+def everything(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"}
+
+
+def test_other_settings_never_touch_the_published_results_unasked(
+    run: Callable[..., tuple[int, str]], project: Path
+) -> None:
     run("squares")
+    before = everything(project / "results")
+    code, printed = run("squares", "--shape", "round", "--plan")
+    assert code == 0 and "4 of 4 runs to do" in printed and "4 of them would be stored in" in printed
     code, printed = run("squares", "--shape", "round")
-    assert code == 1 and "add --again to replace it" in printed and "Traceback" not in printed and len(log()) == 4
-    assert run("squares", "--shape", "round", "--again")[0] == 0 and len(log()) == 8
+    assert code == 0 and "siamese_runs" in printed and everything(project / "results") == before
+    with places.at(places.own_folder()):
+        assert len(log()) == 4 and len(FAKE.table()) == 8
+    assert run("squares", "--shape", "round")[0] == 0  # they are stored there
+    code, printed = run("squares", "--shape", "oval")
+    assert code == 1 and "add --again to replace it" in printed and "Traceback" not in printed
+    assert run("squares", "--shape", "oval", "--again")[0] == 0 and everything(project / "results") == before
+    with places.at(places.own_folder()):
+        assert len(log()) == 8
+    code, printed = run("squares", "--shape", "round", "--publish")
+    assert code == 1 and "add --again to replace it" in printed and everything(project / "results") == before
+    assert run("squares", "--shape", "round", "--publish", "--again")[0] == 0 and len(log()) == 8
+
+
+def test_what_the_study_does_not_plan_is_ones_own_and_the_rest_is_found(
+    run: Callable[..., tuple[int, str]], project: Path
+) -> None:
+    run("squares", "--draws", "0")
+    before = everything(project / "results")
+    code, printed = run("squares", "--sides", "1,3", "--draws", "0")
+    assert code == 0 and "side1-seed0: stored" in printed and everything(project / "results") == before
+    with places.at(places.own_folder()):
+        assert log() == ["side3-seed0"]
+
+
+def test_rows_that_are_there_are_not_replaced_unasked_where_a_checkpoint_is_missing(
+    run: Callable[..., tuple[int, str]], project: Path
+) -> None:
+    run("squares")
+    (project / "results" / "checkpoints" / "side2-seed1.bin").unlink()
+    before = everything(project / "results")
+    assert run("squares")[0] == 0 and everything(project / "results") == before
+    assert run("squares", "--publish")[0] == 0 and log()[4:] == ["side2-seed1"]
+    assert (project / "results" / "checkpoints" / "side2-seed1.bin").is_file()
+
+
+def test_ones_own_folder_has_a_name(
+    run: Callable[..., tuple[int, str]], project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIAMESE_RUNS", str(tmp_path / "mine"))
+    monkeypatch.chdir(project / "results")
+    assert run("squares", "--sides", "3", "--draws", "0")[0] == 0
+    assert (tmp_path / "mine" / "results" / "fake.csv").is_file()
+    assert (tmp_path / "mine" / "results" / "ground.txt").read_text() == "firm"  # what it rests on
+
+
+def test_without_a_checkout_all_is_ones_own(
+    run: Callable[..., tuple[int, str]], tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package, empty = tmp_path_factory.mktemp("package"), tmp_path_factory.mktemp("empty")
+    monkeypatch.setattr(places, "_PACKAGE", package)
+    monkeypatch.chdir(empty)
+    for command in (("report",), ("readme",), ("audit",), ("squares", "--publish")):
+        code, printed = run(*command)
+        assert code == 1 and "needs a checkout of the project" in printed and "Traceback" not in printed, command
+    assert run("squares")[0] == 0 and list(package.iterdir()) == []
+    assert (empty / "siamese_runs" / "results" / "fake.csv").is_file()
+
+
+def test_no_run_that_fits_is_said(run: Callable[..., tuple[int, str]]) -> None:
+    code, printed = run("study", "fake", "--only", "side1-seed0", "--seed", "1", "--plan")
+    assert code == 1 and "No run of fake fits --only and --seed together" in printed
 
 
 def test_studies_are_listed_with_their_questions(run: Callable[..., tuple[int, str]]) -> None:

@@ -122,25 +122,25 @@ def test_members_are_judged_alone_and_together_from_their_files(hundred: Parts, 
         assert number[1, metric] != number[0, metric]
     unseen = set(class_split("90-10", 0).unseen)
     for seed in range(3):
-        info = checkpoint_info(member_path("90-10", seed))
+        info = checkpoint_info(member_path("90-10", seed, "tiny"))
         assert info["seed"] == seed and not unseen & set(info["classes"])
         assert TrainConfig.from_json(info["config"]) == dataclasses.replace(TINY, seed=seed)
         if seed:
-            record = store.load_json(findings.record_name("90-10", seed))
+            record = store.load_json(findings.record_name("90-10", seed, "tiny"))
             assert (record["split"], record["draw"], record["task"]) == ("90-10", 0, "90-10")
             assert list(record["built_on"]) == [
-                member_path("90-10", other).relative_to(project).as_posix() for other in range(seed)
+                member_path("90-10", other, "tiny").relative_to(project).as_posix() for other in range(seed)
             ]
     found = audit([ENSEMBLES], bench_of(hundred))
     assert len(found) == len(table) and set(found.verdict) == {"holds"}
     # By hand: the mean of the similarities, through the public class.
-    ensemble = Ensemble([load_encoder(member_path("90-10", seed)) for seed in range(3)])
+    ensemble = Ensemble([load_encoder(member_path("90-10", seed, "tiny")) for seed in range(3)])
     positions = hundred[1].indices_of(sorted(unseen))
     by_hand = ensembles._unseen_metrics(ensemble.embed(hundred[1].images[positions]), hundred[1].labels[positions])
     assert by_hand["acc_5w1s"].value == pytest.approx(number[2, "acc_5w1s" + TOGETHER], abs=1e-3)
     rows = by_members("90-10", recipe_name="tiny")
     assert rows.members.tolist() == [1, 2, 3] and rows.together.iloc[2] == number[2, "acc_5w1s" + TOGETHER]
-    seconds = [store.load_json(findings.record_name("90-10", seed)) for seed in range(3)]
+    seconds = [store.load_json(findings.record_name("90-10", seed, "tiny")) for seed in range(3)]
     assert rows.minutes.iloc[2] == pytest.approx(sum(r["seconds"] * r["provenance"]["threads"] for r in seconds) / 60)
 
 
@@ -155,7 +155,7 @@ def test_a_member_trained_anew_makes_its_ensembles_others(
     with pytest.raises(ResultsError, match="split_sweep as 90-10-draw0-seed0-tiny"):
         done("90-10", (0,), hundred, again=True)  # the sweep's own network is replaced by the sweep alone
     monkeypatch.setitem(recipes.RECIPES, "tiny", TINY)
-    member_path("90-10", 1).unlink()
+    member_path("90-10", 1, "tiny").unlink()
     monkeypatch.setattr(experiments, "train", other_weights(experiments.train))
     assert done("90-10", (1,), hundred) == [1]
     assert stored(ENSEMBLES, ensemble_run("90-10", 2, "tiny")) == "other"
@@ -204,7 +204,10 @@ def test_cifar_fs_is_judged_on_validation_classes_as_well(
     }
     assert not set(split.train) & {*split.test, *split.val}
     for seed in (0, 1):
-        record, info = CIFAR_FS.read_record(cifar_fs_run(seed, "tiny")), checkpoint_info(member_path("cifar-fs", seed))
+        record, info = (
+            CIFAR_FS.read_record(cifar_fs_run(seed, "tiny")),
+            checkpoint_info(member_path("cifar-fs", seed, "tiny")),
+        )
         assert tuple(info["classes"]) == split.train and info["config"] == record["config"]
         assert TrainConfig.from_json(record["config"]) == dataclasses.replace(TINY, seed=seed, held_out_images=0)
     assert set(audit([CIFAR_FS, ENSEMBLES], bench_of(hundred)).verdict) == {"holds"}

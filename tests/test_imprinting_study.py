@@ -28,6 +28,7 @@ from siamese_utils.studies.imprinting.base import Parts, base_checkpoint, base_n
 from siamese_utils.studies.imprinting.methods import Space, measure, novel_at_losses, over_clusters, spaces_of
 from siamese_utils.studies.imprinting.settings import ImprintingConfig
 from siamese_utils.studies.imprinting.study import IMPRINTING, IMPRINTING_TRIALS
+from siamese_utils.system import project as places
 from siamese_utils.system.provenance import provenance
 
 # ------------------------------------------------------------------------------------- configuration
@@ -267,7 +268,15 @@ def test_the_command_runs_what_the_file_says(
     assert only_base.exit_code == 0 and base_checkpoint().exists() and not IMPRINTING.path.exists()
     whole = CliRunner().invoke(cli.app, ["imprint", "--config", str(path)])
     assert whole.exit_code == 0, whole.exception
-    assert set(IMPRINTING.table().shots) == {0, 2, 30} and "harmonic_mean" in whole.output
+    assert not IMPRINTING.path.exists()  # another configuration than the report's
+    with places.at(places.own_folder()):
+        assert set(IMPRINTING.table().shots) == {0, 2, 30} and "harmonic_mean" in whole.output
+    published = base_checkpoint().read_bytes()
+    path.write_text(yaml.safe_dump(dataclasses.replace(small, base=dataclasses.replace(SMALL.base, seed=3)).to_json()))
+    other = [CliRunner().invoke(cli.app, ["imprint", "--config", str(path), "--again"]) for _ in range(2)]
+    assert [one.exit_code for one in other] == [0, 0], other[0].exception  # on a base network of its own
+    assert base_checkpoint().read_bytes() == published
+    assert "whole: stored" in CliRunner().invoke(cli.app, ["imprint", "--config", str(path)]).output
     strange = CliRunner().invoke(cli.app, ["imprint", "--only-shots", "5"])
     assert "--only-shots does not go with imprinting" in str(strange.exception)
     path.write_text("shotss: [1]")

@@ -22,6 +22,7 @@ from siamese_utils.studies.networks.speed import (
     training_rate,
 )
 from siamese_utils.studies.networks.study import ENCODERS_EQUAL_TIME, EQUAL_MINUTES, IMAGES_IN_TIME
+from siamese_utils.system import project as places
 from siamese_utils.training.recipes import recipe
 
 QUICK = dataclasses.replace(recipe("smoke"), batch_size=16)
@@ -162,11 +163,15 @@ def test_command_measures_stores_and_prints_what_the_study_takes(
         return speeds(**dict.fromkeys(encoders, (1000.0, 1000.0, 1000.0)))
 
     monkeypatch.setattr(speed, "measure_speeds", measured)
-    monkeypatch.setattr(sys, "argv", ["siamese_utils", "encoder-speed", "--rounds", "2"])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert not stop.value.code and asked == [(tuple(IMAGES_IN_TIME), 2)]
-    assert len(stored_speeds()) == 3 * len(IMAGES_IN_TIME)
+    for words, home in (((), places.own_folder()), (("--publish",), None)):
+        assert not (project / "results" / "encoder_speed.csv").exists()  # the report's are replaced when told to
+        monkeypatch.setattr(sys, "argv", ["siamese_utils", "encoder-speed", "--rounds", "2", *words])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert not stop.value.code and asked.pop() == (tuple(IMAGES_IN_TIME), 2)
+        with places.at(home):
+            assert len(stored_speeds()) == 3 * len(IMAGES_IN_TIME)
     batches = int(60_000 * EQUAL_MINUTES // 256)
     out = capsys.readouterr().out
     assert f'    "conv3": {256 * batches:_},\n' in out and out.count('": ') == len(IMAGES_IN_TIME)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +18,7 @@ from siamese_utils.report import readme
 from siamese_utils.studies import reference
 from siamese_utils.studies.ensembles.study import ENSEMBLES, TOGETHER
 from siamese_utils.studies.objectives.systems import TRIPLET_SYSTEMS
+from siamese_utils.studies.splits.one_shot import stored_metrics, stored_values
 from siamese_utils.studies.splits.study import SPLIT_SWEEP
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -147,3 +149,27 @@ def test_seed_reference_has_no_row_twice() -> None:
     seed = reference.seed_reference()
     assert not seed.duplicated(["split", "metric", "source"]).any()
     assert (seed.source.isin(["published", "measured"])).all()
+
+
+# --- one recipe -------------------------------------------------------------------------------------
+
+
+def test_recipes_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where another recipe's numbers had taken the place of those of one split."""
+    (tmp_path / "siamese_utils").mkdir()
+    shutil.copytree(ROOT / "results", tmp_path / "results", ignore=shutil.ignore_patterns("checkpoints", "studies"))
+    monkeypatch.chdir(tmp_path)
+    assert readme.headline_text()
+    record = tmp_path / "results" / "runs" / "cifar100-90-10-draw0.json"
+    whole = record.read_text()
+    record.write_text(whole.replace('"recipe": "muon-proxy-triplet"', '"recipe": "smoke"'))
+    with pytest.raises(ResultsError, match="names the recipe smoke"):
+        readme.headline_text()
+    record.write_text(whole)
+    path = tmp_path / "results" / "split_sweep.csv"
+    table = pd.read_csv(path, keep_default_na=False)
+    table.loc[(table.split == "90-10") & (table.draw == 0), "recipe"] = "smoke"
+    table.to_csv(path, index=False)
+    for told in (readme.headline_text, readme.headline_figure, stored_metrics, stored_values):
+        with pytest.raises(ResultsError, match=r"split_sweep\.csv mixes the recipes muon-proxy-triplet and smoke"):
+            told()

@@ -20,6 +20,7 @@ from siamese_utils.experiments import store
 from siamese_utils.experiments.study import Outcome, Run, keep
 from siamese_utils.studies.splits import classes, findings, growth
 from siamese_utils.studies.splits.study import SPLIT_SWEEP
+from siamese_utils.training.recipes import DEFAULT_RECIPE
 
 CLASSES, EACH = 20, 24
 SUPERCLASS_OF = tuple(label % 5 for label in range(CLASSES))
@@ -204,7 +205,7 @@ def put(
     draw: int,
     metrics: dict[str, Estimate],
     *,
-    recipe: str = "r",
+    recipe: str = DEFAULT_RECIPE,
     record: dict[str, Any] | None = None,
     **tables: dict[str, Estimate],
 ) -> None:
@@ -305,18 +306,23 @@ def test_class_accuracies_come_back_with_their_relatives(project: Path) -> None:
 def test_a_rerun_leaves_no_row_of_the_old_checkpoint(project: Path) -> None:
     fill(project)
     estimate = Estimate(0.2, 0.0, 1)
-    put(
-        "10-90",
-        0,
-        {"acc_5w1s": estimate},
-        recipe="another",
-        growth={"threshold_seen": estimate},
-        class_accuracy={"class 5": estimate},
-    )
+    put("10-90", 0, {"acc_5w1s": estimate}, growth={"threshold_seen": estimate}, class_accuracy={"class 5": estimate})
     name = "results/checkpoints/cifar100-10-90-draw0.safetensors"
-    for table in ("growth", "class_accuracy"):
+    for table, metric in (("growth", "threshold_seen"), ("class_accuracy", "class 5")):
         rows = store.read_table(project / "results" / f"{table}.csv", SPLIT_SWEEP.all_columns)
-        assert rows[rows.checkpoint == name].recipe.tolist() == ["another"]
+        assert rows[rows.checkpoint == name].metric.tolist() == [metric]
+
+
+def test_another_recipe_has_rows_and_a_record_of_its_own(project: Path) -> None:
+    fill(project)
+    put("10-90", 0, {"acc_5w1s": Estimate(0.2, 0.0, 1)}, recipe="another")
+    table = SPLIT_SWEEP.table()
+    assert set(table[table.recipe == "another"].checkpoint) == {
+        "results/checkpoints/cifar100-10-90-draw0-seed0-another.safetensors"
+    }
+    assert (table.checkpoint == "results/checkpoints/cifar100-10-90-draw0.safetensors").sum() == len(METRICS)
+    with pytest.raises(ResultsError, match="mixes the recipes"):
+        findings.over_draws("acc_5w1s")
 
 
 # ------------------------------------------------------------------------------------------- what it took

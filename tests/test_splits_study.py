@@ -185,10 +185,12 @@ def test_runs_are_stored_and_reproduced_from_their_checkpoints(
         sweep(runs, parts)
     done = [run for run in runs if run.key["split"] == "6-6"]
     check_complete(done, parts)
-    # Another recipe, or the same name with other settings, does not take the place of what is stored.
+    # Another recipe has a place of its own; the same name with other settings does not take that of what is stored.
     monkeypatch.setitem(recipes.RECIPES, "other", dataclasses.replace(TINY, recipe="other"))
     assert stored(SPLIT_SWEEP, done[0]) == "yes"
-    assert stored(SPLIT_SWEEP, tiny_run("6-6", recipe="other")) == "other"
+    other = tiny_run("6-6", recipe="other")
+    assert stored(SPLIT_SWEEP, other) == "no"
+    assert SPLIT_SWEEP.checkpoint_path(other).name == "cifar100-6-6-draw0-seed0-other.safetensors"
     monkeypatch.setitem(recipes.RECIPES, "tiny", dataclasses.replace(TINY, epochs=1))
     assert stored(SPLIT_SWEEP, tiny_run("6-6")) == "other"
 
@@ -208,6 +210,6 @@ def test_stored_weights_are_those_of_an_undisturbed_training(
     assert content is not None
     again = project / "again.safetensors"
     again.write_bytes(content)
-    one, other = (load_encoder(path).state_dict() for path in (again, checkpoint_path("6-6", 0)))
+    one, other = (load_encoder(path).state_dict() for path in (again, checkpoint_path("6-6", 0, recipe="tiny")))
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
     assert not SPLIT_SWEEP.folder(run).exists()

@@ -73,6 +73,24 @@ def result(table: pd.DataFrame, **key: Any) -> pd.Series:
     return rows.iloc[0]
 
 
+def of_one_recipe(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """A table, or some of its rows, as it is: numbers of two recipes are not to stand side by side as one's.
+
+    Args:
+        table: has a column ``recipe``.
+        path: of the table, for the error.
+
+    Raises:
+        ResultsError: the rows come from several recipes.
+    """
+    if len(recipes := sorted(table.recipe.unique())) > 1:
+        raise ResultsError(
+            f"{path} mixes the recipes {' and '.join(recipes)}, whose numbers are not to be told as one's; restore it "
+            "from version control, or remove the rows of all but one."
+        )
+    return table
+
+
 def has_rows(path: Path, key: Mapping[str, Any], columns: Sequence[str] | None = None) -> bool:
     """Whether a table holds rows of this key; no if there is no table yet.
 

@@ -30,6 +30,7 @@ from siamese_utils.encoders.encoder import Encoder, count_parameters
 from siamese_utils.errors import ConfigError, ResultsError, TrainingError, unknown
 from siamese_utils.evaluation.estimates import Estimate, exact
 from siamese_utils.experiments import cluster, store
+from siamese_utils.system import project
 from siamese_utils.system.files import atomic_path, locked
 from siamese_utils.system.project import project_root, results_dir
 from siamese_utils.system.provenance import provenance
@@ -121,6 +122,7 @@ class Bench:
         device: see ``pick_device``.
         progress: whether progress bars are shown.
         folder: where a training keeps its state until the run is stored; ``None`` keeps nothing.
+        made: files that the run is built on and has made itself, since they were missing or of other settings.
     """
 
     def __init__(
@@ -128,6 +130,7 @@ class Bench:
     ) -> None:
         """Take data that stand in for loaded ones: ``given[loader, *arguments]``."""
         self.device, self.progress, self.folder = device, progress, None
+        self.made: set[Path] = set()
         self._given = dict(given or {})
 
     @classmethod
@@ -267,7 +270,7 @@ def select(study: Study, only: Iterable[str] = (), seeds: Iterable[int] = (), **
 
     Raises:
         UnknownNameError: ``only`` names nothing of the study.
-        ConfigError: a seed is asked for that no run has.
+        ConfigError: a seed is asked for that no run has, or no run fits both.
     """
     runs = sorted(study.runs(**options), key=lambda run: run.key.get("seed", 0))
     named = {run.label: {run.label, *(str(value) for name, value in run.key.items() if name != "seed")} for run in runs}
@@ -282,9 +285,12 @@ def select(study: Study, only: Iterable[str] = (), seeds: Iterable[int] = (), **
             + (f"the seeds fixed beforehand are {planned}." if planned else "leave it out.")
         )
     wanted, some = set(only), set(seeds)
-    return [
+    chosen = [
         run for run in runs if (not wanted or named[run.label] & wanted) and (not some or run.key.get("seed") in some)
     ]
+    if runs and not chosen:
+        raise ConfigError(f"No run of {study.name} fits --only and --seed together; leave one of them out.")
+    return chosen
 
 
 # ------------------------------------------------------------------------------------------ what is stored
@@ -398,23 +404,26 @@ def precision_of(run: Run) -> str:
 
 
 def _carry_out(study: Study, run: Run, bench: Bench) -> _Done:
+    for file in run.built_on:
+        project.bring(file)
     # Asked now: they are to tell the code that computes and the files it reads, not what those become meanwhile.
     computed_with, built_on = provenance(bench.device, precision_of(run)), ground(run.built_on)
+    bench = bench.at(study.folder(run))
     try:
-        outcome = study.carry_out(run, bench.at(study.folder(run)))
+        outcome = study.carry_out(run, bench)
     except TrainingError as error:
         if not study.files_failures:
             return _Done(run, failure=str(error))
         outcome = Outcome({"failed": exact(1)}, record={"error": str(error)})
-    # A file that was not there is made by the run itself, where it needs it first.
-    made = ground(run.built_on)
-    return _Done(run, outcome, computed_with, {name: built_on[name] or made[name] for name in made})
+    # A file that was not there, or was of other settings, is made by the run itself, where it needs it first.
+    made = [file for file in run.built_on if file in bench.made or not built_on[_relative(file)]]
+    return _Done(run, outcome, computed_with, {**built_on, **ground(made)})
 
 
-def _carry_out_alone(study: Study, run: Run, bench: Bench) -> _Done:
+def _carry_out_alone(study: Study, run: Run, bench: Bench, home: Path | None = None) -> _Done:
     """Carry out a run on a worker, unless another process on that machine is at it."""
     try:
-        with _lock(study, run):
+        with project.at(home), _lock(study, run):
             return _carry_out(study, run, bench)
     except Timeout:
         return _Done(run)
@@ -514,7 +523,8 @@ def _attempts(
                 yield _Done(run)
         return
     quiet = bench.at(None, progress=False)
-    yield from cluster.spread(_carry_out_alone, [(study, run, quiet) for run in runs], scheduler)
+    home = project.elsewhere()
+    yield from cluster.spread(_carry_out_alone, [(study, run, quiet, home) for run in runs], scheduler)
 
 
 def _refuse_others(study: Study, runs: Sequence[Run], again: bool) -> None:

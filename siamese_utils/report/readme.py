@@ -18,7 +18,7 @@ from siamese_utils.experiments.findings import Table
 from siamese_utils.studies import reference as studies_reference
 from siamese_utils.studies.ensembles.study import ENSEMBLES, TOGETHER
 from siamese_utils.studies.objectives.systems import SPLIT, TRIPLET_SYSTEMS
-from siamese_utils.studies.splits.findings import over_draws
+from siamese_utils.studies.splits.findings import over_draws, swept
 from siamese_utils.studies.splits.study import SPLIT_SWEEP
 from siamese_utils.system import project
 from siamese_utils.system.files import write_text_atomically
@@ -30,6 +30,7 @@ HEADLINE_METRICS = {
     "pair_auc_unseen": "pair AUC",
 }
 _WORDS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_MEASURE = "run it with `make bench OUT=results/benchmarks.csv`"
 _NUMBER_WORDS = dict(enumerate(_WORDS, start=2)) | {20: "twenty"}
 # benchmark, first side (the alternative), our side, and what is compared, in words
 _SPEEDS = (
@@ -87,8 +88,11 @@ def headline_rows() -> pd.DataFrame:
     """One row a split of class draw 0 that has results: ours and the seed's, by metric; percent.
 
     Columns: ``split``, ``classes`` (learned), ``metric``, ``value``, ``ci95``, ``reference``, ``reference_ci95``.
+
+    Raises:
+        ResultsError: nothing is stored, or several recipes are.
     """
-    ours = SPLIT_SWEEP.table()
+    ours = swept()
     ours = ours[(ours.draw == 0) & (ours.seed == 0) & ours.metric.isin(HEADLINE_METRICS)]
     reference = studies_reference.seed_reference()
     reference = reference[reference.source == "measured"].rename(
@@ -163,7 +167,7 @@ def _other_systems() -> list[OtherSystem]:
                 found.append(OtherSystem(f"{SPLIT}, {label}", note, "03a_objectives", rows))
     if ENSEMBLES.path.exists():
         table = ENSEMBLES.table()
-        table = table[table.task == "90-10"]
+        table = results.of_one_recipe(table[table.task == "90-10"], ENSEMBLES.path)
         last = table[(table.seed == table.seed.max()) & table.metric.str.endswith(TOGETHER)]
         if not last.empty and last.seed.iloc[0]:
             label = f"90-10, {in_words(last.seed.iloc[0] + 1)} networks together"
@@ -178,6 +182,11 @@ def headline_text() -> str:
     rows = headline_rows()
     best = rows[rows.metric == "acc_5w1s"].iloc[-1]
     run = results.load_json(f"cifar100-{best.split}-draw0")
+    if {run["recipe"]} != set(swept().recipe):
+        raise ResultsError(
+            f"The record of {best.split} names the recipe {run['recipe']}, but {SPLIT_SWEEP.path} another one; restore "
+            "both from version control."
+        )
     computed = run["provenance"]
     hours = results.result(studies_reference.seed_reference(), split=best.split, metric="training_hours").value
     sentence = (
@@ -220,7 +229,9 @@ def benchmark_table(benchmark: str, caption: str) -> Table:
     table, _ = _latest_benchmarks()
     rows = table[table.benchmark == benchmark]
     if rows.empty:
-        raise ResultsError(f"The benchmark {benchmark} is not stored; run it with `make bench`.")
+        raise ResultsError(
+            f"The benchmark {benchmark} is not stored; run it with `make bench OUT=results/benchmarks.csv`."
+        )
     rates = [f"{row.value:,.0f} ± {row.spread:,.0f} {row.unit}" for row in rows.itertuples()]
     ratios = [f"{row.ratio:.2f} ± {row.ratio_spread:.2f}" for row in rows.itertuples()]
     return Table(pd.DataFrame({"side": rows.side.tolist(), "rate": rates, "ratio": ratios}), caption)
@@ -237,7 +248,9 @@ def speed_text() -> str:
     for benchmark, other, ours, what, against in _SPEEDS:
         sides = table[table.benchmark == benchmark].set_index("side")
         if other not in sides.index or ours not in sides.index:
-            raise ResultsError(f"The benchmark {benchmark} is not complete; run it with `make bench`.")
+            raise ResultsError(
+                f"The benchmark {benchmark} is not complete; run it with `make bench OUT=results/benchmarks.csv`."
+            )
         ratio = sides.loc[ours, "ratio"] / sides.loc[other, "ratio"]  # both are medians against the first side
         rates = f"{sides.loc[ours, 'value']:,.0f} : {sides.loc[other, 'value']:,.0f} {sides.loc[ours, 'unit']}"
         lines.append(f"| {what} | {against} | **{ratio:.{0 if ratio >= 10 else 1}f}** ({rates}) |")

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import Parameter
 from typing import Annotated, Any
 
+import pandas as pd
 import typer
 
 from siamese_utils import studies
 from siamese_utils.errors import ConfigError
 from siamese_utils.experiments import plan as planning
+from siamese_utils.experiments.own import Home, homes, tell_place
 from siamese_utils.experiments.study import Bench, Rows, Run, Study, run_study, select
+from siamese_utils.system import project
 from siamese_utils.system.text import say
 
 Only = Annotated[list[str] | None, typer.Option(help="A run alone, by a value of its key; may be repeated.")]
 Seed = Annotated[list[int] | None, typer.Option(help="A seed alone; may be repeated.")]
 Plan = Annotated[bool, typer.Option("--plan", help="Print what would be done, with minutes, and stop.")]
 Again = Annotated[bool, typer.Option("--again", help="Replace what other settings have made.")]
+Publish = Annotated[bool, typer.Option("--publish", help="Store among the results of the report, not in siamese_runs.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Scheduler = Annotated[str | None, typer.Option(help="Address of a Dask scheduler, tcp://…")]
 
@@ -32,7 +36,7 @@ class Command:
         study: its name; or, with a colon, a function below this package that is the command itself.
         parts: flags that choose another study instead, such as ``{"trials": "drawing_trials"}``; several of them
             together, in the order in which they stand here, are divided by a space.
-        instead: flags that call a function below this package with a ``Bench``, and carry out nothing.
+        instead: flags that call a function below this package with a ``Bench`` and ``publish``, and carry out nothing.
         argument: name of a positional argument that chooses runs as ``--only`` does; empty for none.
     """
 
@@ -66,11 +70,12 @@ def run_by_name(
     seed: Seed = None,
     plan: Plan = False,
     again: Again = False,
+    publish: Publish = False,
     device: Device = "auto",
     scheduler: Scheduler = None,
 ) -> None:
     """Carry out the runs of a study that are not stored yet; started again after a kill, it goes on."""
-    _run(studies.study(name), {}, only, seed, plan, again, device, scheduler)
+    _run(studies.study(name), {}, only, seed, plan, again, publish, device, scheduler)
 
 
 def add_commands(app: typer.Typer, asked: str = "") -> None:
@@ -98,7 +103,7 @@ def _made(command: Command) -> Callable[..., None]:
         if chosen and chosen[-1] in instead:
             function = instead[chosen[-1]]
             _refuse_strange(changed, function, f"--{chosen[-1]}".replace("_", "-"))
-            function(Bench(given["device"]), **changed)
+            function(Bench(given["device"]), publish=given["publish"], **changed)
         elif (asked := own.get(" ".join(chosen))) is not None:
             _refuse_strange(changed, asked.runs, asked.name)
             _run(asked, changed, **{"seed": None, **given})
@@ -141,23 +146,40 @@ def _run(
     seed: list[int] | None,
     plan: bool,
     again: bool,
+    publish: bool,
     device: str,
     scheduler: str | None,
 ) -> None:
-    runs = select(asked, only or (), seed or (), **options)
+    def choose() -> list[Run]:
+        return select(asked, only or (), seed or (), **options)
+
+    runs, divided, done = choose(), homes(asked, choose, publish), set()
     if plan:
-        table = planning.plan(asked, runs, planning.rate(asked, runs, say))
-        left = table[table.stored != "yes"]
-        say(table.to_string(index=False, formatters={"minutes": "{:.0f}".format}))
-        say(f"{len(left)} of {len(runs)} runs to do, about {left.minutes.sum() / 60:.1f} hours.")
+        _tell_plan(asked, runs, divided)
         return
-    done = set()
-    for run, rows in run_study(asked, runs, Bench(device), again=again, scheduler=scheduler):
-        done.add(run.label)
-        _tell(asked, run, rows)
+    for home, some in divided:
+        with project.at(home):
+            for run, rows in run_study(asked, some, Bench(device), again=again, scheduler=scheduler):
+                done.add(run.label)
+                _tell(asked, run, rows)
+            tell_place(home, asked.path)
     for run in runs:
         if run.label not in done:
             say(f"{run.label}: stored")
+
+
+def _tell_plan(asked: Study, runs: Sequence[Run], divided: Sequence[Home]) -> None:
+    rate, parts = planning.rate(asked, runs, say), []
+    for home, some in divided:
+        with project.at(home):
+            parts.append(planning.plan(asked, some, rate))
+    table = pd.concat(parts, ignore_index=True)
+    left = table[table.stored != "yes"]
+    say(table.to_string(index=False, formatters={"minutes": "{:.0f}".format}))
+    say(f"{len(left)} of {len(runs)} runs to do, about {left.minutes.sum() / 60:.1f} hours.")
+    for home, some in divided:
+        if home is not None:
+            say(f"{len(some)} of them would be stored in {home}: the report has none such, or has others there.")
 
 
 def _tell(asked: Study, run: Run, rows: Rows) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from siamese_utils.system.devices import autocast_dtype, pick_device, processor_name
-from siamese_utils.system.project import project_root
+from siamese_utils.system.project import is_checkout, published_root
 
 
 def package_version(distribution: str) -> str:
@@ -37,6 +37,11 @@ def git_commit(root: Path, part: str = ".") -> str:
     return commit + ("+changes" if commit and git("status", "--porcelain", "--", part) else "")
 
 
+def code_commit() -> str:
+    """Short commit of the project's code; empty where it was installed without a checkout."""
+    return git_commit(published_root(), "siamese_utils") if is_checkout() else ""
+
+
 _PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scikit-learn")
 
 
@@ -51,7 +56,7 @@ def provenance(device: str = "auto", precision: str = "auto") -> dict[str, Any]:
     versions = {"python": sys.version.split()[0], **{package: package_version(package) for package in _PACKAGES}}
     computed_in = autocast_dtype(where, precision)
     return {
-        "commit": git_commit(project_root(), "siamese_utils"),
+        "commit": code_commit(),
         "versions": versions,
         "processor": processor_name(),
         "threads": torch.get_num_threads(),

@@ -26,14 +26,14 @@ SEEDS = (0, 1, 2)
 CLASSES_LEARNED, IMAGES_OF_A_CLASS = 64, 600
 
 
-def checkpoint_path(seed: int) -> Path:
+def checkpoint_path(seed: int, recipe: str = recipes.DEFAULT_RECIPE) -> Path:
     """Where the encoder of a training on CIFAR-FS is stored."""
-    return results_dir() / "checkpoints" / f"{record_name(seed)}.safetensors"
+    return results_dir() / "checkpoints" / f"{record_name(seed, recipe)}.safetensors"
 
 
-def record_name(seed: int) -> str:
+def record_name(seed: int, recipe: str = recipes.DEFAULT_RECIPE) -> str:
     """Under which name ``store.load_json`` finds what a training came from."""
-    return f"cifar-fs-seed{seed}"
+    return f"cifar-fs-seed{seed}" + ("" if recipe == recipes.DEFAULT_RECIPE else f"-{recipe}")
 
 
 def cifar_fs_run(seed: int, recipe: str = recipes.DEFAULT_RECIPE) -> Run:
@@ -107,7 +107,7 @@ CIFAR_FS = Study(
     _carry_out,
     key=("recipe", "seed"),
     metrics={f"acc_5w{shots}s": f"CIFAR-FS, test classes: 5-way {shots}-shot accuracy" for shots in (1, 5)},
-    checkpoint=lambda run: checkpoint_path(run.key["seed"]),
-    record=lambda run: results_dir() / "runs" / f"{record_name(run.key['seed'])}.json",
+    checkpoint=lambda run: checkpoint_path(run.key["seed"], run.key["recipe"]),
+    record=lambda run: results_dir() / "runs" / f"{record_name(run.key['seed'], run.key['recipe'])}.json",
     again=_again,
 )

@@ -28,7 +28,7 @@ def by_members(task: str, metric: str = "acc_5w1s", recipe_name: str = DEFAULT_R
     table = table[(table.task == task) & (table.recipe == recipe_name)]
     rows, minutes = [], 0.0
     for seed in sorted(table.seed.unique()):
-        record = store.load_json(record_name(task, seed))
+        record = store.load_json(record_name(task, seed, recipe_name))
         minutes += record["seconds"] * record["provenance"]["threads"] / 60
         together = store.result(table, seed=seed, metric=metric + TOGETHER)
         alone = store.result(table, seed=seed, metric=metric)
@@ -83,7 +83,7 @@ def field_table() -> Table:
     Raises:
         ResultsError: nothing is stored.
     """
-    ours = CIFAR_FS.table()
+    ours = store.of_one_recipe(CIFAR_FS.table(), CIFAR_FS.path)
     one, five = (ours[ours.metric == f"acc_5w{shots}s"].sort_values("seed") for shots in (1, 5))
     rows = [
         {
@@ -95,7 +95,7 @@ def field_table() -> Table:
         }
         for row in published().itertuples()
     ]
-    record = store.load_json(cifar_fs.record_name(int(one.seed.iloc[0])))
+    record = store.load_json(cifar_fs.record_name(int(one.seed.iloc[0]), str(one.recipe.iloc[0])))
     encoder = record["config"]["encoder"]
     singles = f"mean of {len(one)} seeds" if len(one) > 1 else "one seed"
     rows.append(

@@ -39,7 +39,7 @@ TOGETHER, VALIDATION = "_together", "validation_"
 DRAW = 0
 
 
-def member_path(task: str, seed: int) -> Path:
+def member_path(task: str, seed: int, recipe: str = DEFAULT_RECIPE) -> Path:
     """Where a member's checkpoint is stored; the first of a split is the sweep's own.
 
     Raises:
@@ -48,17 +48,24 @@ def member_path(task: str, seed: int) -> Path:
     if task not in MEMBERS:
         raise unknown("task", task, MEMBERS)
     if task == "cifar-fs":
-        return cifar_fs.checkpoint_path(seed)
+        return cifar_fs.checkpoint_path(seed, recipe)
     if seed == 0:
-        return checkpoint_path(task, DRAW)
-    return results_dir() / "checkpoints" / f"ensemble-{task}-draw{DRAW}-seed{seed}.safetensors"
+        return checkpoint_path(task, DRAW, recipe=recipe)
+    return results_dir() / "checkpoints" / f"{record_name(task, seed, recipe)}.safetensors"
 
 
-def record_name(task: str, seed: int) -> str:
+def record_name(task: str, seed: int, recipe: str = DEFAULT_RECIPE) -> str:
     """Under which name ``store.load_json`` finds what a member was trained with."""
     if task == "cifar-fs":
-        return cifar_fs.record_name(seed)
-    return run_name(task, DRAW) if seed == 0 else f"ensemble-{task}-draw{DRAW}-seed{seed}"
+        return cifar_fs.record_name(seed, recipe)
+    if seed == 0:
+        return run_name(task, DRAW, recipe=recipe)
+    return f"ensemble-{task}-draw{DRAW}-seed{seed}{_of(recipe)}"
+
+
+def _of(recipe: str) -> str:
+    """What another recipe than the usual one adds to names."""
+    return "" if recipe == DEFAULT_RECIPE else f"-{recipe}"
 
 
 def member_run(task: str, seed: int, recipe: str = DEFAULT_RECIPE) -> tuple[Study, Run]:
@@ -71,8 +78,8 @@ def member_run(task: str, seed: int, recipe: str = DEFAULT_RECIPE) -> tuple[Stud
 def ensemble_run(task: str, seed: int, recipe: str = DEFAULT_RECIPE) -> Run:
     """One member, alone and together with all of smaller seeds, on whose checkpoints it rests."""
     trained_by, member = member_run(task, seed, recipe)
-    smaller = tuple(member_path(task, other) for other in range(seed))
-    own = () if trained_by is ENSEMBLES else (member_path(task, seed),)
+    smaller = tuple(member_path(task, other, recipe) for other in range(seed))
+    own = () if trained_by is ENSEMBLES else (member_path(task, seed, recipe),)
     images = member.images if trained_by is ENSEMBLES else 0
     key = {"task": task, "seed": seed, "recipe": recipe}
     return Run(key, member.settings, images=images, built_on=(*smaller, *own))
@@ -97,8 +104,8 @@ def _carry_out(run: Run, bench: Bench) -> Outcome:
         record = {**training_record(trained), **{name: origin[name] for name in ("split", "draw", "data")}}
     else:
         _complete(trained_by, member, bench)
-        encoder = load_encoder(member_path(task, seed))
-    return Outcome(_metrics(task, seed, encoder, bench), content, record)
+        encoder = load_encoder(member_path(task, seed, recipe))
+    return Outcome(_metrics(task, seed, recipe, encoder, bench), content, record)
 
 
 def _complete(study: Study, run: Run, bench: Bench) -> None:
@@ -106,10 +113,10 @@ def _complete(study: Study, run: Run, bench: Bench) -> None:
         pass
 
 
-def _metrics(task: str, seed: int, encoder: Encoder, bench: Bench) -> dict[str, Estimate]:
+def _metrics(task: str, seed: int, recipe: str, encoder: Encoder, bench: Bench) -> dict[str, Estimate]:
     """Metrics of a member, and of it together with the stored ones of smaller seeds."""
     parts = _judged_on(task, bench.train_set, bench.test_set)
-    members = [*(load_encoder(member_path(task, other)) for other in range(seed)), encoder]
+    members = [*(load_encoder(member_path(task, other, recipe)) for other in range(seed)), encoder]
     return _judge(parts, [[member.embed(part.images) for part in parts] for member in members])
 
 
@@ -123,7 +130,8 @@ def _again(path: Path, bench: Bench) -> dict[str, dict[str, Estimate]]:
     task, seed = info.get("split"), info.get("seed")
     if task not in MEMBERS or not isinstance(seed, int) or info.get("draw", DRAW) != DRAW:
         raise CheckpointError(f"{path} is no member of an ensemble of {' or '.join(MEMBERS)}.")
-    return {"ensembles": _metrics(task, seed, load_encoder(path), bench)}
+    recipe = str(info.get("recipe", DEFAULT_RECIPE))
+    return {"ensembles": _metrics(task, seed, recipe, load_encoder(path), bench)}
 
 
 # -------------------------------------------------------------------------------------------- judging
@@ -199,14 +207,14 @@ ENSEMBLES = Study(
         for prefix in ("", VALIDATION)
         for suffix, of in (("", ""), (TOGETHER, ", of all seeds so far together"))
     },
-    checkpoint=lambda run: member_path(run.key["task"], run.key["seed"]),
-    record=lambda run: _record_path(run.key["task"], run.key["seed"]),
+    checkpoint=lambda run: member_path(*(run.key[name] for name in ENSEMBLES.key)),
+    record=lambda run: _record_path(*(run.key[name] for name in ENSEMBLES.key)),
     again=_again,
 )
 
 
-def _record_path(task: str, seed: int) -> Path:
+def _record_path(task: str, seed: int, recipe: str) -> Path:
     """Members that other studies train have records there; here is what their ensembles rest on."""
     if task != "cifar-fs" and seed > 0:
-        return results_dir() / "runs" / f"{record_name(task, seed)}.json"
-    return results_dir() / "studies" / "ensembles" / f"{task}-seed{seed}.json"
+        return results_dir() / "runs" / f"{record_name(task, seed, recipe)}.json"
+    return results_dir() / "studies" / "ensembles" / f"{task}-seed{seed}{_of(recipe)}.json"

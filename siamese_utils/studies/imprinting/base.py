@@ -18,9 +18,11 @@ from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder, sa
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import CheckpointError, SamplingError, SplitError
 from siamese_utils.experiments import store
+from siamese_utils.experiments.own import tell_place
 from siamese_utils.experiments.study import Bench, training_record
 from siamese_utils.studies.imprinting.settings import WHOLE, BaseConfig, ImprintingConfig
 from siamese_utils.studies.splits.study import checkpoint_path
+from siamese_utils.system import project
 from siamese_utils.system.files import locked
 from siamese_utils.system.project import project_root, results_dir
 from siamese_utils.system.provenance import provenance
@@ -46,12 +48,16 @@ def base_network(config: BaseConfig, bench: Bench) -> Encoder:
         CheckpointError: the stored one was trained otherwise, or is damaged.
     """
     training, path, train_set = config.training, base_checkpoint(), bench.train_set
+    project.bring(path)
     key = {"split": config.split, "draw": config.draw, "seed": config.seed, "recipe": config.recipe}
     source = {**key, "data": train_set.name, "config": training.to_json()}
     folder = project_root() / "runs" / "imprinting-base"
     with locked(folder.with_suffix(".lock")):
+        if project.is_brought(path) and checkpoint_info(path) != source:
+            path.unlink()  # in a folder of one's own, where the published one is of no use
         if not path.is_file():
             _train_base(source, training, bench.at(folder))
+            bench.made.add(path)
         elif checkpoint_info(path) != source:
             raise CheckpointError(
                 f"The base network {path} was trained otherwise than is asked for now; delete it to train another in "
@@ -71,9 +77,31 @@ def _train_base(source: Mapping[str, Any], training: TrainConfig, bench: Bench) 
         shutil.rmtree(bench.folder, ignore_errors=True)
 
 
-def train_base(bench: Bench, config: Path = WHOLE) -> None:
+def train_base(bench: Bench, config: Path = WHOLE, publish: bool = False) -> None:
     """Train the base network of a configuration, and measure nothing."""
-    base_network(ImprintingConfig.from_yaml(config).base, bench)
+    base = ImprintingConfig.from_yaml(config).base
+    home = home_of(base, publish)
+    with project.at(home):
+        base_network(base, bench)
+        tell_place(home, base_checkpoint())
+
+
+def home_of(config: BaseConfig, publish: bool = False) -> Path | None:
+    """Where a base network is stored: as the published one, ``None``, or in the folder of the user's own.
+
+    Raises:
+        ConfigError: ``publish`` without a checkout of the project.
+    """
+    if publish:
+        project.checkout("--publish")
+        return None
+    if not base_checkpoint().exists() and project.is_checkout() and config == ImprintingConfig.from_yaml(WHOLE).base:
+        return None
+    try:
+        same = checkpoint_info(base_checkpoint()).get("config") == config.training.to_json()
+    except CheckpointError:
+        same = False
+    return None if same else project.own_folder()
 
 
 # --- images ---------------------------------------------------------------------------------------

@@ -24,11 +24,12 @@ from tqdm.auto import tqdm
 
 from siamese_utils.errors import ConfigError, ResultsError
 from siamese_utils.experiments import store as results
+from siamese_utils.experiments.own import tell_place
 from siamese_utils.studies.networks.study import ENCODERS_EQUAL_TIME, EQUAL_MINUTES, IMAGES_IN_TIME
 from siamese_utils.system import project
 from siamese_utils.system.devices import processor_and_precision
 from siamese_utils.system.files import locked, write_text_atomically
-from siamese_utils.system.provenance import git_commit
+from siamese_utils.system.provenance import code_commit
 from siamese_utils.system.text import say
 from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.loop import Learner, step
@@ -141,7 +142,7 @@ def measure_speeds(
         "processor": processor_and_precision(),
         "torch": torch.__version__,
         "date": datetime.now(timezone.utc).date().isoformat(),
-        "commit": git_commit(project.project_root(), "siamese_utils"),
+        "commit": code_commit(),
     }
     rows = [
         {
@@ -223,11 +224,15 @@ def images_in(table: pd.DataFrame, minutes: float, config: TrainConfig, encoders
 
 def encoder_speed(
     rounds: Annotated[int, typer.Option(help="How often every encoder is timed; the median counts.")] = 3,
+    publish: Annotated[bool, typer.Option("--publish", help="Replace the speeds of the report.")] = False,
 ) -> None:
     """Measure how fast every encoder learns on one core, and what it could learn from in the minutes of the study."""
+    home = None if publish and project.checkout("--publish") else project.own_folder()
     config, encoders = ENCODERS_EQUAL_TIME.runs()[0].config, list(IMAGES_IN_TIME)
     speeds = measure_speeds(encoders, config, rounds=rounds)
-    store_speeds(speeds)
+    with project.at(home):
+        store_speeds(speeds)
+        tell_place(home, speed_path())
     say(speeds[["encoder", "side", "images_per_second", "spread"]].to_string(index=False))
     images = images_in(speeds, EQUAL_MINUTES, config, encoders)
     say(f"Images in {EQUAL_MINUTES:g} minutes:")

@@ -25,6 +25,15 @@ from siamese_utils.system.project import results_dir
 # ------------------------------------------------------------------------------------------- stored rows
 
 
+def swept() -> pd.DataFrame:
+    """The rows of the split sweep.
+
+    Raises:
+        ResultsError: nothing is stored, or several recipes are, which are not to be mixed.
+    """
+    return store.of_one_recipe(SPLIT_SWEEP.table(), SPLIT_SWEEP.path)
+
+
 def stored_evaluation(run: Run) -> SplitEvaluation:
     """Threshold and metrics of a stored run.
 
@@ -43,7 +52,7 @@ def sweep_with_growth() -> pd.DataFrame:
     Raises:
         ResultsError: nothing is stored.
     """
-    tables, beside = [SPLIT_SWEEP.table()], results_dir() / "growth.csv"
+    tables, beside = [swept()], results_dir() / "growth.csv"
     if beside.exists():
         tables.append(store.read_table(beside, SPLIT_SWEEP.all_columns))
     table = pd.concat(tables, ignore_index=True)
@@ -113,7 +122,7 @@ def comparison_table(split: str, draw: int = 0) -> pd.DataFrame:
     Raises:
         ResultsError: nothing is stored for this split and draw.
     """
-    ours = SPLIT_SWEEP.table()
+    ours = swept()
     ours = ours[(ours.split == split) & (ours.draw == draw)]
     if ours.empty:
         raise ResultsError(f"No results are stored for split {split}, draw {draw}; train it first.")
@@ -141,7 +150,7 @@ def side_by_side(metrics: Mapping[str, str], draw: int = 0) -> pd.DataFrame:
         latter two only where the seed has the metric at all. Splits for which we have none of the metrics are left out,
         as 100-0 is where all are of unseen classes.
     """
-    ours, seed = SPLIT_SWEEP.table(), seed_reference()
+    ours, seed = swept(), seed_reference()
     ours = ours[ours.draw == draw].set_index(["split", "metric"])
     seed = seed.set_index(["source", "split", "metric"])
     rows = []
@@ -349,7 +358,7 @@ def legacy_table() -> Table:
         ResultsError: nothing is stored.
     """
     reference = seed_reference().query("metric == 'legacy_few_shot' and source == 'published'")
-    ours = SPLIT_SWEEP.table().query("draw == 0").pivot_table(index="split", columns="metric", values="value")
+    ours = swept().query("draw == 0").pivot_table(index="split", columns="metric", values="value")
     splits = pd.Index(SPLIT_NAMES[:-1], name="split")
     ours = ours.reindex(index=splits, columns=["legacy_few_shot", "acc_5w1s"])
     columns = {
@@ -426,7 +435,7 @@ def costs() -> pd.DataFrame:
     Raises:
         ResultsError: nothing is stored, or a run's record is missing.
     """
-    runs = SPLIT_SWEEP.table()[["split", "draw"]].drop_duplicates()
+    runs = swept()[["split", "draw"]].drop_duplicates()
     rows = []
     for run in runs.itertuples():
         record = SPLIT_SWEEP.read_record(split_run(run.split, run.draw))

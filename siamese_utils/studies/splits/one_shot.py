@@ -32,7 +32,6 @@ from siamese_utils.studies.reference import seed_reference
 from siamese_utils.studies.splits import findings
 from siamese_utils.studies.splits.classes import class_effects, stored_class_accuracies
 from siamese_utils.studies.splits.growth import common_classes
-from siamese_utils.studies.splits.study import SPLIT_SWEEP
 
 NEAR_AVERAGE = 10  # percentage points
 
@@ -113,7 +112,7 @@ def stored_metrics() -> tuple[Table, str]:
     Raises:
         ResultsError: nothing is stored.
     """
-    draws = SPLIT_SWEEP.table().query("split == '90-10' and metric == 'acc_5w1s'").sort_values("draw")
+    draws = findings.swept().query("split == '90-10' and metric == 'acc_5w1s'").sort_values("draw")
     told = (
         "The interval says nothing about the choice of classes. With other classes left unseen, the same training "
         "reaches in 5-way 1-shot: "
@@ -130,7 +129,7 @@ def stored_values() -> pd.Series:
     Raises:
         ResultsError: nothing is stored.
     """
-    table = SPLIT_SWEEP.table().query("split == '90-10' and draw == 0 and seed == 0")
+    table = findings.swept().query("split == '90-10' and draw == 0 and seed == 0")
     return table.set_index("metric").value
 
 

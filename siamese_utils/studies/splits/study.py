@@ -33,14 +33,19 @@ IMAGES_OF_A_CLASS = 500  # in CIFAR-100's training part
 KEY = ("split", "draw", "seed", "recipe")
 
 
-def run_name(split: str, draw: int) -> str:
-    """Name of the checkpoint and of the record of a split."""
-    return f"cifar100-{split}-draw{draw}"
+def run_name(split: str, draw: int, seed: int = 0, recipe: str = recipes.DEFAULT_RECIPE) -> str:
+    """Name of the checkpoint and of the record of a split; short for the sweep's own runs."""
+    name = f"cifar100-{split}-draw{draw}"
+    return name if (seed, recipe) == (0, recipes.DEFAULT_RECIPE) else f"{name}-seed{seed}-{recipe}"
 
 
-def checkpoint_path(split: str, draw: int) -> Path:
+def checkpoint_path(split: str, draw: int, seed: int = 0, recipe: str = recipes.DEFAULT_RECIPE) -> Path:
     """Where the checkpoint of a CIFAR-100 split is stored."""
-    return results_dir() / "checkpoints" / f"{run_name(split, draw)}.safetensors"
+    return results_dir() / "checkpoints" / f"{run_name(split, draw, seed, recipe)}.safetensors"
+
+
+def _name_of(run: Run) -> str:
+    return run_name(**{name: run.key[name] for name in KEY})
 
 
 def split_run(
@@ -222,7 +227,7 @@ SPLIT_SWEEP = Study(
     key=KEY,
     metrics=METRICS,
     tables=("growth", "class_accuracy"),
-    checkpoint=lambda run: checkpoint_path(run.key["split"], run.key["draw"]),
-    record=lambda run: results_dir() / "runs" / f"{run_name(run.key['split'], run.key['draw'])}.json",
+    checkpoint=lambda run: results_dir() / "checkpoints" / f"{_name_of(run)}.safetensors",
+    record=lambda run: results_dir() / "runs" / f"{_name_of(run)}.json",
     again=judge_again,
 )
