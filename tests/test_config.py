@@ -120,10 +120,25 @@ def test_a_wrong_value_is_refused_in_one_sentence_that_names_class_and_field(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("kind", sorted({type(config) for config in EXAMPLES}, key=lambda kind: kind.__name__))
+def test_every_field_of_every_configuration_is_checked(kind: type[Config]) -> None:
+    config = next(config for config in EXAMPLES if type(config) is kind)
+    for field in dataclasses.fields(config):
+        with pytest.raises(ConfigError, match=f"^{kind.__name__}: {field.name}.*\\.$"):
+            dataclasses.replace(config, **{field.name: object()})
+
+
+def test_no_configuration_is_left_out() -> None:
+    known = {kind for kind in Config.__subclasses__() if kind.__module__.startswith("siamese_utils.")}
+    assert known == {type(config) for config in EXAMPLES}
+
+
 @pytest.mark.parametrize(
     "config, name, value, near",
     [
         (TINY, "optimizer", "adam", "adamw"),
+        (TINY, "encoder", "resnet9-31", "resnet9-32"),
+        (Term("triplet"), "objective", "triplets", "triplet"),
         (TINY, "precision", "half", "bfloat16"),
         (TINY, "pretrained", "cifar10-resnet", "cifar10-resnet20"),
         (Term("contrastive"), "distance", "cosin", "cosine"),

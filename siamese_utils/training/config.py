@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from siamese_utils.encoders.backbones import ENCODERS
 from siamese_utils.encoders.pretrained import PRETRAINED
 from siamese_utils.errors import ConfigError
 from siamese_utils.system.config import (
@@ -24,6 +25,19 @@ from siamese_utils.system.devices import PRECISIONS
 from siamese_utils.training.augment import AugmentConfig
 from siamese_utils.training.losses import Term
 from siamese_utils.training.optimizers import OPTIMIZERS
+
+
+def _rising_shares(resolutions: tuple[tuple[float, int], ...]) -> tuple[tuple[float, int], ...]:
+    begins = [begin for begin, _ in resolutions]
+    if begins != sorted(set(begins)):
+        raise ConfigError(f"TrainConfig: resolutions must begin at rising shares of the training, not {begins}.")
+    return resolutions
+
+
+def _none_or_two(count: int) -> int:
+    if count == 1:
+        raise ConfigError("TrainConfig: validation_classes must be two or more to tell apart, or 0 for none.")
+    return count
 
 
 class TrainConfig(Config):
@@ -80,7 +94,7 @@ class TrainConfig(Config):
 
     recipe: str
     terms: tuple[Term, ...]
-    encoder: str = "resnet9-32"
+    encoder: Annotated[str, one_of("encoder", ENCODERS)] = "resnet9-32"
     embedding_dim: Count | None = None
     pretrained: Annotated[str, one_of("pretrained source", PRETRAINED, or_empty=True)] = younger("")
     head_width: Natural = 0
@@ -97,13 +111,15 @@ class TrainConfig(Config):
     clip_norm: Positive = 1.0
     average_decay: ShareBelowOne = 0.0
     fresh_statistics: bool = younger(False)
-    resolutions: tuple[tuple[ShareBelowOne, Annotated[int, Field(ge=8)]], ...] = ()
+    resolutions: Annotated[
+        tuple[tuple[ShareBelowOne, Annotated[int, Field(ge=8)]], ...], AfterValidator(_rising_shares)
+    ] = ()
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     turned_classes: bool = False
     rotation_weight: NotNegative = younger(0.0)
     rotation_share: Share = younger(0.5)
     held_out_images: Natural = 20
-    validation_classes: Natural = 0
+    validation_classes: Annotated[Natural, AfterValidator(_none_or_two)] = 0
     patience: Natural = 0
     min_delta: NotNegative = 0.1
     precision: Annotated[str, one_of("precision", PRECISIONS)] = younger("auto")
@@ -113,15 +129,10 @@ class TrainConfig(Config):
     def __post_init__(self) -> None:
         if 0 < self.most_images < max(self.batch_size, self.least_images):
             raise ConfigError("TrainConfig: most_images must allow one batch and least_images, or be 0 for no limit.")
-        if self.validation_classes == 1:
-            raise ConfigError("TrainConfig: validation_classes must be two or more to tell apart, or 0 for none.")
         if self.fresh_statistics and not self.average_decay:
             raise ConfigError("TrainConfig: fresh_statistics are those of averaged weights; set average_decay too.")
         if self.rotation_weight and self.turned_classes:
             raise ConfigError("TrainConfig: turned_classes are told apart by their turn; leave rotation_weight at 0.")
-        begins = [begin for begin, _ in self.resolutions]
-        if begins != sorted(set(begins)):
-            raise ConfigError(f"TrainConfig: resolutions must begin at rising shares of the training, not {begins}.")
 
     def stages(self, side: int) -> list[tuple[float, int]]:
         """Share of the training that is spent at each side of the images, which have ``side`` pixels at first."""

@@ -596,7 +596,7 @@ class Term(Config):
     =============== ============================================ ========================
 
     Attributes:
-        objective: a name in ``OBJECTIVES``, checked when the term is built into a ``WeightedSum``.
+        objective: a name in ``OBJECTIVES``.
         weight: factor of its loss.
         begin: share of the training after which it joins, 0 to 1.
         end: share of the training after which it leaves, 0 to 1.
@@ -609,10 +609,10 @@ class Term(Config):
 
     Raises:
         ConfigError: a field that is no number or out of range.
-        UnknownNameError: a distance or mining that does not exist.
+        UnknownNameError: an objective, distance or mining that does not exist.
     """
 
-    objective: str
+    objective: Annotated[str, one_of("objective", OBJECTIVE_FIELDS)]
     weight: Positive = 1.0
     begin: Share = 0.0
     end: Share = 1.0
@@ -637,12 +637,8 @@ class Term(Config):
         return self.begin <= progress < self.end
 
     def settings(self) -> dict[str, str | float | None]:
-        """The fields that its objective reads, by name: what a table or a plot should say of the term.
-
-        Raises:
-            UnknownNameError: an objective that does not exist.
-        """
-        return {name: getattr(self, name) for name in look_up("objective", self.objective, OBJECTIVE_FIELDS)}
+        """The fields that its objective reads, by name: what a table or a plot should say of the term."""
+        return {name: getattr(self, name) for name in OBJECTIVE_FIELDS[self.objective]}
 
 
 OBJECTIVES: dict[str, Callable[[Term, int, int], nn.Module]] = {
@@ -667,7 +663,6 @@ class WeightedSum(nn.Module):
 
     Raises:
         ConfigError: no terms, or a moment of the training at which none is active.
-        UnknownNameError: an objective that does not exist.
     """
 
     def __init__(self, terms: tuple[Term, ...], num_classes: int, embedding_dim: int) -> None:
@@ -678,7 +673,6 @@ class WeightedSum(nn.Module):
                 raise ConfigError(
                     f"A sum of objectives takes terms, such as Term('triplet'), not a {type(term).__name__}."
                 )
-            look_up("objective", term.objective, OBJECTIVES)
         moments = {0.0, *(term.end for term in terms if term.end < 1)}
         if not all(any(term.active(moment) for term in terms) for moment in moments):
             raise ConfigError("Some part of the training has no active objective; check begin and end of the terms.")
