@@ -1,4 +1,4 @@
-"""What the studies of time and of images found."""
+"""What the studies of time and of images found. What is not stored yet raises ResultsError."""
 
 from __future__ import annotations
 
@@ -13,31 +13,19 @@ from siamese_utils.studies.splits.findings import rows_of
 
 
 def accuracy_by_time() -> pd.DataFrame:
-    """One row a budget: ``images``, ``seconds`` (mean), and the columns of ``over_seeds`` for the accuracy.
-
-    Raises:
-        ResultsError: nothing is stored.
-    """
+    """One row a budget: ``images``, ``seconds`` (mean), and the columns of ``over_seeds`` for the accuracy."""
     table = TRAINING_TIME.table()
     found = over_seeds(table, "acc_5w1s", ["images"])
     return found.assign(seconds=over_seeds(table, "seconds", ["images"])["mean"]).sort_values("images")
 
 
 def accuracy_by_classes(metric: str = "acc_5w1s") -> pd.DataFrame:
-    """One row a number of classes: ``classes``, ``images_per_class``, and the columns of ``over_seeds``.
-
-    Raises:
-        ResultsError: nothing is stored.
-    """
+    """One row a number of classes: ``classes``, ``images_per_class``, and the columns of ``over_seeds``."""
     return over_seeds(CLASSES_OR_IMAGES.table(), metric, ["classes", "images_per_class"]).sort_values("classes")
 
 
 def time_sentence() -> str:
-    """After which time every seed is better than the seed project's weights, and how many times faster that is.
-
-    Raises:
-        ResultsError: nothing is stored.
-    """
+    """After which time every seed is better than the seed project's weights, and how many times faster that is."""
     table = accuracy_by_time()
     reference = seed_reference()
     aim = store.result(reference, split=SPLIT, metric="acc_5w1s", source="measured")
@@ -62,11 +50,7 @@ def time_sentence() -> str:
 
 
 def all_images() -> pd.DataFrame:
-    """The networks of the sweep, with all images of each class, on the same ten classes: ``learned``, ``value``.
-
-    Raises:
-        ResultsError: nothing is stored.
-    """
+    """The networks of the sweep, with all images of each class, on the same ten classes: ``learned``, ``value``."""
     table = rows_of("acc_5w1s_common")
     return table.loc[table.draw == DRAW, ["learned", "value"]].sort_values("learned")
 
@@ -91,11 +75,7 @@ def classes_table() -> Table:
 
 
 def classes_sentence() -> str:
-    """What more classes bring with the same images, and which part of the growth with all images that is; Markdown.
-
-    Raises:
-        ResultsError: nothing is stored.
-    """
+    """What more classes bring with the same images, and which part of the growth with all images that is; Markdown."""
     table, full = accuracy_by_classes(), all_images().set_index("learned").value
     first, last = table.iloc[0], table.iloc[-1]
     gained = last["mean"] - first["mean"]

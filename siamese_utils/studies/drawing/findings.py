@@ -1,4 +1,7 @@
-"""What the drawing study found: its tables and sentences, beside published numbers."""
+"""What the drawing study found: its tables and sentences, beside published numbers.
+
+What is not stored yet raises ResultsError.
+"""
 
 from __future__ import annotations
 
@@ -87,11 +90,7 @@ def _run(train_on: str) -> Run:
 
 
 def digit_splits() -> pd.DataFrame:
-    """The stored rows of divisions of the digits, with the column ``learned``, how many were.
-
-    Raises:
-        ResultsError: nothing is stored.
-    """
+    """The stored rows of divisions of the digits, with the column ``learned``, how many were."""
     table = DRAWING.table()
     splits = table[table.train_on.str.contains("-")]
     return splits.assign(learned=splits.train_on.str.split("-").str[0].astype(int))
@@ -143,11 +142,7 @@ def validation_sentence() -> str:
 
 
 def trials_table() -> Table:
-    """The trials that are stored: what was expected and what came out.
-
-    Raises:
-        ResultsError: no trial is stored.
-    """
+    """The trials that are stored: what was expected and what came out."""
     scores = _trial_scores()
     rows = [
         {
@@ -168,11 +163,7 @@ def _trial_scores() -> pd.DataFrame:
 
 
 def trials_sentence() -> str:
-    """What each part of the training on letters is worth, once all trials are stored.
-
-    Raises:
-        ResultsError: no trial is stored.
-    """
+    """What each part of the training on letters is worth, once all trials are stored."""
     found = _trial_scores().value
     if missing := {str(run.key["trial"]) for run in DRAWING_TRIALS.runs()} - set(found.index):
         return f"Not stored yet: {', '.join(sorted(missing))}."
@@ -190,9 +181,6 @@ def official_accuracy() -> pd.DataFrame:
 
     Returns:
         the columns ``name``, ``value``, ``low`` and ``high`` (95%, over trials), and ``by_run`` (half an interval).
-
-    Raises:
-        ResultsError: nothing is stored.
     """
     table = DRAWING.table()
     rows = []
@@ -232,11 +220,7 @@ def official_runs() -> list[Table | str]:
 
 
 def is_as_stored(answers: RunAnswers) -> bool:
-    """Whether the demo's encoder answers as many queries right as was stored; rounding may decide a tie or two.
-
-    Raises:
-        ResultsError: nothing is stored.
-    """
+    """Whether the demo's encoder answers as many queries right as was stored; rounding may decide a tie or two."""
     stored = result(DRAWING.table(), train_on="both", metric="acc_20w1s_runs").value
     return abs(stored - answers.metrics["acc_20w1s_runs"].value) < 0.51
 

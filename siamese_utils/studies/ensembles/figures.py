@@ -1,4 +1,4 @@
-"""The figure of ensembles."""
+"""The figure of ensembles. What is not stored yet raises ResultsError."""
 
 from __future__ import annotations
 
@@ -19,11 +19,7 @@ _LINES = (
 
 
 def members_figure() -> Illustration:
-    """5-way 1-shot accuracy against the number of members: ensembles as lines, single members as small marks.
-
-    Raises:
-        ResultsError: nothing is stored.
-    """
+    """5-way 1-shot accuracy against the number of members: ensembles as lines, single members as small marks."""
     figure, axis = plt.subplots(figsize=(9, 4.4))
     told = []
     for task, prefix, label, colour in _LINES:

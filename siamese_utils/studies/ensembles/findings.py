@@ -1,4 +1,7 @@
-"""What ensembles found: numbers by members, a sentence, and the comparison with published results on CIFAR-FS."""
+"""What ensembles found: numbers by members, a sentence, and the comparison with published results on CIFAR-FS.
+
+What is not stored yet raises ResultsError.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,6 @@ def by_members(task: str, metric: str = "acc_5w1s", recipe_name: str = DEFAULT_R
     """One row a number of members: ``members``, ``together``, ``ci95``, ``alone`` (the last) and ``minutes``.
 
     ``minutes`` are those of all trainings so far, on one thread: a training on two threads counts twice.
-
-    Raises:
-        ResultsError: nothing is stored.
     """
     table = ENSEMBLES.table()
     table = table[(table.task == task) & (table.recipe == recipe_name)]
@@ -45,20 +45,12 @@ def by_members(task: str, metric: str = "acc_5w1s", recipe_name: str = DEFAULT_R
 
 
 def published() -> pd.DataFrame:
-    """Results of others on CIFAR-FS, 5-way, percent, with the columns ``PUBLISHED_COLUMNS``.
-
-    Raises:
-        ResultsError: the table is missing or damaged.
-    """
+    """Results of others on CIFAR-FS, 5-way, percent, with the columns ``PUBLISHED_COLUMNS``."""
     return store.read_table(results_dir() / "cifar_fs_published.csv", PUBLISHED_COLUMNS)
 
 
 def gain_sentence(task: str) -> str:
-    """What the ensemble of a task brings over its members alone, and how long they trained.
-
-    Raises:
-        ResultsError: nothing is stored, or the first member alone.
-    """
+    """What the ensemble of a task brings over its members alone, and how long they trained."""
     rows = by_members(task)
     if len(rows) < 2:
         raise ResultsError(f"No ensemble of {task} is stored yet; run `python -m siamese_utils ensemble {task}`.")
@@ -78,11 +70,7 @@ def gain_sentence(task: str) -> str:
 
 
 def field_table() -> Table:
-    """CIFAR-FS: this project's networks beside published ones, by 1-shot accuracy; 5-way, percent.
-
-    Raises:
-        ResultsError: nothing is stored.
-    """
+    """CIFAR-FS: this project's networks beside published ones, by 1-shot accuracy; 5-way, percent."""
     ours = store.of_one_recipe(CIFAR_FS.table(), CIFAR_FS.path)
     one, five = (ours[ours.metric == f"acc_5w{shots}s"].sort_values("seed") for shots in (1, 5))
     rows = [

@@ -1,4 +1,4 @@
-"""Figures of the face study."""
+"""Figures of the face study. What is not stored yet raises ResultsError."""
 
 from __future__ import annotations
 
@@ -163,11 +163,7 @@ def sensitivity_figure(table: pd.DataFrame) -> Illustration:
 
 
 def sensitivity() -> list[Shown]:
-    """How sensitive the assignment's network is to its settings: curves, a table of two more of them, and sentences.
-
-    Raises:
-        ResultsError: no such run is stored.
-    """
+    """How sensitive the assignment's network is to its settings: curves, a table of two more of them, and sentences."""
     table = sensitivity_table()
     others = table[table.parameter.isin(["framing", "pixel_scale"])]
     caption = "Framing of the face and scale of the pixels"

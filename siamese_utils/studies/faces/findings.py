@@ -1,4 +1,7 @@
-"""What the face study, its trials and the assignment's network at other settings have found."""
+"""What the face study, its trials and the assignment's network at other settings have found.
+
+What is not stored yet raises ResultsError.
+"""
 
 from __future__ import annotations
 
@@ -27,31 +30,19 @@ PAIR_COLUMNS = ("system", "seed", "pair", "same", "probability")
 
 
 def stored_pairs() -> pd.DataFrame:
-    """The stored rows of ``results/face_pairs.csv``: probability of "same" by system, seed and test pair.
-
-    Raises:
-        ResultsError: nothing is stored, or the table is damaged.
-    """
+    """The stored rows of ``results/face_pairs.csv``: probability of "same" by system, seed and test pair."""
     return read_table(results_dir() / "face_pairs.csv", PAIR_COLUMNS)
 
 
 def stored_answers(seed: int = 0) -> torch.Tensor:
-    """What the embedding network of a seed gives the test pairs as probability of "same", float64 (P,), in their order.
-
-    Raises:
-        ResultsError: nothing is stored, or the table is damaged.
-    """
+    """P("same") of the test pairs by the embedding network of a seed, float64 (P,), in their order."""
     pairs = stored_pairs()
     rows = pairs[(pairs.system == "embedding") & (pairs.seed == seed)].sort_values("pair")
     return torch.tensor(rows.probability.to_numpy())
 
 
 def koch_histories() -> dict[int, pd.DataFrame]:
-    """By seed, the history of the assignment's network, one row an epoch; see ``KochResult``.
-
-    Raises:
-        ResultsError: nothing is stored, or a record is damaged.
-    """
+    """By seed, the history of the assignment's network, one row an epoch; see ``KochResult``."""
     table = FACES.table()
     done = set(table.seed[table.system == "koch"])
     runs = [run for run in FACES.runs() if run.key["system"] == "koch" and run.key["seed"] in done]
@@ -100,9 +91,6 @@ def ensemble(system: str, pairs: pd.DataFrame | None = None) -> dict[str, Estima
 
     Returns:
         ``acc_test_half``, ``auc_test`` and ``eer_test``.
-
-    Raises:
-        ResultsError: no answers of the system are stored, or those of a seed are incomplete.
     """
     table = stored_pairs() if pairs is None else pairs
     table = table[table.system == system].pivot(index="pair", columns="seed", values=["probability", "same"])
@@ -115,11 +103,7 @@ def ensemble(system: str, pairs: pd.DataFrame | None = None) -> dict[str, Estima
 
 
 def layers() -> list[Shown]:
-    """The layers of the assignment's network, and its parameters beside those that the assignment reports.
-
-    Raises:
-        ResultsError: no such network is stored.
-    """
+    """The layers of the assignment's network, and its parameters beside those that the assignment reports."""
     counts = FACES.read_record(next(run for run in FACES.runs() if run.key["system"] == "koch"))["parameters"]
     return [
         Table(layer_table(), "One branch and the head"),
@@ -133,11 +117,7 @@ _ASSIGNMENT += ["loss_train", "loss_validation", "loss_test", "seconds"]
 
 
 def assignment() -> list[Shown]:
-    """What the assignment's network comes to over its seeds, beside what its report says.
-
-    Raises:
-        ResultsError: nothing is stored.
-    """
+    """What the assignment's network comes to over its seeds, beside what its report says."""
     table = _alone("acc_test_half")
     if "koch" not in table.index:
         raise ResultsError("The assignment's network is not stored; run 'python -m siamese_utils faces --only koch'.")
@@ -160,11 +140,7 @@ _COMPARISON += ["acc_validation", "auc_validation", "auc_validation_all", "secon
 
 
 def comparison() -> list[Shown]:
-    """All systems on the test pairs, alone and the networks of all seeds together.
-
-    Raises:
-        ResultsError: nothing is stored.
-    """
+    """All systems on the test pairs, alone and the networks of all seeds together."""
     found = _alone("acc_test")
     systems = [system for system in NAMES if system in found.index]
     told = ", ".join(f"{SYSTEMS[system]}: {found.seeds[system]}" for system in systems)
@@ -196,9 +172,6 @@ def trial_log() -> pd.DataFrame:
     """The stored trials: percent on validation people with 95% intervals, and what was expected.
 
     The area under the curve is over all pairs of photographs, the accuracy over the pairs of LFW's list alone.
-
-    Raises:
-        ResultsError: no trial is stored.
     """
     table = FACE_TRIALS.table()
     headings = {
@@ -224,9 +197,6 @@ def sensitivity_table() -> pd.DataFrame:
     """Validation accuracy and loss by setting: ``parameter, value, epochs, accuracy, ci95, loss``, sorted.
 
     The assignment's setting is the run over 30 epochs, read after as many epochs as the others take.
-
-    Raises:
-        ResultsError: the run over 30 epochs is not stored.
     """
     longest, *others = FACE_GRID.runs()
     record = FACE_GRID.read_record(longest)

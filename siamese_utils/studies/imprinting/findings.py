@@ -1,4 +1,7 @@
-"""What the study of imprinted weights found: numbers, tables and sentences."""
+"""What the study of imprinted weights found: numbers, tables and sentences.
+
+What is not stored yet raises ResultsError.
+"""
 
 from __future__ import annotations
 
@@ -46,11 +49,7 @@ class Numbers:
 
     @classmethod
     def stored(cls) -> Numbers:
-        """As stored.
-
-        Raises:
-            ResultsError: nothing is stored, or the table is damaged.
-        """
+        """As stored."""
         return cls(IMPRINTING.table())
 
     def row(self, method: str, shots: int, metric: str = "novel_acc", added: int = 1, bias: str = "none") -> pd.Series:
@@ -87,11 +86,7 @@ def stored_curves() -> pd.DataFrame:
 
 
 def seed_imprinting() -> pd.DataFrame:
-    """The numbers that the seed project gives for one class added to 40, from ``results/imprinting_reference.csv``.
-
-    Raises:
-        ResultsError: the table is missing or damaged.
-    """
+    """The numbers that the seed project gives for one class added to 40, from ``results/imprinting_reference.csv``."""
     return read_table(results_dir() / "imprinting_reference.csv", REFERENCE_COLUMNS)
 
 
@@ -209,11 +204,7 @@ class ByClass:
 
     @classmethod
     def stored(cls) -> ByClass:
-        """As stored.
-
-        Raises:
-            ResultsError: nothing is stored, or a file is damaged.
-        """
+        """As stored."""
         table = stored_classes()
         part = table[(table.method == "whitened") & (table.shots == 5) & (table.bias == "budget")]
         part = part.set_index("novel").sort_values("value")
@@ -340,9 +331,6 @@ def trial_log(study: Study = IMPRINTING_TRIALS) -> pd.DataFrame:
 
     Args:
         study: ``IMPRINTING_TRIALS`` or ``IMPRINTING_MOVED_TRIALS``.
-
-    Raises:
-        ResultsError: no trial is stored.
     """
     table, rows = study.table(), []
     for run in study.runs():

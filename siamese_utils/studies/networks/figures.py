@@ -2,6 +2,8 @@
 
 Where several seeds are stored, a marker is their mean, and its bar reaches from the lowest to the highest of them; the
 95% interval within a run is added at both ends, and is all there is with one seed.
+
+What is not stored yet raises ResultsError.
 """
 
 from __future__ import annotations
@@ -64,11 +66,7 @@ def _bars(table: pd.DataFrame) -> np.ndarray:
 
 
 def speed_figure() -> Illustration:
-    """Speed against accuracy: one panel for equal time, one for equal images, a marker an encoder.
-
-    Raises:
-        ResultsError: no speeds are stored, or no run of either comparison.
-    """
+    """Speed against accuracy: one panel for equal time, one for equal images, a marker an encoder."""
     speed = rates()
     panels = []
     for study, title in (
@@ -202,11 +200,7 @@ def _common_area(one: Bbox, other: Bbox) -> float:
 
 
 def both_ways_figure() -> Illustration:
-    """Equal time beside equal images: a row an encoder, with a dot for every seed.
-
-    Raises:
-        ResultsError: the comparisons are not both stored.
-    """
+    """Equal time beside equal images: a row an encoder, with a dot for every seed."""
     table = side_by_side().sort_values("time").reset_index(drop=True)
     time, images = _single(ENCODERS_EQUAL_TIME), _single(ENCODERS_EQUAL_IMAGES)
     figure, axis = plt.subplots(figsize=(9, 0.42 * len(table) + 1.6))
@@ -257,11 +251,7 @@ def both_ways_figure() -> Illustration:
 
 
 def size_figure() -> Illustration:
-    """Accuracy against the size of the embedding, beside the features as they are.
-
-    Raises:
-        ResultsError: nothing is stored.
-    """
+    """Accuracy against the size of the embedding, beside the features as they are."""
     table, runs = by_trial(EMBEDDING_SIZE), _single(EMBEDDING_SIZE)
     projected = table[table.trial != "features"].assign(size=lambda t: t.trial.astype(int)).sort_values("size")
     figure, axis = plt.subplots(figsize=(8, 4))
@@ -327,11 +317,7 @@ JUDGED_BY: dict[str, tuple[str, str, str]] = {
 
 
 def distance_figure() -> Illustration:
-    """What each distance of the training is worth, by each distance of the judgement.
-
-    Raises:
-        ResultsError: nothing is stored.
-    """
+    """What each distance of the training is worth, by each distance of the judgement."""
     tables = {metric: by_trial(DISTANCES, metric).set_index("trial") for metric in JUDGED_BY}
     trials = [trial for trial in TRAINED_BY if trial in tables["acc_5w1s"].index][::-1]
     figure, axis = plt.subplots(figsize=(9.5, 0.62 * len(trials) + 1.7))

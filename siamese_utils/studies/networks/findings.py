@@ -1,6 +1,8 @@
 """What the comparison of encoders found: equal time, equal images, embedding size, distances.
 
 All is judged on CIFAR-FS's validation classes. What is not stored yet is left out and named by ``progress_table``.
+
+What is not stored yet raises ResultsError.
 """
 
 from __future__ import annotations
@@ -104,9 +106,6 @@ def by_trial(study: Study, metric: str = "acc_5w1s") -> pd.DataFrame:
 
     Columns: ``trial``, those of ``over_seeds``, ``encoder``, ``pretrained``, ``images`` (shown in training). Runs that
     failed are not among them.
-
-    Raises:
-        ResultsError: no run with this metric is stored.
     """
     table, runs = study.table(), trial_runs(study)
     found = over_seeds(table, metric, ["trial"]).set_index("trial")
@@ -125,11 +124,7 @@ def by_trial(study: Study, metric: str = "acc_5w1s") -> pd.DataFrame:
 
 
 def rates() -> pd.Series:
-    """Images a second that each encoder learns from on one core, over a whole training; by encoder.
-
-    Raises:
-        ResultsError: no speeds are stored, or not at every side of the training.
-    """
+    """Images a second that each encoder learns from on one core, over a whole training; by encoder."""
     speeds = stored_speeds()
     resolutions = ENCODERS_EQUAL_TIME.runs()[0].config.resolutions
     names = speeds.encoder.unique()
@@ -182,9 +177,6 @@ def result_table(study: Study) -> Table:
     """What was expected of each trial and what came out: one row a trial.
 
     Accuracy and area are means over seeds ± the 95% interval within a run; images are thousands.
-
-    Raises:
-        ResultsError: no run is stored.
     """
     accuracy, auc = by_trial(study), by_trial(study, "pair_auc").set_index("trial")
     runs, rows = trial_runs(study), []
@@ -242,11 +234,7 @@ class Ranking:
 
 
 def ranking(study: Study) -> Ranking:
-    """Order the encoders of a comparison, and say what the order goes with.
-
-    Raises:
-        ResultsError: fewer than three encoders are stored.
-    """
+    """Order the encoders of a comparison, and say what the order goes with."""
     table = by_trial(study)
     table = table[table.pretrained == ""].sort_values("mean", ascending=False, kind="stable")
     if len(table) < 3:
@@ -277,9 +265,6 @@ def side_by_side() -> pd.DataFrame:
 
     ``time`` and ``images`` are 5-way 1-shot accuracies, means over seeds; ``gain`` is how many points an encoder has
     more at equal time than at equal images.
-
-    Raises:
-        ResultsError: one of the comparisons is not stored, or they share no encoder.
     """
     time, images = by_trial(ENCODERS_EQUAL_TIME), by_trial(ENCODERS_EQUAL_IMAGES)
     both = time[time.pretrained == ""].merge(images, on="encoder", suffixes=("_time", "_images"))
@@ -342,11 +327,7 @@ def neighbour_table(encoder: Encoder, images: torch.Tensor, labels: torch.Tensor
 
 
 def budget_sentence() -> str:
-    """What equal time and equal images mean here.
-
-    Raises:
-        ResultsError: no speeds are stored.
-    """
+    """What equal time and equal images mean here."""
     speeds, rate = stored_speeds(), rates()
     runs = trial_runs(ENCODERS_EQUAL_IMAGES)
     images = {name: IMAGES_IN_TIME[name] for name in runs}
@@ -366,11 +347,7 @@ def budget_sentence() -> str:
 
 
 def cost_sentence() -> str:
-    """How far the number of multiplications explains the speed.
-
-    Raises:
-        ResultsError: no speeds are stored.
-    """
+    """How far the number of multiplications explains the speed."""
     rate = rates()
     table = encoder_sizes().set_index("encoder").assign(rate=rate).dropna(subset=["rate"])
     product = table.macs * table.rate
@@ -391,11 +368,7 @@ def cost_sentence() -> str:
 
 
 def ranking_sentence(study: Study) -> str:
-    """Who comes first, whether that is more than chance, and what the order goes with.
-
-    Raises:
-        ResultsError: fewer than three encoders are stored.
-    """
+    """Who comes first, whether that is more than chance, and what the order goes with."""
     found = ranking(study)
     table = by_trial(study).set_index("trial")
     best = table.loc[found.best]
@@ -418,11 +391,7 @@ def ranking_sentence(study: Study) -> str:
 
 
 def gain_sentence() -> str:
-    """Whom equal time helps against equal images, and whom it costs.
-
-    Raises:
-        ResultsError: the comparisons are not both stored.
-    """
+    """Whom equal time helps against equal images, and whom it costs."""
     table = side_by_side().set_index("encoder")
     up, down = table.gain.idxmax(), table.gain.idxmin()
     agreement = float(table.time.rank().corr(table.images.rank()))
@@ -436,11 +405,7 @@ def gain_sentence() -> str:
 
 
 def started_sentence() -> str:
-    """What published weights bring at equal time, and why that is no one-shot result.
-
-    Raises:
-        ResultsError: no start from published weights is stored.
-    """
+    """What published weights bring at equal time, and why that is no one-shot result."""
     table = by_trial(ENCODERS_EQUAL_TIME)
     fresh = table[table.pretrained == ""].set_index("encoder")["mean"]
     told = []
@@ -453,11 +418,7 @@ def started_sentence() -> str:
 
 
 def size_sentence() -> str:
-    """What the size of the embedding changes.
-
-    Raises:
-        ResultsError: no size is stored.
-    """
+    """What the size of the embedding changes."""
     table = by_trial(EMBEDDING_SIZE).set_index("trial")
     sizes = table.drop(index="features", errors="ignore")
     if sizes.empty:
@@ -477,11 +438,7 @@ def size_sentence() -> str:
 
 
 def distance_sentence() -> str:
-    """What the distance of the training is worth, and what that of the judgement.
-
-    Raises:
-        ResultsError: nothing is stored.
-    """
+    """What the distance of the training is worth, and what that of the judgement."""
     metrics = ("acc_5w1s", "acc_5w1s_plain_cosine", "acc_5w1s_plain_euclidean")
     table = pd.DataFrame({metric: by_trial(DISTANCES, metric).set_index("trial")["mean"] for metric in metrics})
     told = []

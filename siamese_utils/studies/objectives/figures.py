@@ -1,4 +1,7 @@
-"""Figures of triplet training, from live demonstrations, and of objectives side by side, from stored runs."""
+"""Figures of triplet training, from live demonstrations, and of objectives side by side, from stored runs.
+
+What is not stored yet raises ResultsError.
+"""
 
 from __future__ import annotations
 
@@ -233,11 +236,7 @@ def collapse_figure(traces: pd.DataFrame) -> Illustration:
 
 
 def objectives_figure() -> Illustration:
-    """Accuracy of each stored objective, best at the top; objectives whose runs all collapsed stand at chance.
-
-    Raises:
-        ResultsError: none is stored.
-    """
+    """Accuracy of each stored objective, best at the top; objectives whose runs all collapsed stand at chance."""
     table = objective_results()[::-1].reset_index(drop=True)
     figure, axis = plt.subplots(figsize=(9.5, 0.42 * len(table) + 1.5))
     for place, row in table.iterrows():
@@ -280,11 +279,7 @@ def objectives_figure() -> Illustration:
 
 
 def sensitivity_figure() -> Illustration:
-    """Accuracy against the learning rate and against the margin; a cross at chance where every run collapsed.
-
-    Raises:
-        ResultsError: none is stored.
-    """
+    """Accuracy against the learning rate and against the margin; a cross at chance where every run collapsed."""
     table = sensitivity_results()
     panels = [name for name in ("rate", "margin") if (table.parameter == name).any()]
     figure, axes = plt.subplots(1, len(panels), figsize=(5.6 * len(panels), 3.9), sharey=True, squeeze=False)

@@ -3,6 +3,8 @@
 The runs are the studies ``objectives``, ``triplet_sensitivity`` and three trials of ``distances``, all with one
 encoder, the same images and the same number of steps, judged on CIFAR-FS's validation classes. Runs that collapsed
 count: they are stored as failed, and tables and sentences say how many there are.
+
+What is not stored yet raises ResultsError.
 """
 
 from __future__ import annotations
@@ -97,9 +99,6 @@ def objective_results() -> pd.DataFrame:
     Columns: ``trial, label, kind, expected``; ``mean, low, high`` (5-way 1-shot accuracy in percent over the seeds that
     ended, NaN where none did), ``ci95`` (within a run, the mean over seeds), ``auc``; ``runs`` (seeds stored) and
     ``collapsed`` (how many of them did not end).
-
-    Raises:
-        ResultsError: none is stored.
     """
     rows = []
     for one in COMPARED:
@@ -117,11 +116,7 @@ def missing_objectives() -> list[str]:
 
 
 def objective_table() -> Table:
-    """``objective_results`` for display, with what was expected of each before its first run.
-
-    Raises:
-        ResultsError: none is stored.
-    """
+    """``objective_results`` for display, with what was expected of each before its first run."""
     rows = []
     for row in objective_results().itertuples():
         rows.append(
@@ -141,9 +136,6 @@ def sensitivity_results() -> pd.DataFrame:
 
     Columns: ``mining`` (``SEMI_HARD`` or ``BATCH_HARD``), ``parameter`` (``"rate"``, as a multiple of the recipe's
     rates, or ``"margin"``), ``value``, and the numbers of ``objective_results``; sorted by these.
-
-    Raises:
-        ResultsError: none of the study is stored.
     """
     rows = []
     for name, run in trial_runs(TRIPLET_SENSITIVITY).items():
@@ -164,11 +156,7 @@ def sensitivity_results() -> pd.DataFrame:
 
 
 def objective_sentence() -> str:
-    """What the objectives come to, by kind; Markdown.
-
-    Raises:
-        ResultsError: none is stored.
-    """
+    """What the objectives come to, by kind; Markdown."""
     table = objective_results()
     ended = table[table["mean"].notna()]
     best = ended.groupby("kind", sort=False).first()
@@ -185,11 +173,7 @@ def objective_sentence() -> str:
 
 
 def sensitivity_sentence() -> str:
-    """How far accuracy moves with the rate and with the margin; Markdown.
-
-    Raises:
-        ResultsError: none is stored.
-    """
+    """How far accuracy moves with the rate and with the margin; Markdown."""
     table = sensitivity_results()
     told = []
     for (parameter, mining), rows in table.groupby(["parameter", "mining"], sort=False):
@@ -209,11 +193,7 @@ def sensitivity_sentence() -> str:
 
 
 def systems_shown() -> Table:
-    """What is trained by triplets to the end, beside the recipe and the seed project's weights.
-
-    Raises:
-        ResultsError: nothing is stored.
-    """
+    """What is trained by triplets to the end, beside the recipe and the seed project's weights."""
     names = {
         "acc_5w1s": "5-way 1-shot",
         "acc_5w5s": "5-way 5-shot",
@@ -254,11 +234,7 @@ def recipe_table(config: TrainConfig, encoder: Encoder) -> Table:
 
 
 def reached_sentence() -> str:
-    """What the stored training on 90 classes reaches, beside the seed project's weights; Markdown.
-
-    Raises:
-        ResultsError: it is not stored.
-    """
+    """What the stored training on 90 classes reaches, beside the seed project's weights; Markdown."""
     swept = store.read_table(results_dir() / "split_sweep.csv")
     ours = store.result(swept, split="90-10", draw=0, seed=0, metric="acc_5w1s")
     seed = store.result(seed_reference(), split="90-10", metric="acc_5w1s")

@@ -3,6 +3,8 @@
 The recipe of the sweep shows triplets and proxies side by side. Here everything else is as there (the network, the
 images shown, the rates), so that the difference is what the objective makes, on unseen test classes and after a
 whole training instead of the short ones of the study ``objectives``.
+
+What is not stored yet raises ResultsError.
 """
 
 from __future__ import annotations
@@ -60,11 +62,7 @@ TRIPLET_SYSTEMS = Study(
 
 
 def stored_systems() -> pd.DataFrame:
-    """The stored rows of all systems, the sweep's own among them, with the columns of the sweep's table.
-
-    Raises:
-        ResultsError: nothing is stored, or a table is damaged.
-    """
+    """The stored rows of all systems, the sweep's own among them, with the columns of the sweep's table."""
     others, swept = TRIPLET_SYSTEMS.table(), SPLIT_SWEEP.table()
     own = swept[(swept.split == SPLIT) & (swept.draw == DRAW) & (swept.seed == SEED) & (swept.recipe == DEFAULT_RECIPE)]
     return pd.concat([others, own], ignore_index=True)
@@ -74,9 +72,6 @@ def systems_table() -> pd.DataFrame:
     """One row a system: what it is, and its metrics on unseen classes with 95% intervals; percent.
 
     The last row is the seed project's weights, a triplet-trained system as well.
-
-    Raises:
-        ResultsError: nothing is stored.
     """
     table, reference = stored_systems(), seed_reference()
     rows = [

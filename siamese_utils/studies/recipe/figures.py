@@ -1,4 +1,4 @@
-"""The figure of the search for the recipe."""
+"""The figure of the search for the recipe. What is not stored yet raises ResultsError."""
 
 from __future__ import annotations
 
@@ -10,11 +10,7 @@ from siamese_utils.studies.recipe.findings import search_gains
 
 
 def search_figure() -> Illustration:
-    """What every trial of the search gains or loses against the one that it was changed from, largest gain first.
-
-    Raises:
-        ResultsError: nothing is stored.
-    """
+    """What every trial of the search gains or loses against the one that it was changed from, largest gain first."""
     gains = search_gains()
     figure, axis = plt.subplots(figsize=(9, 0.8 + 0.36 * len(gains)))
     for place, row in enumerate(gains.itertuples()):

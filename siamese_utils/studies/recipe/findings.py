@@ -1,4 +1,4 @@
-"""What the search for the recipe found: what helped, and what did not."""
+"""What the search for the recipe found: what helped, and what did not. What is not stored yet raises ResultsError."""
 
 from __future__ import annotations
 
@@ -14,22 +14,14 @@ from siamese_utils.studies.validation import study_log, trial_runs
 
 
 def search_table() -> Table:
-    """Every trial of the search: what was changed, expected and found.
-
-    Raises:
-        ResultsError: nothing is stored.
-    """
+    """Every trial of the search: what was changed, expected and found."""
     log = study_log(RECIPE_SEARCH, _short_trials()).drop(columns=["5-way 5-shot", "minutes", "images/s"])
     caption = "The search for the recipe: percent on CIFAR-FS's validation classes, 95% intervals over episodes"
     return Table(log, caption, 1)
 
 
 def half_hour_table() -> Table:
-    """Every trial of half an hour of one core that is stored: what was changed, expected and found, seed by seed.
-
-    Raises:
-        ResultsError: nothing is stored.
-    """
+    """Every trial of half an hour of one core that is stored: what was changed, expected and found, seed by seed."""
     values = _half_hour_values()
     log = study_log(RECIPE_SEARCH, _half_hours()).drop(columns=["minutes", "images/s"])
     log.insert(1, "seed", values.index.get_level_values("seed"))
@@ -47,11 +39,7 @@ _CHANGES = {
 
 
 def half_hour_reading() -> str:
-    """What half an hour of one core reaches, and what each change brought, as far as it is stored; Markdown.
-
-    Raises:
-        ResultsError: the plain recipe's half hour is not stored, or the recipe's own networks are not.
-    """
+    """What half an hour of one core reaches, and what each change brought, as far as it is stored; Markdown."""
     values = _half_hour_values()
     plain = values[values.index.get_level_values("trial") == "half-hour"].droplevel("trial")
     if plain.empty:
@@ -111,11 +99,7 @@ def _short_trials() -> list[Run]:
 
 
 def few_classes_table() -> Table:
-    """Every trial with few classes.
-
-    Raises:
-        ResultsError: nothing is stored.
-    """
+    """Every trial with few classes."""
     log = study_log(FEW_CLASSES).drop(columns=["5-way 5-shot", "images (k)", "minutes", "images/s"])
     return Table(log, "Few classes: percent on CIFAR-FS's validation classes, 95% intervals over episodes", 1)
 
@@ -131,9 +115,6 @@ def search_gains() -> pd.DataFrame:
 
     Columns: ``trial``, ``base`` (``long`` for what was changed in it, otherwise ``muon``), ``gain`` and ``ci95``
     (points of 5-way 1-shot accuracy; of two independent measurements).
-
-    Raises:
-        ResultsError: nothing is stored.
     """
     table = RECIPE_SEARCH.table()
     stored = table[table.metric == "acc_5w1s"].set_index("trial")
@@ -149,11 +130,7 @@ def search_gains() -> pd.DataFrame:
 
 
 def search_reading() -> str:
-    """What each change brought, as a list; Markdown.
-
-    Raises:
-        ResultsError: nothing is stored.
-    """
+    """What each change brought, as a list; Markdown."""
     acc, minutes = _values(RECIPE_SEARCH), _values(RECIPE_SEARCH, "seconds") / 60
     slow, fast = (trial_runs(RECIPE_SEARCH)[name].config.muon_rate for name in ("muon", "muon-rate-0.05"))
     return (
@@ -183,11 +160,7 @@ def search_reading() -> str:
 
 
 def turning_sentence() -> str:
-    """What turned classes bring by the number of classes; Markdown.
-
-    Raises:
-        ResultsError: nothing is stored.
-    """
+    """What turned classes bring by the number of classes; Markdown."""
     acc = _values(FEW_CLASSES)
     words = {"ten": "ten classes", "twenty": "twenty", "thirty": "thirty", "all": "all 64"}
     gains = [
@@ -203,9 +176,6 @@ def precision_results() -> pd.DataFrame:
 
     Columns: ``seed``, ``float32`` and ``bfloat16`` (5-way 1-shot accuracy on validation classes, percent) and ``ci95``
     (of a run over its episodes, the larger of the two). Speeds are compared by ``benchmarks.training``, side by side.
-
-    Raises:
-        ResultsError: no seed is stored in both.
     """
     table = PRECISION.table()
     value = table.pivot_table(index=["seed", "trial"], columns="metric", values="value")
@@ -223,11 +193,7 @@ def precision_results() -> pd.DataFrame:
 
 
 def precision_sentence() -> str:
-    """Whether bfloat16 changes the result; Markdown.
-
-    Raises:
-        ResultsError: no seed is stored in both precisions.
-    """
+    """Whether bfloat16 changes the result; Markdown."""
     table = precision_results()
     change = table.bfloat16 - table.float32
     pairs = ", ".join(f"{row.float32:.1f} and {row.bfloat16:.1f}" for row in table.itertuples())

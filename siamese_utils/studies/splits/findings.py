@@ -1,4 +1,7 @@
-"""What the split sweep found: the growth with the classes learned, splits and draws side by side, and its costs."""
+"""What the split sweep found: the growth with the classes learned, splits and draws side by side, and its costs.
+
+What is not stored yet raises ResultsError.
+"""
 
 from __future__ import annotations
 
@@ -26,20 +29,12 @@ from siamese_utils.system.project import results_dir
 
 
 def swept() -> pd.DataFrame:
-    """The rows of the split sweep.
-
-    Raises:
-        ResultsError: nothing is stored, or several recipes are, which are not to be mixed.
-    """
+    """The rows of the split sweep."""
     return store.of_one_recipe(SPLIT_SWEEP.table(), SPLIT_SWEEP.path)
 
 
 def stored_evaluation(run: Run) -> SplitEvaluation:
-    """Threshold and metrics of a stored run.
-
-    Raises:
-        ResultsError: it is not stored.
-    """
+    """Threshold and metrics of a stored run."""
     table = SPLIT_SWEEP.table()
     rows = table[(table[list(run.key)] == pd.Series(run.key)).all(axis=1)]
     metrics = {row.metric: Estimate(row.value, row.ci95, row.n) for row in rows.itertuples()}
@@ -47,11 +42,7 @@ def stored_evaluation(run: Run) -> SplitEvaluation:
 
 
 def sweep_with_growth() -> pd.DataFrame:
-    """The rows of the split sweep and of the measurements beside it, with a column ``learned``, the classes learned.
-
-    Raises:
-        ResultsError: nothing is stored.
-    """
+    """The rows of the split sweep and of the measurements beside it, with a column ``learned``, the classes learned."""
     tables, beside = [swept()], results_dir() / "growth.csv"
     if beside.exists():
         tables.append(store.read_table(beside, SPLIT_SWEEP.all_columns))
@@ -60,11 +51,7 @@ def sweep_with_growth() -> pd.DataFrame:
 
 
 def rows_of(metric: str) -> pd.DataFrame:
-    """The rows of one metric, a row a split and class draw, with a column ``learned``.
-
-    Raises:
-        ResultsError: nothing is stored, or not this metric.
-    """
+    """The rows of one metric, a row a split and class draw, with a column ``learned``."""
     table = sweep_with_growth()
     table = table[table.metric == metric]
     if table.empty:
@@ -80,9 +67,6 @@ def over_draws(metric: str) -> pd.DataFrame:
 
     Columns: ``split``, ``learned``, ``draws`` (how many), ``mean``, ``low`` and ``high`` (smallest and largest draw),
     ``sd`` (between draws; NaN for one draw).
-
-    Raises:
-        ResultsError: nothing is stored, or not this metric.
     """
     table = rows_of(metric)
     splits = table.groupby("draw")["split"].transform("nunique")
@@ -93,11 +77,7 @@ def over_draws(metric: str) -> pd.DataFrame:
 
 
 def progress() -> list[Shown]:
-    """Which splits of each class draw are stored, by which recipe, and how many are missing.
-
-    Raises:
-        ResultsError: nothing is stored.
-    """
+    """Which splits of each class draw are stored, by which recipe, and how many are missing."""
     runs, planned = SPLIT_SWEEP.table()[["split", "draw", "recipe"]].drop_duplicates(), SPLIT_SWEEP.runs()
     done = runs.groupby("draw").split.apply(lambda splits: ", ".join(s for s in SPLIT_NAMES if s in set(splits)))
     stored = set(zip(runs.split, runs.draw, strict=True))
@@ -118,9 +98,6 @@ def comparison_table(split: str, draw: int = 0) -> pd.DataFrame:
     Args:
         split: for example ``"90-10"``.
         draw: class draw; the seed's numbers belong to draw 0 and are left out for others.
-
-    Raises:
-        ResultsError: nothing is stored for this split and draw.
     """
     ours = swept()
     ours = ours[(ours.split == split) & (ours.draw == draw)]
@@ -181,9 +158,6 @@ def table_over_draws(metrics: Mapping[str, str]) -> pd.DataFrame:
 
     Returns:
         Columns ``split``, ``draws`` and the headings; splits that lack a metric have a dash there.
-
-    Raises:
-        ResultsError: a metric is not stored at all.
     """
     tables = {heading: over_draws(metric).set_index("split") for metric, heading in metrics.items()}
     rows = []
@@ -198,11 +172,7 @@ def table_over_draws(metrics: Mapping[str, str]) -> pd.DataFrame:
 
 
 def metric_tables() -> list[Shown]:
-    """The metrics of every split: of draw 0 beside the seed project's, and over the class draws.
-
-    Raises:
-        ResultsError: nothing is stored.
-    """
+    """The metrics of every split: of draw 0 beside the seed project's, and over the class draws."""
     episodes = {"acc_5w1s": "5-way 1-shot", "acc_5w5s": "5-way 5-shot", "acc_allway_1s": "all-way 1-shot"}
     pairs = {"pair_auc": "AUC", "pair_acc": "pairs", "triplet_acc": "triplets"}
     unseen = {f"{metric}_unseen": f"{name} unseen" for metric, name in pairs.items()}
@@ -238,11 +208,7 @@ def beside_seed() -> pd.DataFrame:
 
 
 def lead_sentence() -> str:
-    """From where to where accuracy goes in draw 0, its lead over the seed project's weights, and the steps; Markdown.
-
-    Raises:
-        ResultsError: nothing is stored.
-    """
+    """From where to where accuracy goes in draw 0, its lead over the seed project's weights, its steps; Markdown."""
     both = beside_seed()
     lead, first, last = both.value - both.value_seed, both.iloc[0], both.iloc[-1]
     return (
@@ -257,9 +223,6 @@ def steps(metric: str) -> pd.DataFrame:
 
     Columns: ``draw``, ``learned`` (before), ``next`` (after), ``change`` and ``ci95`` (percentage points; of the two
     measurements, taken as independent).
-
-    Raises:
-        ResultsError: nothing is stored, or not this metric.
     """
     table = rows_of(metric)
     rows = []
@@ -272,11 +235,7 @@ def steps(metric: str) -> pd.DataFrame:
 
 
 def growth_sentence(metric: str) -> str:
-    """Whether a metric rises with every step of every draw, in a sentence.
-
-    Raises:
-        ResultsError: nothing is stored, or not this metric.
-    """
+    """Whether a metric rises with every step of every draw, in a sentence."""
     table = steps(metric)
     draws = table.draw.nunique()
     where = f"the {len(table)} steps of {draws} class draw{'s' if draws > 1 else ''}"
@@ -300,11 +259,7 @@ def growth_sentence(metric: str) -> str:
 
 
 def growth_sentences() -> list[Shown]:
-    """What of the growth is knowledge, how far draws lie apart, and the first and the last step; Markdown.
-
-    Raises:
-        ResultsError: fewer than two splits are stored.
-    """
+    """What of the growth is knowledge, how far draws lie apart, and the first and the last step; Markdown."""
     own, common = over_draws("acc_5w1s"), over_draws("acc_5w1s_common")
     both = own.merge(common, on=["learned", "split"], suffixes=("", "_common"))
     if len(both) < 2:
@@ -331,11 +286,7 @@ def growth_sentences() -> list[Shown]:
 
 
 def ease_sentence() -> str:
-    """How easy the ten classes are that a draw never learns, against the average class; Markdown.
-
-    Raises:
-        ResultsError: nothing is stored.
-    """
+    """How easy the ten classes are that a draw never learns, against the average class; Markdown."""
     by_class = stored_class_accuracies()
     effects = class_effects(by_class)
     easier = {draw: effects.reindex(common_classes(draw)).mean() for draw in sorted(map(int, by_class.draw.unique()))}
@@ -352,11 +303,7 @@ def ease_sentence() -> str:
 
 
 def legacy_table() -> Table:
-    """The seed's few-shot metric beside the blind answer, and beside a sound metric: one row a split of draw 0.
-
-    Raises:
-        ResultsError: nothing is stored.
-    """
+    """The seed's few-shot metric beside the blind answer, and beside a sound metric: one row a split of draw 0."""
     reference = seed_reference().query("metric == 'legacy_few_shot' and source == 'published'")
     ours = swept().query("draw == 0").pivot_table(index="split", columns="metric", values="value")
     splits = pd.Index(SPLIT_NAMES[:-1], name="split")
@@ -372,11 +319,7 @@ def legacy_table() -> Table:
 
 
 def relatives_sentence() -> str:
-    """What a known relative is worth, all else equal; Markdown.
-
-    Raises:
-        ResultsError: nothing is stored, or nothing that could be compared.
-    """
+    """What a known relative is worth, all else equal; Markdown."""
     effect = relative_effect(stored_class_accuracies())
     return (
         f"Compared with itself and with its split, a class gains **{effect.value:+.2f} ± {effect.ci95:.2f}** points "
@@ -392,11 +335,7 @@ def _thresholds() -> pd.DataFrame:
 
 
 def threshold_table() -> Table:
-    """The threshold of each split of draw 0, moved to unseen classes.
-
-    Raises:
-        ResultsError: nothing is stored.
-    """
+    """The threshold of each split of draw 0, moved to unseen classes."""
     headings = {
         "learned": "classes learned",
         "threshold_seen": "threshold from seen classes",
@@ -411,11 +350,7 @@ def threshold_table() -> Table:
 
 
 def threshold_sentence() -> str:
-    """What choosing the threshold on learned classes costs; Markdown.
-
-    Raises:
-        ResultsError: nothing is stored.
-    """
+    """What choosing the threshold on learned classes costs; Markdown."""
     measured = _thresholds()
     cost = measured.pair_acc_unseen_best - measured.pair_acc_unseen
     return (
@@ -431,9 +366,6 @@ def costs() -> pd.DataFrame:
     """What the stored runs took: one row a class draw and kind of machine.
 
     Columns: ``draw``, ``runs``, ``processor``, ``precision``, ``threads`` and ``minutes`` (of training, in all).
-
-    Raises:
-        ResultsError: nothing is stored, or a run's record is missing.
     """
     runs = swept()[["split", "draw"]].drop_duplicates()
     rows = []
@@ -455,11 +387,7 @@ def costs_table() -> Table:
 
 
 def machine_sentence() -> str:
-    """What the runs reach that learn all classes, and so differ in nothing but the machine; Markdown.
-
-    Raises:
-        ResultsError: none is stored, or its record is missing.
-    """
+    """What the runs reach that learn all classes, and so differ in nothing but the machine; Markdown."""
     whole = rows_of("pair_auc_seen").query("split == '100-0'").sort_values("draw")
     told = (
         f"{row.value:.2f} (draw {row.draw}, "

@@ -1,6 +1,8 @@
 """Figures, tables and sentences of notebook 05: one encoder's answers about classes that it never saw.
 
 ``unseen`` are the test images of these classes and ``z`` their embeddings, float32 (M, D), rows of unit length.
+
+What is not stored yet raises ResultsError.
 """
 
 from __future__ import annotations
@@ -107,11 +109,7 @@ def episode_spread(accuracies: torch.Tensor) -> tuple[Illustration, str]:
 
 
 def stored_metrics() -> tuple[Table, str]:
-    """Every stored metric of 90-10 beside the seed's, and the accuracy with other classes left unseen.
-
-    Raises:
-        ResultsError: nothing is stored.
-    """
+    """Every stored metric of 90-10 beside the seed's, and the accuracy with other classes left unseen."""
     draws = findings.swept().query("split == '90-10' and metric == 'acc_5w1s'").sort_values("draw")
     told = (
         "The interval says nothing about the choice of classes. With other classes left unseen, the same training "
@@ -124,11 +122,7 @@ def stored_metrics() -> tuple[Table, str]:
 
 
 def stored_values() -> pd.Series:
-    """The stored value of each metric of 90-10, draw 0, percent.
-
-    Raises:
-        ResultsError: nothing is stored.
-    """
+    """The stored value of each metric of 90-10, draw 0, percent."""
     table = findings.swept().query("split == '90-10' and draw == 0 and seed == 0")
     return table.set_index("metric").value
 
@@ -352,11 +346,7 @@ def class_difficulty(unseen: ImageSet, classes: torch.Tensor, recalls: torch.Ten
 
 
 def all_classes() -> tuple[Illustration, str]:
-    """The easiest and the hardest classes of CIFAR-100, over all splits and draws in which they are unseen.
-
-    Raises:
-        ResultsError: nothing is stored.
-    """
+    """The easiest and the hardest classes of CIFAR-100, over all splits and draws in which they are unseen."""
     by_class = stored_class_accuracies()
     labelled = class_effects(by_class)
     here = labelled.reindex(common_classes(0)).mean()
