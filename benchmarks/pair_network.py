@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks import common
-from siamese_utils.studies.faces.koch import KochConfig, KochNetwork, make_optimizer, penalty
+from siamese_utils.studies.faces.koch import KochConfig, KochNetwork, koch_optimizer, penalty
 from siamese_utils.system.memory import freed_memory_kept
 
 PLAIN, OURS = "plain PyTorch", "siamese_utils.studies.faces.koch"
@@ -62,7 +62,7 @@ def make_steps(config: KochConfig) -> dict[str, tuple[KochNetwork, Step]]:
     plain, ours = plain_network(config), our_network(config)
     optimizers = {
         PLAIN: torch.optim.Adam(plain.parameters(), lr=config.learning_rate, eps=1e-7),
-        OURS: make_optimizer(ours, config),
+        OURS: koch_optimizer(ours, config),
     }
 
     def step(name: str, network: KochNetwork) -> Step:

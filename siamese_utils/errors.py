@@ -140,5 +140,9 @@ def shown(given: object) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """What another library's error says, in one line without a full stop, to be quoted within a sentence."""
+    """What the system's or another library's error says, in one line without a full stop, to be quoted in a sentence.
+
+    Of an error of this package that has such a cause, it is the cause that tells.
+    """
+    error = error.__cause__ or error if isinstance(error, SiameseError) else error
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -41,7 +41,7 @@ from siamese_utils.app.drawing import (
 )
 from siamese_utils.app.examples import CANVAS, EXAMPLE_PAIRS, EXAMPLE_SETS, redrawn
 from siamese_utils.app.server import DrawingServer, answer, start_values
-from siamese_utils.data.symbols import as_images, canonical_symbol
+from siamese_utils.data.symbols import canonical_symbol, symbol_images
 from siamese_utils.encoders.checkpoints import save_encoder
 from siamese_utils.encoders.classify import OneShotClassifier
 from siamese_utils.encoders.encoder import Encoder
@@ -359,7 +359,7 @@ def test_only_pictures_of_this_page_come_back(picture: bytes) -> None:
 def test_comparison_is_the_cosine_and_its_logistic(model: DrawingModel) -> None:
     left, right = example("Runes", "gebo"), example("Greek letters", "psi")
     symbols = np.stack([canonical_symbol(render(one)) for one in (left, right)])
-    rows = model.encoder.embed(as_images(symbols))
+    rows = model.encoder.embed(symbol_images(symbols))
     found = model.compare(left, right)
     assert found.similarity == pytest.approx(float(rows[0] @ rows[1]), abs=1e-5)
     assert found.probability == pytest.approx(1 / (1 + np.exp(-(10 * found.similarity - 5))), abs=1e-9)
@@ -380,11 +380,11 @@ def test_ranking_is_that_of_the_one_shot_classifier(model: DrawingModel) -> None
     """The same answers as from images that are embedded afresh, several examples a symbol, cached or not."""
     names = list(EXAMPLE_SETS["Runes"])
     support = {name: [example("Runes", name), example("Runes", name, 5)][: 1 + n % 2] for n, name in enumerate(names)}
-    images = {n: as_images(np.stack([canonical_symbol(render(d)) for d in drawn])) for n, drawn in support.items()}
+    images = {n: symbol_images(np.stack([canonical_symbol(render(d)) for d in drawn])) for n, drawn in support.items()}
     oracle = OneShotClassifier(model.encoder).fit(images)
     for name in names:
         query = example("Runes", name, 9)
-        expected = oracle.similarities(as_images(canonical_symbol(render(query))[None]))[0]
+        expected = oracle.similarities(symbol_images(canonical_symbol(render(query))[None]))[0]
         for _ in range(2):
             ranking = model.rank(support, query)
             assert [one.name for one in ranking] == [names[i] for i in expected.argsort(descending=True)]

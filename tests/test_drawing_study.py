@@ -28,12 +28,12 @@ from siamese_utils.studies.drawing.data import (
     SOURCES,
     SymbolData,
     characters_of,
+    images_to_learn,
     in_four_turns,
-    joined,
+    join_sets,
     load_symbol_data,
     runs_from,
     synthetic_symbol_data,
-    training_images,
     validation_alphabets,
 )
 from siamese_utils.studies.drawing.demo import demo_encoder
@@ -99,7 +99,7 @@ def test_turned_classes_are_classes_of_their_own(data: SymbolData) -> None:
 
 
 def test_joined_keeps_every_name(data: SymbolData) -> None:
-    both = joined(data.characters, data.digits)
+    both = join_sets(data.characters, data.digits)
     for part, first, shift in ((data.characters, 0, 0), (data.digits, len(data.characters), 47)):
         names = [both.class_names[label] for label in both.labels[first : first + len(part)]]
         assert names == [part.class_names[label] for label in part.labels]
@@ -113,7 +113,7 @@ def test_held_out_alphabets_are_never_learned(
 ) -> None:
     monkeypatch.setattr(module, "MNIST_SAMPLE", 5)
     without = validation_alphabets(data.characters, 1)
-    images, classes = training_images(data, train_on, without=without, turns=turns)
+    images, classes = images_to_learn(data, train_on, without=without, turns=turns)
     hidden = characters_of(data.characters, without).tolist()
     hidden_names = {data.characters.class_names[label] for label in hidden}
     assert set(images.labels.tolist()) == set(classes)
@@ -128,7 +128,7 @@ def test_held_out_alphabets_are_never_learned(
 
 def test_digits_are_never_turned(data: SymbolData, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MNIST_SAMPLE", 5)
-    images, _ = training_images(data, "both")
+    images, _ = images_to_learn(data, "both")
     known = {image.numpy().tobytes() for image in data.digits.images}
     digits = [
         i
@@ -136,9 +136,9 @@ def test_digits_are_never_turned(data: SymbolData, monkeypatch: pytest.MonkeyPat
         if images.class_names[images.labels[i]] in data.digits.class_names and int(images.labels[i]) >= 4 * 47
     ]
     assert len(digits) == 50 and all(images.images[i].numpy().tobytes() in known for i in digits)
-    assert training_images(data, "mnist")[0] is data.digits
+    assert images_to_learn(data, "mnist")[0] is data.digits
     with pytest.raises(DataError, match="mnist, omniglot, both"):
-        training_images(data, "emnist")
+        images_to_learn(data, "emnist")
 
 
 def test_validation_alphabets_can_hold_a_run(data: SymbolData) -> None:

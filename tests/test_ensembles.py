@@ -27,7 +27,7 @@ from siamese_utils.experiments.audit import audit
 from siamese_utils.experiments.study import Bench, Outcome, Run, keep, run_study, stored
 from siamese_utils.studies.ensembles import cifar_fs, figures, findings
 from siamese_utils.studies.ensembles import study as ensembles
-from siamese_utils.studies.ensembles.cifar_fs import CIFAR_FS, all_images, cifar_fs_run
+from siamese_utils.studies.ensembles.cifar_fs import CIFAR_FS, cifar_fs_run, whole_set
 from siamese_utils.studies.ensembles.findings import by_members
 from siamese_utils.studies.ensembles.study import ENSEMBLES, TOGETHER, ensemble_run, member_path
 from siamese_utils.studies.splits.study import SPLIT_SWEEP
@@ -242,11 +242,11 @@ def test_five_examples_are_judged_beside_one() -> None:
 
 
 def test_both_parts_are_joined(hundred: tuple[ImageSet, ImageSet]) -> None:
-    whole = all_images(*hundred)
+    whole = whole_set(*hundred)
     assert torch.equal(torch.bincount(whole.labels), torch.full((100,), 29))
     assert torch.equal(whole.images[:800], hundred[0].images)
     with pytest.raises(DataError, match="one data set"):
-        all_images(hundred[0], dataclasses.replace(hundred[1], name="cifar100"))
+        whole_set(hundred[0], dataclasses.replace(hundred[1], name="cifar100"))
 
 
 def put(task: str, seed: int, alone: float, together: float, names: tuple[str, ...]) -> None:

@@ -16,7 +16,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch.nn import functional as F
 
 from siamese_utils.encoders.imprinting import (
-    FORMAT,
+    CLASSIFIER_FORMAT,
     CosineClassifier,
     FineTuneConfig,
     Whitening,
@@ -131,7 +131,9 @@ def test_files_that_are_no_classifier_are_refused(tmp_path: Path) -> None:
         ({}, "[0, 0]"),
         ({}, "nothing"),
     ):
-        save_file({**whole, **change}, path, metadata={"format": FORMAT, "labels": labels_text, "scale": "16"})
+        save_file(
+            {**whole, **change}, path, metadata={"format": CLASSIFIER_FORMAT, "labels": labels_text, "scale": "16"}
+        )
         with pytest.raises(CheckpointError, match="does not hold a whole classifier"):
             load_classifier(path)
     with pytest.raises(CheckpointError, match="Cannot write"):

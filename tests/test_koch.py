@@ -19,8 +19,8 @@ from siamese_utils.studies.faces.koch import (
     KochConfig,
     KochNetwork,
     keras_counts,
+    koch_optimizer,
     layer_table,
-    make_optimizer,
     pair_logits,
     penalty,
     train_koch,
@@ -120,7 +120,7 @@ def test_decay_is_the_gradient_of_the_penalty(some: tuple[torch.Tensor, Pairs]) 
         torch.manual_seed(0)
         network = KochNetwork(config).double()
         network.eval()  # no dropout, so that both sides see the same
-        optimizer = make_optimizer(network, config)
+        optimizer = koch_optimizer(network, config)
         if explicit:
             optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, eps=1e-7)
         for _ in range(3):

@@ -15,7 +15,7 @@ from siamese_utils.errors import ConfigError, ResultsError, UnknownNameError
 from siamese_utils.studies.networks import speed
 from siamese_utils.studies.networks.speed import (
     SPEED_COLUMNS,
-    images_in,
+    images_learned,
     measure_speeds,
     store_speeds,
     stored_speeds,
@@ -124,8 +124,8 @@ def test_rate_over_a_training_weighs_the_sides_by_their_images() -> None:
 def test_images_are_whole_batches_and_never_none() -> None:
     config = dataclasses.replace(QUICK, resolutions=((0.0, 32),), batch_size=64)
     table = speeds(conv3=(1.0, 1.0, 10.0), vgg19bn=(1.0, 1.0, 0.01))
-    assert images_in(table, 1.0, config, ["conv3", "vgg19bn"]) == {"conv3": 9 * 64, "vgg19bn": 64}
-    assert images_in(table, 2.0, config, ["conv3"]) == {"conv3": 18 * 64}
+    assert images_learned(table, 1.0, config, ["conv3", "vgg19bn"]) == {"conv3": 9 * 64, "vgg19bn": 64}
+    assert images_learned(table, 2.0, config, ["conv3"]) == {"conv3": 18 * 64}
 
 
 def test_what_is_missing_or_wrong_says_so(project: Path) -> None:
@@ -137,7 +137,7 @@ def test_what_is_missing_or_wrong_says_so(project: Path) -> None:
     with pytest.raises(ConfigError, match="from its beginning"):
         training_rate(table, "conv3", ((0.5, 16),))
     with pytest.raises(ConfigError, match="takes some time"):
-        images_in(table, 0, QUICK, ["conv3"])
+        images_learned(table, 0, QUICK, ["conv3"])
     with pytest.raises(ConfigError, match="at least one encoder"):
         measure_speeds([], QUICK)
     with pytest.raises(UnknownNameError, match="Did you mean 'conv3'"):
@@ -180,5 +180,8 @@ def test_command_measures_stores_and_prints_what_the_study_takes(
 def test_equal_time_is_what_the_stored_speeds_say() -> None:
     """The numbers written down in the code follow from ``results/encoder_speed.csv``."""
     table = stored_speeds()
-    assert images_in(table, EQUAL_MINUTES, ENCODERS_EQUAL_TIME.runs()[0].config, list(IMAGES_IN_TIME)) == IMAGES_IN_TIME
+    assert (
+        images_learned(table, EQUAL_MINUTES, ENCODERS_EQUAL_TIME.runs()[0].config, list(IMAGES_IN_TIME))
+        == IMAGES_IN_TIME
+    )
     assert (table.threads == 1).all() and table.processor.nunique() == 1 and (table.rounds > 2).all()

@@ -21,11 +21,11 @@ from siamese_utils.data.sources import MissingDataError, search_folders
 from siamese_utils.data.symbols import (
     SIDE,
     STROKE_WIDTH,
-    as_images,
     canonical_symbol,
     load_mnist,
     load_omniglot_background,
     load_omniglot_runs,
+    symbol_images,
     synthetic_symbols,
 )
 from siamese_utils.errors import DataError, SamplingError, ShapeError, UnknownNameError
@@ -398,7 +398,7 @@ def test_synthetic_symbols() -> None:
 
 
 def test_as_images() -> None:
-    images = as_images(np.arange(2 * 28 * 28, dtype=np.uint8).reshape(2, 28, 28))
+    images = symbol_images(np.arange(2 * 28 * 28, dtype=np.uint8).reshape(2, 28, 28))
     assert images.shape == (2, 28, 28, 3) and images.is_contiguous()
 
 

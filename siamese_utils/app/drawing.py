@@ -32,7 +32,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from siamese_utils.app.examples import CANVAS
 from siamese_utils.data.image_files import on_paper, opened, read_image
-from siamese_utils.data.symbols import SIDE, as_images, canonical_symbol
+from siamese_utils.data.symbols import SIDE, canonical_symbol, symbol_images
 from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder
 from siamese_utils.encoders.classify import OneShotClassifier
 from siamese_utils.encoders.encoder import Encoder
@@ -335,7 +335,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Ranked:
     """One line of a ranking: a symbol, its similarity to the query, and the probability that they are the same."""
 
     name: str
@@ -405,7 +405,7 @@ class DrawingModel:
             new = [drawing for drawing in dict.fromkeys(drawings) if drawing not in self._embeddings]
             if new:
                 symbols = np.stack([self._symbol(drawing) for drawing in new])
-                self._embeddings.update(zip(new, self.encoder.embed(as_images(symbols))))
+                self._embeddings.update(zip(new, self.encoder.embed(symbol_images(symbols))))
             for drawing in drawings:
                 self._embeddings.move_to_end(drawing)
             rows = torch.stack([self._embeddings[drawing] for drawing in drawings])
@@ -433,7 +433,7 @@ class DrawingModel:
         probability = self.probability(similarity)
         return Comparison(similarity, probability, probability >= 0.5)
 
-    def rank(self, support: Mapping[str, Sequence[Drawing]], query: Drawing) -> list[Answer]:
+    def rank(self, support: Mapping[str, Sequence[Drawing]], query: Drawing) -> list[Ranked]:
         """Rank the symbols of a support set by their similarity to a query.
 
         Args:
@@ -452,7 +452,7 @@ class DrawingModel:
             {name: self.embed(examples) if examples else torch.empty(0) for name, examples in support.items()}
         )
         similarities = classifier.compare(self.embed([query]))[0].tolist()
-        answers = [Answer(n, s, self.probability(s)) for n, s in zip(classifier.class_names, similarities)]
+        answers = [Ranked(n, s, self.probability(s)) for n, s in zip(classifier.class_names, similarities)]
         return sorted(answers, key=lambda answer: -answer.similarity)
 
     def probability(self, similarity: float) -> float:

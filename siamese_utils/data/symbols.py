@@ -75,7 +75,7 @@ def canonical_symbol(ink: NDArray[Any]) -> NDArray[np.uint8]:
     return np.rint(255 * _draw(line - np.clip(centre, -room, room))).astype(np.uint8)
 
 
-def as_images(symbols: NDArray[np.uint8]) -> torch.Tensor:
+def symbol_images(symbols: NDArray[np.uint8]) -> torch.Tensor:
     """Symbols (N, H, W) as the colour images an encoder takes: uint8 (N, H, W, 3), all three channels alike."""
     return torch.from_numpy(np.repeat(symbols[..., None], 3, axis=-1))
 
@@ -174,7 +174,7 @@ def load_mnist(
     images = _redrawn(images, f"mnist-{part}") if canonical else images
     digits = tuple("0123456789")
     return ImageSet(
-        as_images(images), torch.from_numpy(labels), digits, ("digits",), (0,) * 10, "mnist", part, f"{label}/MNIST"
+        symbol_images(images), torch.from_numpy(labels), digits, ("digits",), (0,) * 10, "mnist", part, f"{label}/MNIST"
     )
 
 
@@ -251,7 +251,7 @@ def load_omniglot_background(
     images = np.stack([drawings[name] for name in names])
     labels = [characters.index(name.rsplit("/", 1)[0]) for name in names]
     return ImageSet(
-        as_images(_redrawn(images, "omniglot") if canonical else images),
+        symbol_images(_redrawn(images, "omniglot") if canonical else images),
         torch.tensor(labels),
         tuple(characters),
         tuple(alphabets),
@@ -281,7 +281,7 @@ def load_omniglot_runs(*, root: Path | str | None = None, download: bool = True)
             inks = [drawings[name] for name in [*support, *(query for query, _ in pairs)]]
         except KeyError as error:
             raise _damaged(archive) from error
-        images = as_images(_redraw_all(inks))
+        images = symbol_images(_redraw_all(inks))
         true = torch.tensor([support.index(name) for _, name in pairs])
         runs.append(OneShotRun(images[: len(support)], images[len(support) :], true))
     return tuple(runs)
@@ -400,5 +400,5 @@ def synthetic_symbols(classes: int, per_class: int, seed: int = 0, part: Part = 
             symbols.append(canonical_symbol(np.asarray(paper)))
     names = tuple(f"symbol{number:03d}" for number in range(classes))
     labels = torch.arange(classes).repeat_interleave(per_class)
-    images = as_images(np.stack(symbols))
+    images = symbol_images(np.stack(symbols))
     return ImageSet(images, labels, names, ("symbols",), (0,) * classes, "synthetic", part, "drawn on the spot")

@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 
 from siamese_utils.encoders.backbones import ENCODERS
 from siamese_utils.encoders.encoder import Encoder, checked_encoder
-from siamese_utils.errors import CheckpointError
+from siamese_utils.errors import CheckpointError, reason
 from siamese_utils.system.devices import pick_device
-from siamese_utils.system.files import as_path, atomic_path, reason
+from siamese_utils.system.files import as_path, atomic_path
 
 FORMAT = "siamese_utils.encoder/1"
 _KEYS = {"format", "encoder", "info", "checksum"}

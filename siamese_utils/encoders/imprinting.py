@@ -36,9 +36,9 @@ from siamese_utils.data.arrays import (
     as_tensor,
     labelled,
 )
-from siamese_utils.errors import CheckpointError, ConfigError, SamplingError, ShapeError, shown
+from siamese_utils.errors import CheckpointError, ConfigError, SamplingError, ShapeError, reason, shown
 from siamese_utils.system.config import Config, Count, Natural, NotNegative, Positive, Share
-from siamese_utils.system.files import atomic_path, reason
+from siamese_utils.system.files import atomic_path
 
 # ------------------------------------------------------------------------------------- the embeddings
 
@@ -277,7 +277,7 @@ class CosineClassifier:
         return dataclasses.replace(self, bias=torch.where(is_added, bias, 0.0))
 
 
-FORMAT = "siamese_utils.classifier/1"
+CLASSIFIER_FORMAT = "siamese_utils.classifier/1"
 
 
 def save_classifier(path: str | Path, classifier: CosineClassifier, whitening: Whitening) -> None:
@@ -292,7 +292,11 @@ def save_classifier(path: str | Path, classifier: CosineClassifier, whitening: W
         CheckpointError: the file cannot be written.
     """
     tensors = {"weights": classifier.weights, "bias": classifier.bias, "whitening": whitening.matrix}
-    metadata = {"format": FORMAT, "labels": json.dumps(classifier.labels), "scale": json.dumps(classifier.scale)}
+    metadata = {
+        "format": CLASSIFIER_FORMAT,
+        "labels": json.dumps(classifier.labels),
+        "scale": json.dumps(classifier.scale),
+    }
     try:
         with atomic_path(Path(path)) as temporary:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=metadata)
@@ -317,7 +321,7 @@ def load_classifier(path: str | Path) -> tuple[CosineClassifier, Whitening]:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is damaged or not a safetensors file; fetch it again.") from error
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") != CLASSIFIER_FORMAT:
         raise CheckpointError(f"{path} was not written by save_classifier; use one of its files.")
     try:
         labels, scale = tuple(json.loads(metadata["labels"])), float(json.loads(metadata["scale"]))

@@ -1,4 +1,5 @@
 """From notebooks to web pages and the README."""
 
+PROFILES = ("smoke", "report", "full")
 IN_PLACE = "SIAMESE_IN_PLACE"
 """Environment variable by which a notebook knows that its outputs, figures too, take the place of those in git."""

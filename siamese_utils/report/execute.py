@@ -26,12 +26,11 @@ from nbformat import NotebookNode
 from tqdm import tqdm
 
 from siamese_utils.data.sources import search_folders
-from siamese_utils.errors import SiameseError, unknown
-from siamese_utils.report import IN_PLACE
-from siamese_utils.system.files import reason, write_text_atomically
+from siamese_utils.errors import SiameseError, reason, unknown
+from siamese_utils.report import IN_PLACE, PROFILES
+from siamese_utils.system.files import write_text_atomically
 from siamese_utils.system.provenance import package_version
 
-PROFILES = ("smoke", "report", "full")
 CELL_TIMEOUT = 1800
 """Seconds a cell may take in the profiles that retrain nothing; ``full`` has no limit."""
 _NUMBERED = re.compile(r"\d+[a-z]?_.+\.ipynb")

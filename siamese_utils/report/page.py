@@ -41,7 +41,7 @@ from siamese_utils.experiments import plotting
 from siamese_utils.experiments import store as results
 from siamese_utils.experiments.findings import Finding, Illustration, Shown, Table
 from siamese_utils.experiments.study import Bench, run_study
-from siamese_utils.report import IN_PLACE
+from siamese_utils.report import IN_PLACE, PROFILES
 from siamese_utils.studies.splits.study import SPLIT_SWEEP, checkpoint_path, evaluate_encoder, split_run
 from siamese_utils.system import project
 from siamese_utils.training.config import TrainConfig
@@ -50,8 +50,6 @@ from siamese_utils.training.recipes import recipe
 
 if TYPE_CHECKING:
     from siamese_utils.data.faces import FaceSet, PairList
-
-PROFILES = ("smoke", "report", "full")
 
 
 @dataclass(eq=False)

@@ -168,7 +168,7 @@ def _write_site(
         "pages": pages,
         "answer": answer.answer() if _is_project(root) else None,
         "synthetic": [page.short for page in pages if "synthetic" in page.sources],
-        "provenance": provenance(root),
+        "provenance": made_by(root),
         "headline": headline,
         "failure": failure,
         "inline": inline_markdown,
@@ -242,7 +242,7 @@ def _headline(figures: Path) -> dict[str, str] | None:
     return {"src": data_uri(file), "alt": " ".join(alt.split())}
 
 
-def provenance(root: Path) -> list[str]:
+def made_by(root: Path) -> list[str]:
     """Say what made the report: package, commit, date, versions and processor, one short text each."""
     facts = [f"siamese_utils {package_version('siamese_utils')}"]
     commit = git_commit(root)

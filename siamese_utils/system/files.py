@@ -96,11 +96,6 @@ def is_whole_archive(path: Path) -> bool:
         return archive.testzip() is None
 
 
-def reason(error: BaseException) -> str:
-    """Why something could not be written, in the system's words, for a sentence that names the file itself."""
-    return str(error.__cause__ if isinstance(error, StorageError) and error.__cause__ else error)
-
-
 @contextmanager
 def _storing(target: Path) -> Iterator[None]:
     """Name what could not be written and what to do about it."""

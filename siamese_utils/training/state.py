@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 import torch
 
-from siamese_utils.errors import CheckpointError
-from siamese_utils.system.files import atomic_path, is_whole_archive, reason
+from siamese_utils.errors import CheckpointError, reason
+from siamese_utils.system.files import atomic_path, is_whole_archive
 
 History = list[dict[str, float]]
 

@@ -84,7 +84,7 @@ def in_four_turns(characters: ImageSet) -> ImageSet:
     )
 
 
-def joined(first: ImageSet, second: ImageSet) -> ImageSet:
+def join_sets(first: ImageSet, second: ImageSet) -> ImageSet:
     """Both sets as one: the classes of the second are numbered after those of the first."""
     shift = len(first.superclass_names)
     return ImageSet(
@@ -99,7 +99,7 @@ def joined(first: ImageSet, second: ImageSet) -> ImageSet:
     )
 
 
-def training_images(
+def images_to_learn(
     data: SymbolData, train_on: str, *, without: Sequence[int] = (), turns: bool = True
 ) -> tuple[ImageSet, tuple[int, ...]]:
     """The images of a source to learn from, and their classes.
@@ -124,7 +124,7 @@ def training_images(
         characters = in_four_turns(characters)
     if train_on == "both":
         _, sample = hold_out_images(data.digits.labels, range(data.digits.num_classes), MNIST_SAMPLE, seed=0)
-        characters = joined(characters, data.digits.subset(sample))
+        characters = join_sets(characters, data.digits.subset(sample))
     return characters, tuple(characters.labels.unique().tolist())
 
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from siamese_utils.data.images import ImageSet
 from siamese_utils.data.sampling import named_rng
-from siamese_utils.data.symbols import as_images, canonical_symbol, load_mnist, load_omniglot_background
+from siamese_utils.data.symbols import canonical_symbol, load_mnist, load_omniglot_background, symbol_images
 from siamese_utils.evaluation.calibration import Verdict
 from siamese_utils.experiments import plotting
 from siamese_utils.experiments.findings import Illustration
@@ -33,7 +33,7 @@ def canonical_form(characters: ImageSet, digits: ImageSet) -> Illustration:
     for block, (inks, title) in enumerate(zip(before, ("MNIST", "Omniglot", "one drawing, four pens"), strict=True)):
         columns = slice(4 * block, 4 * block + 4)
         plotting.show_images(np.repeat(inks[..., None], 3, axis=-1), axes[0, columns])
-        plotting.show_images(as_images(np.stack([canonical_symbol(ink) for ink in inks])), axes[1, columns])
+        plotting.show_images(symbol_images(np.stack([canonical_symbol(ink) for ink in inks])), axes[1, columns])
         axes[0, 4 * block].set_title(title, loc="left", fontsize=12)
     return Illustration(
         figure,

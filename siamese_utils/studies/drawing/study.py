@@ -25,8 +25,8 @@ from siamese_utils.studies.drawing.data import (
     SOURCES,
     SymbolData,
     characters_of,
+    images_to_learn,
     load_symbol_data,
-    training_images,
     validation_alphabets,
 )
 from siamese_utils.studies.drawing.judging import accuracy_on_alphabets, accuracy_on_runs, digit_metrics, verdict_on
@@ -122,7 +122,7 @@ def _carry_out(run: Run, bench: Bench) -> Outcome:
     if "-" in train_on:
         images, classes = data.digits, class_split(train_on, int(run.key["draw"]), data.digits.num_classes).seen
     else:
-        images, classes = training_images(data, "both" if held_out else train_on, without=held_out)
+        images, classes = images_to_learn(data, "both" if held_out else train_on, without=held_out)
     trained = bench.train(run.config, images, classes)
     encoder = trained.encoder
     record: dict[str, Any] = {**training_record(trained), "classes": len(classes), "images": len(images)}
@@ -210,7 +210,7 @@ def _carry_out_trial(run: Run, bench: Bench) -> Outcome:
     data = bench.load(load_symbol_data)
     held_out = validation_alphabets(data.characters)
     source, turns = run.settings["train_on"], run.settings["turns"]
-    trained = bench.train(run.config, *training_images(data, source, without=held_out, turns=turns))
+    trained = bench.train(run.config, *images_to_learn(data, source, without=held_out, turns=turns))
     accuracy = accuracy_on_alphabets(trained.encoder, data.characters, held_out)
     metrics = {"acc_20w1s_validation": accuracy, "seconds": exact(trained.seconds)}
     return Outcome(metrics, record=training_record(trained))

@@ -49,7 +49,7 @@ def _runs(
     return [cifar_fs_run(seed, recipe) for seed in SEEDS]
 
 
-def all_images(train_set: ImageSet, test_set: ImageSet) -> ImageSet:
+def whole_set(train_set: ImageSet, test_set: ImageSet) -> ImageSet:
     """Both parts of CIFAR-100 as one set: CIFAR-FS divides classes, not images, so each class has all its 600.
 
     Raises:
@@ -81,7 +81,7 @@ def judge(z: torch.Tensor, labels: torch.Tensor) -> dict[str, Estimate]:
 
 def _carry_out(run: Run, bench: Bench) -> Outcome:
     """The validation classes are not learned: the recipe was chosen on them."""
-    whole = all_images(bench.train_set, bench.test_set)
+    whole = whole_set(bench.train_set, bench.test_set)
     trained = bench.train(run.config, whole, fewshot_split_cifar_fs(whole.class_names).train)
     source = {"split": "cifar-fs", "data": whole.name}
     info = {**run.key, **source, "config": trained.config.to_json(), "classes": list(trained.classes)}
@@ -97,7 +97,7 @@ def _again(path: Path, bench: Bench) -> dict[str, dict[str, Estimate]]:
     """
     if checkpoint_info(path).get("split") != "cifar-fs":
         raise CheckpointError(f"{path} was not trained on CIFAR-FS; its test classes may be among those it learned.")
-    return {"cifar_fs": evaluate_cifar_fs(load_encoder(path), all_images(bench.train_set, bench.test_set))}
+    return {"cifar_fs": evaluate_cifar_fs(load_encoder(path), whole_set(bench.train_set, bench.test_set))}
 
 
 CIFAR_FS = Study(

@@ -150,7 +150,7 @@ class _Part:
 def _judged_on(task: str, train_set: ImageSet, test_set: ImageSet) -> list[_Part]:
     """The parts that a task is judged on: test images of unseen classes, or the test and validation classes."""
     if task == "cifar-fs":
-        whole = cifar_fs.all_images(train_set, test_set)
+        whole = cifar_fs.whole_set(train_set, test_set)
         split = fewshot_split_cifar_fs(whole.class_names)
         test, validation = whole.indices_of(split.test), whole.indices_of(split.val)
         return [

@@ -164,7 +164,7 @@ def penalty(network: KochNetwork, config: KochConfig) -> torch.Tensor:
     return torch.stack([factor * norm.square() for factor, norm in norms]).sum()
 
 
-def make_optimizer(network: KochNetwork, config: KochConfig) -> torch.optim.Adam:
+def koch_optimizer(network: KochNetwork, config: KochConfig) -> torch.optim.Adam:
     """Adam that takes the gradient of the penalty along, as a weight decay of twice the factor.
 
     Adam's decay is added to the gradient before its moments are formed (unlike AdamW's), so a step is the same as with
@@ -286,7 +286,7 @@ def train_koch(
     with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
         torch.manual_seed(config.seed)
         network = KochNetwork(config).to(where, memory_format=torch.channels_last)
-        optimizer = make_optimizer(network, config)
+        optimizer = koch_optimizer(network, config)
 
         def put_back(state: Mapping[str, Any]) -> None:
             network.load_state_dict(state["network"])

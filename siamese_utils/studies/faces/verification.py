@@ -189,7 +189,7 @@ class TestAnswers:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Verification:
     """Whether two photographs show the same person.
 
     Attributes:
@@ -228,7 +228,7 @@ def read_verifier(checkpoint: Path | None = None) -> tuple[Encoder, Verdict, tup
     return load_encoder(path), verdict, crops
 
 
-def verify_photos(first: str | Path, second: str | Path, checkpoint: Path | None = None) -> Answer:
+def verify_photos(first: str | Path, second: str | Path, checkpoint: Path | None = None) -> Verification:
     """Compare two photographs of faces.
 
     The middle square of each is scaled to 250 x 250 pixels; the face is expected in the middle, upright and as large as
@@ -247,4 +247,4 @@ def verify_photos(first: str | Path, second: str | Path, checkpoint: Path | None
     z = embed_faces(encoder, windows, crops)
     similarity = float(z[0] @ z[1])
     probability = float(torch.sigmoid(torch.tensor(verdict.slope * similarity + verdict.intercept)))
-    return Answer(similarity > verdict.threshold, probability, similarity, verdict.threshold)
+    return Verification(similarity > verdict.threshold, probability, similarity, verdict.threshold)

@@ -200,7 +200,7 @@ def training_rate(table: pd.DataFrame, encoder: str, resolutions: Sequence[tuple
     return 1 / seconds
 
 
-def images_in(table: pd.DataFrame, minutes: float, config: TrainConfig, encoders: Sequence[str]) -> dict[str, int]:
+def images_learned(table: pd.DataFrame, minutes: float, config: TrainConfig, encoders: Sequence[str]) -> dict[str, int]:
     """How many images each encoder learns from in so many minutes of one core: whole batches, at least one.
 
     Args:
@@ -234,7 +234,7 @@ def encoder_speed(
         store_speeds(speeds)
         tell_place(home, speed_path())
     say(speeds[["encoder", "side", "images_per_second", "spread"]].to_string(index=False))
-    images = images_in(speeds, EQUAL_MINUTES, config, encoders)
+    images = images_learned(speeds, EQUAL_MINUTES, config, encoders)
     say(f"Images in {EQUAL_MINUTES:g} minutes:")
     for encoder, count in images.items():  # in the form in which ``IMAGES_IN_TIME`` holds them
         say(f'    "{encoder}": {count:_},')

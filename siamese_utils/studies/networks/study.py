@@ -22,7 +22,7 @@ _COMPARED = dataclasses.replace(
 )
 EQUAL_IMAGES = 30_720  # one pass over the training images
 EQUAL_MINUTES = 2.0  # of one core
-# What ``speed.images_in`` gives for so many minutes and the stored speeds. Written down here, so that a run
+# What ``speed.images_learned`` gives for so many minutes and the stored speeds. Written down here, so that a run
 # stays what it was when speeds are measured again; a test compares the two.
 IMAGES_IN_TIME: dict[str, int] = {
     "conv3": 439_040,
