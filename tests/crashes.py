@@ -5,6 +5,7 @@ The processes are forked from one that has imported the package already, so that
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from safetensors import safe_open
 
@@ -43,17 +45,7 @@ TINY = TrainConfig(
     average_decay=0.5,
 )
 CLASSES = (0, 1, 2, 4, 5, 7)
-SWEPT = TrainConfig(
-    recipe="swept",
-    terms=(Term("proxy"),),
-    encoder="conv3",
-    embedding_dim=8,
-    epochs=2,
-    batch_size=24,
-    images_per_class=2,
-    held_out_images=4,
-    resolutions=((0.0, 16),),
-)
+SWEPT = dataclasses.replace(tiny.TINY, recipe="swept", epochs=2, batch_size=24, images_per_class=2, held_out_images=4)
 SPLITS = ("7-5", "6-6")
 WRITES_OF_A_RUN = 8
 """Files that a run of the sweep writes in one step: two training states, the checkpoint that is judged, the one that is

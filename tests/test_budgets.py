@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import tiny
 
 from siamese_utils.data.images import ImageSet
 from siamese_utils.data.splits import class_split
@@ -18,21 +19,9 @@ from siamese_utils.experiments.study import Bench, Outcome, Run, keep
 from siamese_utils.studies.budgets import figures, findings
 from siamese_utils.studies.budgets.study import CLASSES_OR_IMAGES, TRAINING_TIME, thinned
 from siamese_utils.studies.splits.study import SPLIT_SWEEP
-from siamese_utils.training.config import TrainConfig
-from siamese_utils.training.losses import Term
 
-TINY = TrainConfig(
-    recipe="tiny",
-    terms=(Term("proxy"),),
-    encoder="conv3",
-    embedding_dim=8,
-    epochs=1,
-    batch_size=20,
-    images_per_class=2,
-    held_out_images=4,
-    least_images=60,
-    most_images=60,
-    resolutions=((0.0, 16),),
+TINY = dataclasses.replace(
+    tiny.TINY, batch_size=20, images_per_class=2, held_out_images=4, least_images=60, most_images=60
 )
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import TINY
 from torch.nn import functional as F
 
 from siamese_utils.data.cifar import CIFAR100_CLASSES
@@ -34,18 +35,7 @@ from siamese_utils.studies.splits.study import SPLIT_SWEEP
 from siamese_utils.training import recipes
 from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.loop import TrainResult
-from siamese_utils.training.losses import Term
 
-TINY = TrainConfig(
-    recipe="tiny",
-    terms=(Term("proxy"),),
-    encoder="conv3",
-    embedding_dim=8,
-    epochs=1,
-    batch_size=64,
-    held_out_images=3,
-    resolutions=((0.0, 16),),
-)
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 Parts = tuple[ImageSet, ImageSet]
 

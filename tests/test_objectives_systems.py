@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from tiny import TINY
 
 from siamese_utils.data.images import ImageSet
 from siamese_utils.data.splits import class_split
@@ -18,19 +19,6 @@ from siamese_utils.studies.objectives import systems
 from siamese_utils.studies.objectives.systems import TRIPLET_SYSTEMS
 from siamese_utils.studies.splits.study import SPLIT_SWEEP, split_run
 from siamese_utils.training import recipes
-from siamese_utils.training.config import TrainConfig
-from siamese_utils.training.losses import Term
-
-TINY = TrainConfig(
-    recipe="",
-    terms=(Term("proxy"),),
-    encoder="conv3",
-    embedding_dim=8,
-    epochs=1,
-    batch_size=64,
-    held_out_images=3,
-    resolutions=((0.0, 16),),
-)
 
 
 def test_systems_differ_from_the_recipe_in_the_objective_alone() -> None:

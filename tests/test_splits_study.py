@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 
 from siamese_utils.data.images import ImageSet
@@ -33,21 +34,10 @@ from siamese_utils.studies.splits.study import (
 )
 from siamese_utils.training import recipes
 from siamese_utils.training.config import TrainConfig
-from siamese_utils.training.losses import Term
 from siamese_utils.training.recipes import FewClasses
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-TINY = TrainConfig(
-    recipe="tiny",
-    terms=(Term("proxy"),),
-    encoder="conv3",
-    embedding_dim=8,
-    epochs=2,
-    batch_size=24,
-    images_per_class=2,
-    held_out_images=4,
-    resolutions=((0.0, 16),),
-)
+TINY = dataclasses.replace(tiny.TINY, epochs=2, batch_size=24, images_per_class=2, held_out_images=4)
 Parts = tuple[ImageSet, ImageSet]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 
 from siamese_utils.data.cifar import CIFAR100_CLASSES
@@ -37,17 +38,7 @@ from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.losses import Term
 
 SPLIT = fewshot_split_cifar_fs(CIFAR100_CLASSES)
-TINY = TrainConfig(
-    recipe="",
-    terms=(Term("proxy"),),
-    encoder="conv3",
-    embedding_dim=8,
-    epochs=1,
-    batch_size=64,
-    held_out_images=2,
-    resolutions=((0.0, 16),),
-    most_images=256,
-)
+TINY = dataclasses.replace(tiny.TINY, recipe="", held_out_images=2, most_images=256)
 
 
 @pytest.fixture(scope="module")
