@@ -368,6 +368,14 @@ def test_comparison_is_the_cosine_and_its_logistic(model: DrawingModel) -> None:
     assert model.compare(left, left).similarity == pytest.approx(1, abs=1e-5)
 
 
+def test_no_cosine_of_drawings_is_beyond_one(model: DrawingModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = example("Runes", "gebo")
+    row = model.embed([one])[0] * (1 + 1e-6)  # a length as rounding can make it
+    monkeypatch.setattr(model, "embed", lambda drawings: row.expand(len(drawings), -1))
+    assert model.compare(one, one).similarity == 1
+    assert max(answer.similarity for answer in model.rank({"a": [one], "b": [one]}, one)) <= 1
+
+
 @pytest.mark.parametrize("slope", [0.0, 10.0, 1e6])
 def test_probability_never_overflows(model: DrawingModel, slope: float) -> None:
     steep = DrawingModel(model.encoder, slope, -slope / 2)

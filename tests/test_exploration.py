@@ -195,6 +195,13 @@ def test_most_similar_within_a_set_is_not_the_image_itself() -> None:
     assert twins.similarity.sort().values[-3] < 0.5
 
 
+def test_no_cosine_of_edges_is_beyond_one() -> None:
+    images = noise(60)
+    edges = edge_descriptors(images)
+    assert torch.einsum("nd,nd->n", edges, edges).max() > 1  # as rounding has it
+    assert most_similar(images, images.clone()).similarity.max() <= 1
+
+
 def test_most_similar_needs_something_to_compare_with() -> None:
     one = noise(1)
     with pytest.raises(ShapeError, match="no other image"):

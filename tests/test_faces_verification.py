@@ -192,6 +192,11 @@ def test_verifying_photographs_is_comparing_pairs(verifier: Path, photos: list[P
     assert verify_photos(photos[0], photos[0]).similarity == pytest.approx(1, abs=1e-5)
 
 
+def test_no_cosine_of_faces_is_beyond_one(verifier: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verification, "embed_faces", lambda *_: torch.full((2, 4), 0.5 + 1e-6))  # as rounding can be
+    assert verify_photos(photos[0], photos[0]).similarity == 1
+
+
 def test_any_size_and_format_is_taken(verifier: Path, photos: list[Path], tmp_path: Path) -> None:
     with Image.open(photos[0]) as image:
         large = Image.new("RGB", (900, 500))

@@ -283,7 +283,7 @@ def most_similar(images: torch.Tensor, among: torch.Tensor, candidates: int = 5)
     mirrored = mirror_score > plain_score
     return Twins(
         position=torch.where(mirrored, mirror_position, plain_position),
-        similarity=torch.where(mirrored, mirror_score, plain_score),
+        similarity=torch.where(mirrored, mirror_score, plain_score).clamp(-1, 1),
         mirrored=mirrored,
     )
 

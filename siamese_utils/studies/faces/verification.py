@@ -195,7 +195,7 @@ class Verification:
     Attributes:
         same: whether the similarity is above the threshold.
         probability: calibrated P(same), for pairs of which half are the same.
-        similarity: cosine of the two embeddings.
+        similarity: cosine of the two embeddings, -1 to 1.
         threshold: of the similarity.
     """
 
@@ -245,6 +245,6 @@ def verify_photos(first: str | Path, second: str | Path, checkpoint: Path | None
     encoder, verdict, crops = read_verifier(checkpoint)
     windows = torch.cat([face_window(load_image(path, PHOTO)) for path in (first, second)])
     z = embed_faces(encoder, windows, crops)
-    similarity = float(z[0] @ z[1])
+    similarity = float((z[0] @ z[1]).clamp(-1, 1))
     probability = float(torch.sigmoid(torch.tensor(verdict.slope * similarity + verdict.intercept)))
     return Verification(similarity > verdict.threshold, probability, similarity, verdict.threshold)
