@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
+import matplotlib
 import pytest
 import torch
 from hypothesis import settings
@@ -75,6 +76,13 @@ def hundred() -> tuple[ImageSet, ImageSet]:
         for part, count in (("train", 8), ("test", 21))
     )
     return train_set, test_set
+
+
+@pytest.fixture(autouse=True)
+def usual_style() -> Iterator[None]:
+    """What a test makes of the style of figures is gone with it, so that none depends on those before it."""
+    with matplotlib.rc_context():
+        yield
 
 
 @pytest.fixture(scope="session")
