@@ -608,6 +608,17 @@ def test_damaged_and_odd_files_of_every_format(tmp_path: Path) -> None:
             raise AssertionError(name) from error
 
 
+def test_jpeg_2000_is_read_whole_or_not_at_all() -> None:
+    if ".jp2" not in image_suffixes():
+        pytest.skip("this Pillow has no JPEG 2000")
+    buffer = io.BytesIO()
+    photo(23, 17).save(buffer, "JPEG2000")
+    for length in range(len(buffer.getvalue())):
+        with pytest.raises(ImageError):
+            read_image(buffer.getvalue()[:length], "It", 32)
+    assert read_image(buffer.getvalue() + bytes(9), "It", 32).size == (23, 17)
+
+
 def test_the_fuzz_can_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_files, "_orientation_tag", lambda _: 6)
     with pytest.raises(AssertionError, match="other pixels"):

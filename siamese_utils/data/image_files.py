@@ -155,6 +155,8 @@ def opened(
         with _LOCK, warnings.catch_warnings(), _pillow(MAX_IMAGE_PIXELS=limit // 2):
             warnings.simplefilter("ignore")
             with _open(source, formats or _formats()) as image:
+                if image.format == "JPEG2000":  # whose decoder does not see everywhere that the rest is missing
+                    _check_end(source)
                 yield image
     except SiameseError:
         raise
@@ -169,6 +171,11 @@ def opened(
         if _is_heif(source):
             raise ImageError(f"{name} is a HEIC image", "install pillow-heif to read it, or save it as JPEG") from error
         raise ImageError(f"{name} {says or f'is not a readable image ({type(error).__name__})'}", advice) from error
+
+
+def _check_end(source: Path | bytes) -> None:
+    if b"\xff\xd9" not in (source if isinstance(source, bytes) else source.read_bytes()):
+        raise OSError("image file is truncated")
 
 
 def _size(source: Path | bytes) -> str:
