@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from siamese_utils import cli
 from siamese_utils.data.cifar import CIFAR100_CLASSES, find_cifar100, load_cifar100
 from siamese_utils.data.images import ImageSet
 from siamese_utils.data.sources import cache_folder
@@ -57,6 +58,23 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "siamese_utils").mkdir()
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def command_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run the command line in this process: exit code, standard output, standard error."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["siamese_utils", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(stop.value.code or 0), out, err
+
+    return call
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -34,7 +33,7 @@ def ruler(centimetres: int = 30) -> None:
 
 @pytest.fixture
 def run(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    project: Path, monkeypatch: pytest.MonkeyPatch, command_line: Callable[..., tuple[int, str, str]]
 ) -> Iterator[Callable[..., tuple[int, str]]]:
     """A command line that knows two fake studies; gives exit code and all that was printed."""
     (project / "results" / "ground.txt").write_text("firm")
@@ -55,11 +54,8 @@ def run(
     before = list(cli.app.registered_commands)
 
     def call(*words: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["siamese_utils", *words])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out + printed.err
+        code, out, err = command_line(*words)
+        return code, out + err
 
     yield call
     cli.app.registered_commands[:] = before

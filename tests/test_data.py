@@ -128,22 +128,22 @@ def _write_folders(folder: Path, cifar: Cifar) -> None:
 WRITERS = {"torchvision": _write_torchvision, "parquet": _write_parquet, "folders": _write_folders}
 
 
+def _written(root: Path, cifar: Cifar) -> dict[str, Path]:
+    for layout, write in WRITERS.items():
+        write(root / layout, cifar)
+    return {layout: root / layout for layout in LAYOUTS}
+
+
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return one folder a layout of CIFAR-100, to be copied by tests that damage it."""
-    root = tmp_path_factory.mktemp("fake")
-    for layout, write in WRITERS.items():
-        write(root / layout, _CIFAR100)
-    return {layout: root / layout for layout in LAYOUTS}
+    return _written(tmp_path_factory.mktemp("fake"), _CIFAR100)
 
 
 @pytest.fixture(scope="module")
 def pristine_10(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same for CIFAR-10."""
-    root = tmp_path_factory.mktemp("fake10")
-    for layout, write in WRITERS.items():
-        write(root / layout, _CIFAR10)
-    return {layout: root / layout for layout in LAYOUTS}
+    return _written(tmp_path_factory.mktemp("fake10"), _CIFAR10)
 
 
 def expect_small(patch: pytest.MonkeyPatch, torchvision_copy: Path, cifar: Cifar = _CIFAR100) -> None:

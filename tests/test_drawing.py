@@ -25,7 +25,6 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from siamese_utils import cli
 from siamese_utils.app import drawing
 from siamese_utils.app import notebook as app_notebook
 from siamese_utils.app import server as drawing_app
@@ -684,20 +683,10 @@ def test_the_command(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     "arguments, words", [(("--checkpoint", "none.safetensors"), "no checkpoint none.safetensors"), ((), "checkpoint")]
 )
 def test_the_command_line_explains(
-    arguments: tuple[str, ...],
-    words: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...], words: str, project: Path, command_line: Callable[..., tuple[int, str, str]]
 ) -> None:
-    for folder in ("results", "siamese_utils"):
-        (tmp_path / folder).mkdir()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["siamese_utils", "draw", "--no-browser", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    out, err = capsys.readouterr()
-    assert (stop.value.code, out) == (1, "") and err.startswith("Error: ") and words in err and err.count("\n") == 1
+    code, out, err = command_line("draw", "--no-browser", *arguments)
+    assert (code, out) == (1, "") and err.startswith("Error: ") and words in err and err.count("\n") == 1
 
 
 # ------------------------------------------------------------------------------------------ notebook

@@ -17,7 +17,6 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from tiny_faces import people
 from torch.nn import functional as F
 
-from siamese_utils import cli
 from siamese_utils.data.faces import PHOTO, split_by_person, squares
 from siamese_utils.data.sampling import Pairs
 from siamese_utils.encoders.checkpoints import load_encoder, save_encoder
@@ -208,22 +207,10 @@ def test_any_size_and_format_is_taken(verifier: Path, photos: list[Path], tmp_pa
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["siamese_utils", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out = capsys.readouterr()
-        return int(stop.value.code or 0), out.out, out.err
-
-    return call
-
-
-def test_verify_on_the_command_line(command: Run, verifier: Path, photos: list[Path]) -> None:
+def test_verify_on_the_command_line(command_line: Run, verifier: Path, photos: list[Path]) -> None:
     for first, second in ((0, 1), (0, 2)):
         answer = verify_photos(photos[first], photos[second])
-        code, out, err = command("verify", photos[first], photos[second])
+        code, out, err = command_line("verify", photos[first], photos[second])
         word = "same" if answer.same else "different"
         assert (code, err) == (0, "") and out.startswith(f"{word} (probability of the same person")
         assert f"{answer.probability:.2f}" in out and out.count("\n") == 1
@@ -231,7 +218,7 @@ def test_verify_on_the_command_line(command: Run, verifier: Path, photos: list[P
 
 @pytest.mark.parametrize("fault", ["missing photo", "broken photo", "no checkpoint", "other checkpoint"])
 def test_verify_says_what_is_wrong(
-    command: Run, verifier: Path, photos: list[Path], tmp_path: Path, fault: str
+    command_line: Run, verifier: Path, photos: list[Path], tmp_path: Path, fault: str
 ) -> None:
     second = photos[1]
     if fault == "missing photo":
@@ -242,7 +229,7 @@ def test_verify_says_what_is_wrong(
         verifier.unlink()
     else:
         save_encoder(Encoder("conv3", 8), verifier)
-    code, out, err = command("verify", photos[0], second)
+    code, out, err = command_line("verify", photos[0], second)
     assert (code, out) == (1, "") and err.startswith("Error: ") and err.count("\n") == 1 and err.endswith(".\n")
     expected = {"missing photo": DataError, "broken photo": DataError}.get(fault, CheckpointError)
     with pytest.raises(expected):

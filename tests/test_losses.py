@@ -369,6 +369,19 @@ def test_well_separated_classes_cost_nothing(distance: str, mining: str) -> None
     assert float(output.loss) == 0 and float(output.stats["active_share"]) == 0
 
 
+def descent(objective: torch.nn.Module, z: torch.Tensor, labels: torch.Tensor, steps: int) -> list[float]:
+    """The losses while embeddings and parameters follow the gradient."""
+    optimizer = torch.optim.Adam([z.requires_grad_(), *objective.parameters()], lr=0.05)
+    losses = []
+    for _ in range(steps):
+        loss = objective(z, labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
 @pytest.mark.parametrize("mining", MINERS)
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("temperature", [None, 0.5])
@@ -376,15 +389,7 @@ def test_following_the_gradient_lowers_the_loss(distance: str, mining: str, temp
     z, labels = batch(classes=4, per_class=3, dim=3)
     objective = TripletObjective(distance, mining, MARGIN, temperature)
     torch.manual_seed(0)
-    z.requires_grad_()
-    optimizer = torch.optim.Adam([z], lr=0.05)
-    losses = []
-    for _ in range(80):
-        loss = objective(z, labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
+    losses = descent(objective, z, labels, 80)
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
 
 
@@ -760,15 +765,7 @@ def test_bfloat16_embeddings_lose_only_their_own_rounding(term: Term) -> None:
 def test_following_any_gradient_lowers_the_loss(term: Term) -> None:
     z, labels = batch(classes=4, per_class=3)
     objective = built(term)
-    z.requires_grad_()
-    optimizer = torch.optim.Adam([z, *objective.parameters()], lr=0.05)
-    losses = []
-    for _ in range(40):
-        loss = objective(z, labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
+    losses = descent(objective, z, labels, 40)
     assert np.mean(losses[-3:]) < 0.85 * losses[0]
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
-from siamese_utils import cli
 from siamese_utils.errors import ConfigError, ResultsError, UnknownNameError
 from siamese_utils.studies.networks import speed
 from siamese_utils.studies.networks.speed import (
@@ -154,7 +153,7 @@ def test_stored_speeds_come_back_and_replace_older_ones(project: Path) -> None:
 
 
 def test_command_measures_stores_and_prints_what_the_study_takes(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    project: Path, monkeypatch: pytest.MonkeyPatch, command_line: Callable[..., tuple[int, str, str]]
 ) -> None:
     asked: list[object] = []
 
@@ -165,15 +164,11 @@ def test_command_measures_stores_and_prints_what_the_study_takes(
     monkeypatch.setattr(speed, "measure_speeds", measured)
     for words, home in (((), places.own_folder()), (("--publish",), None)):
         assert not (project / "results" / "encoder_speed.csv").exists()  # the report's are replaced when told to
-        monkeypatch.setattr(sys, "argv", ["siamese_utils", "encoder-speed", "--rounds", "2", *words])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        assert not stop.value.code and asked.pop() == (tuple(IMAGES_IN_TIME), 2)
+        code, out, _ = command_line("encoder-speed", "--rounds", "2", *words)
+        assert code == 0 and asked.pop() == (tuple(IMAGES_IN_TIME), 2)
         with places.at(home):
             assert len(stored_speeds()) == 3 * len(IMAGES_IN_TIME)
     batches = int(60_000 * EQUAL_MINUTES // 256)
-    out = capsys.readouterr().out
     assert f'    "conv3": {256 * batches:_},\n' in out and out.count('": ') == len(IMAGES_IN_TIME)
 
 
