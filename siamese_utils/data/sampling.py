@@ -79,7 +79,7 @@ class ClassIndex:
         self.rank = np.empty(len(values), dtype=np.int64)  # place of each image within its class
         self.rank[self.order] = np.arange(len(values)) - np.repeat(self.starts, self.sizes)
 
-    def relatives(self, anchors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def relatives(self, anchors: np.ndarray, rng: np.random.Generator | int) -> np.ndarray:
         """For each anchor a random other image of its class.
 
         Raises:
@@ -93,7 +93,7 @@ class ClassIndex:
         draw = rng.integers(0, self.sizes[own] - 1)
         return self.order[self.starts[own] + draw + (draw >= self.rank[anchors])]  # step over the anchor itself
 
-    def strangers(self, anchors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def strangers(self, anchors: np.ndarray, rng: np.random.Generator | int) -> np.ndarray:
         """For each anchor a random image of another class.
 
         Raises:
@@ -125,13 +125,13 @@ class ClassIndex:
             raise SamplingError(f"{what} need a class with at least 2 images, but every class has 1; add images.")
 
 
-def sample_pairs(labels: torch.Tensor | np.ndarray, count: int, rng: np.random.Generator) -> Pairs:
+def sample_pairs(labels: torch.Tensor | np.ndarray, count: int, rng: np.random.Generator | int) -> Pairs:
     """Draw balanced pairs, half of one class and half of two, with replacement between pairs.
 
     Args:
         labels: int64 (N,), class of every image.
         count: number of pairs; an odd one holds one more pair of one class.
-        rng: random generator.
+        rng: random generator, or a whole number as its seed.
 
     Raises:
         SamplingError: fewer than 2 classes, no class with 2 images, or a count below 1.
@@ -149,13 +149,13 @@ def sample_pairs(labels: torch.Tensor | np.ndarray, count: int, rng: np.random.G
     return Pairs(torch.from_numpy(first), torch.from_numpy(second), torch.from_numpy(same))
 
 
-def sample_triplets(labels: torch.Tensor | np.ndarray, count: int, rng: np.random.Generator) -> torch.Tensor:
+def sample_triplets(labels: torch.Tensor | np.ndarray, count: int, rng: np.random.Generator | int) -> torch.Tensor:
     """Draw triplets (anchor, positive, negative): anchor and positive of one class, negative of another.
 
     Args:
         labels: int64 (N,), class of every image.
         count: number of triplets, drawn with replacement.
-        rng: random generator.
+        rng: random generator, or a whole number as its seed.
 
     Returns:
         int64 (count, 3), positions of anchor, positive and negative.
@@ -172,7 +172,7 @@ def sample_triplets(labels: torch.Tensor | np.ndarray, count: int, rng: np.rando
 
 
 def sample_episodes(
-    labels: torch.Tensor | np.ndarray, ways: int, shots: int, queries: int, count: int, rng: np.random.Generator
+    labels: torch.Tensor | np.ndarray, ways: int, shots: int, queries: int, count: int, rng: np.random.Generator | int
 ) -> Episodes:
     """Draw N-way K-shot episodes from the classes that are present, without replacement within an episode.
 
@@ -182,7 +182,7 @@ def sample_episodes(
         shots: K, support images a class.
         queries: Q, query images a class.
         count: E, number of episodes.
-        rng: random generator.
+        rng: random generator, or a whole number as its seed.
 
     Raises:
         SamplingError: more ways than classes, more shots and queries than the smallest class has images, or a

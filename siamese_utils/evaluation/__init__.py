@@ -2,6 +2,7 @@
 
 All functions take embeddings ``z``, float32 (M, D) with rows of unit length (so the dot product of two rows
 is their cosine similarity, and ordering by it is ordering by Euclidean distance), and ``labels``, int64 (M,).
+NumPy arrays, lists, and other floating-point and whole-number types are converted; all else is a ShapeError.
 Results are in percent.
 
 What an interval covers: only the sampling named in the docstring (episodes, supports, pairs, triplets or

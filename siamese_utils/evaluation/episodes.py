@@ -24,7 +24,7 @@ MAX_GRAM = 13_000  # images; the table of all similarities then takes at most 0.
 def few_shot_accuracy(
     z: torch.Tensor,
     labels: torch.Tensor,
-    rng: np.random.Generator,
+    rng: np.random.Generator | int,
     *,
     ways: int = 5,
     shots: int = 1,
@@ -41,7 +41,7 @@ def few_shot_accuracy(
     Args:
         z: float32 (M, D), rows of unit length.
         labels: int64 (M,).
-        rng: random generator.
+        rng: random generator, or a whole number as its seed.
         ways: classes an episode.
         shots: support images a class.
         queries: query images a class.
@@ -161,7 +161,7 @@ def _credit(similarity: torch.Tensor) -> torch.Tensor:
 def all_way_accuracy(
     z: torch.Tensor,
     labels: torch.Tensor,
-    rng: np.random.Generator,
+    rng: np.random.Generator | int,
     supports: int = 1_000,
     gram: torch.Tensor | None = None,
 ) -> Estimate:
@@ -172,7 +172,7 @@ def all_way_accuracy(
     Args:
         z: float32 (M, D), rows of unit length.
         labels: int64 (M,).
-        rng: random generator.
+        rng: random generator, or a whole number as its seed.
         supports: number of random choices of support images to average over.
         gram: float32 (M, M), ``z @ z.T``, if it is at hand already.
 
@@ -197,7 +197,7 @@ def all_way_accuracy(
 
 
 def all_way_confusion(
-    z: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator, supports: int = 200
+    z: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator | int, supports: int = 200
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Confusion between all classes present, one support image each, over many random supports.
 
@@ -223,7 +223,7 @@ def all_way_confusion(
 
 
 def all_way_recalls(
-    z: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator, supports: int = 200
+    z: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator | int, supports: int = 200
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """How well each class is recognised with each of many random supports, one image of every class.
 
@@ -323,14 +323,14 @@ class FewShotPredictions:
 
 
 def few_shot_predictions(
-    z: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator, *, ways: int | None = None, shots: int = 1
+    z: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator | int, *, ways: int | None = None, shots: int = 1
 ) -> FewShotPredictions:
     """Answer one random few-shot task and keep every answer: for showing right and wrong ones.
 
     Args:
         z: float32 (M, D), rows of unit length.
         labels: int64 (M,).
-        rng: random generator.
+        rng: random generator, or a whole number as its seed.
         ways: number of classes, chosen at random; all classes present if None.
         shots: support images a class; all other images of these classes are queries.
 
@@ -359,7 +359,7 @@ def few_shot_predictions(
 
 
 def legacy_few_shot(
-    z: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator, threshold: float = 0.2, supports: int = 1_000
+    z: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator | int, threshold: float = 0.2, supports: int = 1_000
 ) -> Estimate:
     """The seed project's "mean few-shot accuracy": share of (support, query) pairs called right.
 

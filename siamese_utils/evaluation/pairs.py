@@ -17,7 +17,9 @@ MAX_PAIRS = 50_000_000  # of which all similarities are kept
 _AUC_BINS = 2**16
 
 
-def triplet_accuracy(z: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator, count: int = 50_000) -> Estimate:
+def triplet_accuracy(
+    z: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator | int, count: int = 50_000
+) -> Estimate:
     """Share of random triplets with d(anchor, positive) < d(anchor, negative); chance is 50.
 
     The interval is binomial: it covers the random choice of triplets from these images.
@@ -32,7 +34,7 @@ def triplet_accuracy(z: torch.Tensor, labels: torch.Tensor, rng: np.random.Gener
 
 
 def pair_accuracy(
-    z: torch.Tensor, labels: torch.Tensor, threshold: float, rng: np.random.Generator, count: int = 50_000
+    z: torch.Tensor, labels: torch.Tensor, threshold: float, rng: np.random.Generator | int, count: int = 50_000
 ) -> Estimate:
     """Same/different accuracy on random balanced pairs; chance is 50.
 
@@ -52,7 +54,7 @@ def pair_accuracy(
 
 
 def sample_similarities(
-    z: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator, count: int = 50_000
+    z: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator | int, count: int = 50_000
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosine similarities of random balanced pairs, for histograms.
 
@@ -93,7 +95,7 @@ def threshold_for_balanced_accuracy(similarity: torch.Tensor | np.ndarray, same:
     return _best_threshold(np.sort(values[is_same]), np.sort(values[~is_same]))
 
 
-def threshold_over_all_pairs(z: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator) -> float:
+def threshold_over_all_pairs(z: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator | int) -> float:
     """The same over all pairs of images or, where they are too many, over those of a random subset.
 
     Args:
@@ -126,7 +128,7 @@ def _best_threshold(same: np.ndarray, different: np.ndarray) -> float:
 
 
 def pair_auc(
-    z: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator | None = None, max_pairs: int = MAX_PAIRS
+    z: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator | int | None = None, max_pairs: int = MAX_PAIRS
 ) -> Estimate:
     """Area under the ROC curve of the similarity, over all pairs of images.
 
@@ -154,7 +156,7 @@ def pair_auc(
     """
     z, labels = checked(z, labels)
     most = as_count("The largest number of pairs", max_pairs, error=SamplingError)
-    z, labels = _at_most_pairs(z, labels, most, None if rng is None else as_rng(rng))
+    z, labels = _at_most_pairs(z, labels, most, rng)
     pairs = _AllPairs(z, labels)
     num_same, num_different = len(pairs.same), len(pairs.different)
 
@@ -249,13 +251,12 @@ def _bins(values: np.ndarray, count: int) -> Callable[[torch.Tensor], torch.Tens
 
 
 def _at_most_pairs(
-    z: torch.Tensor, labels: torch.Tensor, max_pairs: int, rng: np.random.Generator | None
+    z: torch.Tensor, labels: torch.Tensor, max_pairs: int, rng: np.random.Generator | int | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The images, or where they make too many pairs, the same share of the images of each class at random."""
-    total = len(z)
+    total, rng = len(z), named_rng(0, "images for pairs") if rng is None else as_rng(rng)
     if total * (total - 1) // 2 <= max_pairs:
         return z, labels
-    rng = rng if rng is not None else named_rng(0, "images for pairs")
     keep_share = (2 * max_pairs) ** 0.5 / total
     index = ClassIndex(labels)
     shuffled = np.argsort(rng.random(total) + index.class_of)  # each class stays together, in random order

@@ -5,7 +5,8 @@ it. One forward pass of B images thus supplies up to B * (K-1) * (B-K) triplets,
 positive and negative separately would take three passes for B of them.
 
 Every objective is a module ``objective(embeddings, labels) -> ObjectiveOutput`` on embeddings float (B, D) of any
-length and labels int64 (B,). A ``Term`` names one of ``OBJECTIVES`` and sets it; ``WeightedSum`` adds terms up.
+length and labels int64 (B,); arrays, lists and other types of numbers are converted. A ``Term`` names one of
+``OBJECTIVES`` and sets it; ``WeightedSum`` adds terms up.
 """
 
 from __future__ import annotations
