@@ -608,6 +608,20 @@ def test_damaged_and_odd_files_of_every_format(tmp_path: Path) -> None:
             raise AssertionError(name) from error
 
 
+@pytest.mark.parametrize("mode", ["RGB", "LA", "I;16"])
+def test_a_png_with_a_wrong_bit_is_refused_or_read_as_it_was(mode: str) -> None:
+    content = png(image_fuzz.picture(mode, 23, 17))
+    whole = read_image(content, "It", 32)
+    for position in range(37, len(content)):
+        broken = bytearray(content)
+        broken[position] ^= 1 << position % 8
+        try:
+            found = read_image(bytes(broken), "It", 32)
+        except ImageError:
+            continue
+        assert np.array_equal(np.asarray(found), np.asarray(whole)), position
+
+
 def test_jpeg_2000_is_read_whole_or_not_at_all() -> None:
     if ".jp2" not in image_suffixes():
         pytest.skip("this Pillow has no JPEG 2000")
