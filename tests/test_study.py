@@ -302,6 +302,21 @@ def test_a_file_that_changes_while_a_run_uses_it(ground: Path) -> None:
     assert stored(FAKE, run) == "yes"
 
 
+def test_a_further_table_that_was_lost_is_made_again(ground: Path) -> None:
+    done()
+    edges = FAKE.path.with_name("edges.csv")
+    whole = edges.read_text()
+    edges.write_text("".join(line for line in whole.splitlines(keepends=True) if not line.startswith("2,1,")))
+    assert done() == ["side2-seed1"] and sorted(edges.read_text().split()) == sorted(whole.split())
+    edges.unlink()
+    assert len(done()) == 4 and edges.read_text() == whole
+    for path in map(FAKE.record_path, runs()):  # as records were before they told their tables
+        path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "tables"}))
+    assert done() == []
+    edges.unlink()
+    assert {stored(FAKE, run) for run in runs()} == {"no"}
+
+
 @pytest.mark.slow
 def test_cluster_of_two_workers_one_of_them_killed(ground: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     distributed = pytest.importorskip("distributed")

@@ -297,7 +297,7 @@ def select(study: Study, only: Iterable[str] = (), seeds: Iterable[int] = (), **
 
 
 def stored(study: Study, run: Run) -> Literal["yes", "no", "other"]:
-    """Whether the rows, the checkpoint and the record of a run are there, and are those of its settings.
+    """Whether the rows, the checkpoint, the further tables and the record of a run are there and of its settings.
 
     ``"other"`` says that something of this name is stored that other settings, or other files below it, have made.
     """
@@ -310,9 +310,20 @@ def stored(study: Study, run: Run) -> Literal["yes", "no", "other"]:
         record = study.read_record(run)
     except ResultsError:
         return "other"
-    if checkpoint is not None and not checkpoint.is_file() and "error" not in record:
+    if "error" not in record and not (_has_tables(study, run, record) and (not checkpoint or checkpoint.is_file())):
         return "no"
     return "yes" if _same_settings(run, record) and _same_ground(run, record) else "other"
+
+
+def _has_tables(study: Study, run: Run, record: Mapping[str, Any]) -> bool:
+    """Whether the further tables hold what the record says; one that does not say is asked for the files alone."""
+    if "tables" not in record:
+        return all(_table_path(name).is_file() for name in study.tables)
+    return all(store.has_rows(_table_path(name), run.key) for name in record["tables"])
+
+
+def _table_path(name: str) -> Path:
+    return results_dir() / f"{name}.csv"
 
 
 def _same_settings(run: Run, record: Mapping[str, Any]) -> bool:
@@ -368,10 +379,12 @@ def keep(
     for name, content in outcome.files.items():
         _write(results_dir() / name, content)
     for name, rows in outcome.tables.items():
-        store.store_rows(results_dir() / f"{name}.csv", run.key, rows, checkpoint)
+        store.store_rows(_table_path(name), run.key, rows, checkpoint)
     record = {**run.key, **run.plain(), "provenance": dict(computed_with), **outcome.record}
     if run.expectation:
         record["expectation"] = run.expectation
+    if filled := [name for name, rows in outcome.tables.items() if len(rows)]:
+        record["tables"] = filled
     if run.built_on:
         record["built_on"] = dict(ground(run.built_on) if built_on is None else built_on)
     store.write_record(study.record_path(run), record)
