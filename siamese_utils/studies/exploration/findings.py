@@ -396,15 +396,14 @@ def sibling_table(images: ImageSet, split: ClassSplit) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["unseen class", "superclass", "seen siblings", "their names"])
 
 
-def relatives_table(images: ImageSet, draws: int = 3) -> pd.DataFrame:
+def relatives_table(images: ImageSet) -> pd.DataFrame:
     """Share of unseen classes with at least one seen sibling; one row a split, a column a class draw, percent."""
 
     def share(split: ClassSplit) -> float:
         return 100 * sibling_table(images, split)["seen siblings"].gt(0).mean()
 
     return pd.DataFrame(
-        {"split": name}
-        | {f"draw {draw} (%)": share(class_split(name, draw, images.num_classes)) for draw in range(draws)}
+        {"split": name} | {f"draw {draw} (%)": share(class_split(name, draw, images.num_classes)) for draw in range(3)}
         for name in SPLIT_NAMES[:-1]
     )
 

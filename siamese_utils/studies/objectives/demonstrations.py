@@ -19,24 +19,16 @@ from siamese_utils.training.loop import Learner, step
 from siamese_utils.training.losses import MINERS, Term, TripletObjective, cosine_distance, embedding_spread
 
 
-def toy_triplet_descent(
-    steps: int = 150, points_per_class: int = 12, margin: float = 1.0, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray, list[float]]:
-    """Let a triplet loss move free points in the plane; no network, the points are the embeddings.
-
-    Args:
-        steps: gradient steps.
-        points_per_class: of three classes.
-        margin: hinge margin, in the plane's units.
-        seed: seeds the starting positions.
+def toy_triplet_descent(steps: int = 150) -> tuple[np.ndarray, np.ndarray, list[float]]:
+    """Let a triplet loss move free points of three classes in the plane; no network, the points are the embeddings.
 
     Returns:
         positions float32 (steps+1, N, 2), labels int64 (N,), and the loss before each step.
     """
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(3).repeat_interleave(points_per_class)
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(3).repeat_interleave(12)
     points = torch.randn(len(labels), 2, generator=generator).requires_grad_()
-    objective = TripletObjective("euclidean", "batch_all", margin=margin)
+    objective = TripletObjective("euclidean", "batch_all", margin=1.0)
     path, losses = [points.detach().clone()], []
     for _ in range(steps):
         loss = objective(points, labels).loss
@@ -48,7 +40,7 @@ def toy_triplet_descent(
     return torch.stack(path).numpy(), labels.numpy(), losses
 
 
-def mined_gaps(z: torch.Tensor, labels: torch.Tensor, mining: str, batches: int = 8, seed: int = 0) -> np.ndarray:
+def mined_gaps(z: torch.Tensor, labels: torch.Tensor, mining: str, batches: int = 8) -> np.ndarray:
     """How much farther than the positive the negative is, in the triplets that a miner picks.
 
     Args:
@@ -56,7 +48,6 @@ def mined_gaps(z: torch.Tensor, labels: torch.Tensor, mining: str, batches: int 
         labels: int64 (M,).
         mining: a name in ``losses.MINERS``.
         batches: number of P x K batches to mine, P = up to 64 classes, K = 4.
-        seed: seeds the batches and random mining.
 
     Returns:
         d(a, n) - d(a, p) of every chosen triplet, float32; negative where the triplet is violated.
@@ -67,10 +58,10 @@ def mined_gaps(z: torch.Tensor, labels: torch.Tensor, mining: str, batches: int 
     if mining not in MINERS:
         raise unknown("mining", mining, MINERS)
     classes = min(64, len(labels.unique()))
-    sampler = PKBatches(labels, classes, 4, seed)
+    sampler = PKBatches(labels, classes, 4, seed=0)
     gaps = []
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         for positions in sampler.epoch(0)[:batches]:
             mined = MINERS[mining](cosine_distance(z[positions]), labels[positions])
             gap = (mined.to_negative - mined.to_positive).expand(mined.chosen.shape)
@@ -79,35 +70,30 @@ def mined_gaps(z: torch.Tensor, labels: torch.Tensor, mining: str, batches: int 
 
 
 def collapse_traces(
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    objectives: Mapping[str, Term],
-    steps: int = 60,
-    side: int = 16,
-    seed: int = 0,
+    images: torch.Tensor, labels: torch.Tensor, objectives: Mapping[str, Term], steps: int = 60
 ) -> pd.DataFrame:
-    """Train a network of three convolutions from the same start by several triplet losses and watch it closely.
+    """Train a network of three convolutions from the same start, by several triplet losses, and watch it closely.
+
+    Start, batches and augmentation are the same for each objective.
 
     Args:
         images: uint8 (N, H, W, 3).
         labels: int64 (N,).
         objectives: by name.
         steps: of Adam at a rate of 0.001, on batches of up to 32 classes x 4 images.
-        side: to which images are scaled.
-        seed: seeds start, batches and augmentation, the same for each objective.
 
     Returns:
         one row a step and objective: ``objective, step, loss, margin, spread`` (``losses.embedding_spread`` of the
         batch, before the step).
     """
-    sampler = PKBatches(labels, min(32, len(labels.unique())), 4, seed)
+    sampler = PKBatches(labels, min(32, len(labels.unique())), 4, seed=0)
     rows = []
     for name, term in objectives.items():
-        config = dataclasses.replace(_WATCHED, terms=(term,), resolutions=((0.0, side),))
+        config = dataclasses.replace(_WATCHED, terms=(term,))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(0)
             learner = Learner(config, images, len(labels.unique()))
-            learner.begin(seed)
+            learner.begin(0)
             batches = itertools.chain.from_iterable(sampler.epoch(number) for number in itertools.count())
             for number, positions in enumerate(itertools.islice(batches, steps)):
                 made = step(learner, images[positions], labels[positions], progress=0)
@@ -115,9 +101,17 @@ def collapse_traces(
     return pd.DataFrame(rows, columns=["objective", "step", "loss", "margin", "spread"])
 
 
-# Plain Adam: no decay, no schedule, and a gradient that is never clipped.
+# On images of 16 pixels by plain Adam: no decay, no schedule, and a gradient that is never clipped.
 _WATCHED = TrainConfig(
-    "watched", (), encoder="conv3", learning_rate=1e-3, weight_decay=0.0, warmup=0.0, clip_norm=1e9, precision="float32"
+    "watched",
+    (),
+    encoder="conv3",
+    learning_rate=1e-3,
+    weight_decay=0.0,
+    warmup=0.0,
+    clip_norm=1e9,
+    precision="float32",
+    resolutions=((0.0, 16),),
 )
 
 
@@ -130,10 +124,10 @@ def untrained_encoder(config: TrainConfig, images: torch.Tensor, image_size: int
     return encoder
 
 
-def flat_map(z: torch.Tensor, seed: int = 0) -> np.ndarray:
+def flat_map(z: torch.Tensor) -> np.ndarray:
     """Lay unit-length embeddings (M, D) out in the plane by t-SNE on cosine distance; float32 (M, 2).
 
     Neighbours stay neighbours; distances between far groups mean nothing (van der Maaten & Hinton, 2008).
     """
     perplexity = min(30, (len(z) - 1) / 3)
-    return TSNE(metric="cosine", init="pca", perplexity=perplexity, random_state=seed).fit_transform(z.numpy())
+    return TSNE(metric="cosine", init="pca", perplexity=perplexity, random_state=0).fit_transform(z.numpy())
