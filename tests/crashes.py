@@ -29,21 +29,9 @@ from siamese_utils.data.synthetic import make_synthetic
 from siamese_utils.experiments.study import Bench, run_study
 from siamese_utils.studies.splits.study import SPLIT_SWEEP, split_run
 from siamese_utils.training import recipes
-from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.loop import train
-from siamese_utils.training.losses import Term
 
-TINY = TrainConfig(
-    recipe="tiny",
-    terms=(Term("proxy"), Term("triplet", weight=0.5, mining="random")),
-    encoder="conv3",
-    embedding_dim=8,
-    epochs=5,
-    batch_size=8,
-    images_per_class=2,
-    held_out_images=2,
-    average_decay=0.5,
-)
+TINY = dataclasses.replace(tiny.MIXED, epochs=5, average_decay=0.5)
 CLASSES = (0, 1, 2, 4, 5, 7)
 SWEPT = dataclasses.replace(tiny.TINY, recipe="swept", epochs=2, batch_size=24, images_per_class=2, held_out_images=4)
 SPLITS = ("7-5", "6-6")

@@ -20,6 +20,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import MIXED as TINY
 
 from siamese_utils.data.images import ImageSet
 from siamese_utils.data.pixels import to_float
@@ -49,16 +50,6 @@ from siamese_utils.training.recipes import DEFAULT_RECIPE, RECIPES, recipe
 
 # Six batches an epoch in well under a second.
 pytestmark = pytest.mark.usefixtures("one_thread")
-TINY = TrainConfig(
-    recipe="tiny",
-    terms=(Term("proxy"), Term("triplet", weight=0.5, mining="random")),
-    encoder="conv3",
-    embedding_dim=8,
-    epochs=3,
-    batch_size=8,
-    images_per_class=2,
-    held_out_images=2,
-)
 CLASSES = (0, 1, 2, 4, 5, 7)
 
 
