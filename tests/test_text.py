@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from siamese_utils import classify_folder, cli, save_encoder
+from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder
 from siamese_utils.encoders.encoder import Encoder
-from siamese_utils.errors import printable
+from siamese_utils.errors import CheckpointError, printable
 from siamese_utils.system.text import never_refuse
 
 ENCODINGS = ("ascii", "cp437", "cp1252", "utf-8")
@@ -94,6 +95,21 @@ def test_names_that_are_not_utf8_are_answered_in_a_table(folders: tuple[Path, Pa
     again = pd.read_csv(io.StringIO(table.to_csv(index=False)))
     assert again["query"].tolist() == table["query"].tolist()
     assert table.to_json() and table.to_string()
+
+
+def test_checkpoints_of_such_names_are_written_and_read(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    encoder, path = Encoder("conv3", 4), tmp_path / os.fsdecode(b"n\xe9t.safetensors")
+    try:
+        save_encoder(encoder, path, {"seed": 3})
+    except CheckpointError:
+        pytest.skip("this file system takes no such names")
+    images = torch.arange(3 * 32 * 32 * 3).remainder(256).to(torch.uint8).reshape(3, 32, 32, 3)
+    torch.testing.assert_close(load_encoder(path).embed(images), encoder.embed(images), atol=1e-3, rtol=0)
+    assert checkpoint_info(path) == {"seed": 3}
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"n\\xe9t.safetensors is damaged"):
+        load_encoder(path)
 
 
 # ---------------------------------------------------------------------------------------- streams

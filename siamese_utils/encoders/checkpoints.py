@@ -156,14 +156,28 @@ def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) 
     return digest.hexdigest()
 
 
+def read_tensors(path: Path, with_tensors: bool = True) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    """Metadata of a safetensors file, and its tensors by name.
+
+    Raises:
+        SafetensorError, OSError, TypeError: it is damaged, or something else.
+    """
+    try:
+        str(path).encode()
+        framework = "pt"
+    except UnicodeEncodeError:  # a file of such a name is opened for NumPy alone
+        framework = "np"
+    with safe_open(path, framework=framework) as file:
+        names = list(file.keys()) if with_tensors else []
+        return file.metadata() or {}, {name: torch.as_tensor(file.get_tensor(name)) for name in names}
+
+
 def _read(path: Path, with_tensors: bool = True) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     if not path.is_file():
         raise CheckpointError(f"There is no checkpoint {path}; train one or check the path.")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()} if with_tensors else {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+        metadata, tensors = read_tensors(path, with_tensors)
+    except (SafetensorError, OSError, TypeError) as error:
         raise CheckpointError(
             f"{path} is damaged or not a safetensors file (pickled checkpoints are refused, since opening one can "
             "run code); fetch it again."

@@ -21,7 +21,7 @@ from typing import Annotated
 import numpy as np
 import torch
 from pydantic import Field
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
@@ -36,9 +36,10 @@ from siamese_utils.data.arrays import (
     as_tensor,
     labelled,
 )
+from siamese_utils.encoders.checkpoints import read_tensors
 from siamese_utils.errors import CheckpointError, ConfigError, SamplingError, ShapeError, reason, shown
 from siamese_utils.system.config import Config, Count, Natural, NotNegative, Positive, Share
-from siamese_utils.system.files import atomic_path
+from siamese_utils.system.files import as_path, atomic_path
 
 # ------------------------------------------------------------------------------------- the embeddings
 
@@ -312,14 +313,12 @@ def load_classifier(path: str | Path) -> tuple[CosineClassifier, Whitening]:
     Raises:
         CheckpointError: the file is missing, damaged, or holds something else.
     """
-    path = Path(path)
+    path = as_path(path, CheckpointError)
     if not path.is_file():
         raise CheckpointError(f"There is no classifier {path}; make one or check the path.")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+        metadata, tensors = read_tensors(path)
+    except (SafetensorError, OSError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged or not a safetensors file; fetch it again.") from error
     if metadata.get("format") != CLASSIFIER_FORMAT:
         raise CheckpointError(f"{path} was not written by save_classifier; use one of its files.")
