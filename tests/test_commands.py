@@ -75,6 +75,16 @@ def test_plan_says_what_is_left_and_does_nothing(run: Callable[..., tuple[int, s
     assert printed.count(" yes") == 2 and printed.count(" no") == 2
 
 
+def test_plan_measures_nothing_where_all_is_stored(
+    run: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(commands.planning, "rate", lambda study, *_: asked.append(study.name))
+    monkeypatch.setattr(commands.planning, "stored_rate", lambda *_: None)
+    assert run("study", "fake", "--plan")[0] == 0 and asked == ["fake"]
+    assert run("study", "fake")[0] == 0 and run("study", "fake", "--plan")[0] == 0 and asked == ["fake"]
+
+
 def test_parameters_of_the_runs_are_options(run: Callable[..., tuple[int, str]]) -> None:
     assert run("squares", "--sides", "5", "--draws", "0", "--publish")[0] == 0 and log() == ["side5-seed0"]
     _, printed = run("squares", "--help")

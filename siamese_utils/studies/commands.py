@@ -169,11 +169,16 @@ def _run(
 
 
 def _tell_plan(asked: Study, runs: Sequence[Run], divided: Sequence[Home]) -> None:
-    rate, parts = planning.rate(asked, runs, say), []
-    for home, some in divided:
-        with project.at(home):
-            parts.append(planning.plan(asked, some, rate))
-    table = pd.concat(parts, ignore_index=True)
+    def planned(rate: float | None = None) -> pd.DataFrame:
+        parts = []
+        for home, some in divided:
+            with project.at(home):
+                parts.append(planning.plan(asked, some, rate))
+        return pd.concat(parts, ignore_index=True)
+
+    table = planned()
+    if (table.minutes.isna() & (table.stored != "yes")).any():  # of what is stored already, nobody needs to know
+        table = planned(planning.rate(asked, runs, say))
     left = table[table.stored != "yes"]
     say(table.to_string(index=False, formatters={"minutes": "{:.0f}".format}))
     say(f"{len(left)} of {len(runs)} runs to do, about {left.minutes.sum() / 60:.1f} hours.")
