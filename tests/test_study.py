@@ -8,8 +8,8 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -19,6 +19,7 @@ from siamese_utils.data.cifar import load_cifar100
 from siamese_utils.errors import ConfigError, ResultsError, TrainingError, UnknownNameError
 from siamese_utils.evaluation.estimates import Estimate
 from siamese_utils.experiments import store
+from siamese_utils.experiments import study as mechanism
 from siamese_utils.experiments.plan import plan
 from siamese_utils.experiments.study import Bench, Outcome, Run, Study, complete, keep, run_study, select, stored
 from siamese_utils.system.files import locked
@@ -259,7 +260,8 @@ def test_a_run_may_be_built_on_a_file_that_it_makes_itself(ground: Path, monkeyp
         made.write_bytes(b"trained")
         return dataclasses.replace(carry_out(run, bench), checkpoint=None)
 
-    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("waits for itself") if seconds else None)
+    # Its own clock alone: what asks Git for the commit may sleep.
+    monkeypatch.setattr(mechanism, "time", SimpleNamespace(sleep=lambda seconds: pytest.fail("waits for itself")))
     resting = dataclasses.replace(run, built_on=(made,))
     for name, checkpoint in (("own", lambda run: made), ("beside", None)):
         making = dataclasses.replace(FAKE, name=name, carry_out=make_and_carry_out, checkpoint=checkpoint)
