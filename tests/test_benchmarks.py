@@ -301,8 +301,8 @@ def test_both_pair_networks_take_the_same_steps(monkeypatch: pytest.MonkeyPatch)
     assert not any(isinstance(module, FourierConv2d) for module in plain.modules())
     assert [type(module) for module in plain.twin[:4]] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d]
     assert pair_network.check_equal(config) <= pair_network.TOLERANCE
-    right, wrong = pair_network.make_optimizer, KochConfig(dense_penalty=0.5)
-    monkeypatch.setattr(pair_network, "make_optimizer", lambda network, _: right(network, wrong))
+    right, wrong = pair_network.koch_optimizer, KochConfig(dense_penalty=0.5)
+    monkeypatch.setattr(pair_network, "koch_optimizer", lambda network, _: right(network, wrong))
     with pytest.raises(AssertionError, match="differ"):
         pair_network.check_equal(config)
 
