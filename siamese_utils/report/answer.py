@@ -39,7 +39,7 @@ QUESTION = (
 
 
 @dataclass(frozen=True)
-class Finding:
+class KeyFinding:
     """A finding of the first page.
 
     Attributes:
@@ -65,7 +65,7 @@ class Answer:
     """
 
     question: str
-    findings: list[Finding]
+    findings: list[KeyFinding]
     cost: list[str]
     limits: list[str]
 
@@ -75,9 +75,9 @@ def answer() -> Answer:
     found = []
     for claim, text, pages in FINDINGS:
         try:
-            found.append(Finding(claim, text(), pages))
+            found.append(KeyFinding(claim, text(), pages))
         except ResultsError as error:
-            found.append(Finding("Not stored yet.", str(error), pages))
+            found.append(KeyFinding("Not stored yet.", str(error), pages))
     return Answer(QUESTION, found, list(_told(COST)), list(_told(LIMITS)))
 
 
@@ -145,7 +145,7 @@ def one_more_class() -> str:
     )
 
 
-def elsewhere() -> str:
+def faces_and_drawings() -> str:
     """What the same way of learning reaches on faces and drawings."""
     right = faces.ensemble("embedding")["acc_test_half"]
     symbols, people = drawing.official_accuracy().value["both"], drawing.PUBLISHED[0]
@@ -166,7 +166,7 @@ FINDINGS: tuple[tuple[str, Callable[[], str], tuple[str, ...]], ...] = (
     ("What is learned from many classes carries over to others.", more_classes, ("04_split_sweep",)),
     ("The objective decides how soon, hardly how far.", objective, ("03a_objectives",)),
     ("A classifier learns one more class without training.", one_more_class, ("06_imprinted_weights",)),
-    ("It works for faces and drawings too.", elsewhere, ("07_face_verification", "08_drawing_demo")),
+    ("It works for faces and drawings too.", faces_and_drawings, ("07_face_verification", "08_drawing_demo")),
 )
 
 
@@ -334,7 +334,7 @@ def named_from_one() -> str:
     )
 
 
-def imprinted() -> str:
+def one_class_added() -> str:
     """What the first shot and what all of them reach for one point."""
     shots = imprinting.SHOTS
     return (
@@ -386,7 +386,7 @@ ON_PAGE: dict[str, OnPage] = {
     "03c_ensembles": OnPage(several_networks, "03_ensembles"),
     "04_split_sweep": OnPage(growth, "04_growth"),
     "05_one_shot_evaluation": OnPage(named_from_one, "05_episode"),
-    "06_imprinted_weights": OnPage(imprinted, "06_one_class"),
+    "06_imprinted_weights": OnPage(one_class_added, "06_one_class"),
     "07_face_verification": OnPage(people_told_apart, "07_accuracy"),
     "08_drawing_demo": OnPage(symbols_named, "08_draw_pairs"),
 }

@@ -62,7 +62,7 @@ class Picture:
 
 
 @dataclass
-class Page:
+class HtmlPage:
     """A rendered notebook, ready to be put into the page template.
 
     Attributes:
@@ -142,7 +142,7 @@ class _Exporter(HTMLExporter):
         return MarkdownWithMath(renderer=renderer).render(source)
 
 
-def render_notebook(notebook: NotebookNode, path: Path) -> Page:
+def render_notebook(notebook: NotebookNode, path: Path) -> HtmlPage:
     """Render the cells of an executed notebook.
 
     Cells tagged ``remove-cell`` and those tagged ``frame``, which fetch the project on Colab, are left out;
@@ -176,7 +176,7 @@ def render_notebook(notebook: NotebookNode, path: Path) -> Page:
     _frame_tables(soup)
     contents = _number_headings(soup)
     heading = soup.find("h1")
-    return Page(
+    return HtmlPage(
         name=path.stem,
         title=heading.get_text(" ", strip=True) if heading else path.stem.replace("_", " "),
         summary=_first_paragraph(soup),

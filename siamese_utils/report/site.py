@@ -32,7 +32,15 @@ from pygments.formatters import HtmlFormatter
 
 from siamese_utils.report import answer, search
 from siamese_utils.report.execute import ReportError, check_profile, execute_notebooks, numbered_notebooks, read, write
-from siamese_utils.report.render import TEMPLATES, Page, data_uri, fetches, inline_markdown, picture, render_notebook
+from siamese_utils.report.render import (
+    TEMPLATES,
+    HtmlPage,
+    data_uri,
+    fetches,
+    inline_markdown,
+    picture,
+    render_notebook,
+)
 from siamese_utils.report.tidy import tidy_notebook
 from siamese_utils.system.devices import processor_name
 from siamese_utils.system.project import project_root
@@ -82,7 +90,7 @@ def build_report(
     except OSError as error:
         raise ReportError(f"The report cannot be written to {out} ({error}); name another folder.") from error
 
-    pages: list[Page] = []
+    pages: list[HtmlPage] = []
     failure = ""
     try:
         ended: Iterable[tuple[Path, NotebookNode, float | None]]
@@ -154,7 +162,7 @@ def check_site(out_dir: str | Path) -> list[str]:
 
 
 def _write_site(
-    pages: list[Page], out: Path, *, root: Path, headline: dict[str, str] | None, failure: str = ""
+    pages: list[HtmlPage], out: Path, *, root: Path, headline: dict[str, str] | None, failure: str = ""
 ) -> Path:
     """Write the index and one page a notebook; return the index's path."""
     environment = Environment(
@@ -194,7 +202,7 @@ def _is_project(root: Path) -> bool:
     return (root / "results").is_dir() and root == project_root().resolve()
 
 
-def _tell(page: Page, root: Path) -> None:
+def _tell(page: HtmlPage, root: Path) -> None:
     """Give a page its finding and its picture: by its name, or else as its own text and figures tell them."""
     if "synthetic" not in page.sources:
         page.finding = page.told
@@ -207,7 +215,7 @@ def _tell(page: Page, root: Path) -> None:
         page.body = f'{head}{end}\n<p class="in-short"><strong>In short.</strong> {page.finding}</p>{rest}'
 
 
-def _script(pages: list[Page], first: str) -> str:
+def _script(pages: list[HtmlPage], first: str) -> str:
     """What runs in every page: the index for the search, the search, and the buttons."""
     index = [("index.html", "Overview", search.sections(BeautifulSoup(first, "html.parser")))]
     index += [(page.file, page.short, page.sections) for page in pages]

@@ -248,8 +248,8 @@ def moving() -> Illustration:
         axis.set(xticks=np.arange(len(counts)), xticklabels=ticks, xlabel="shots of the new class")
     figure.tight_layout()
     moved, stays, gain = (
-        [f"{by_method[method].value[k]:{form}}" for k in counts]
-        for method, form in (("moved", ".0f"), ("whitened", ".0f"), ("moved - whitened", "+.0f"))
+        [f"{round(by_method[method].value[k]):{sign}d}" for k in counts]  # a whole number has no "-0"
+        for method, sign in (("moved", ""), ("whitened", ""), ("moved - whitened", "+"))
     )
     return Illustration(
         figure,

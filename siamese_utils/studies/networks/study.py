@@ -41,13 +41,13 @@ IMAGES_IN_TIME: dict[str, int] = {
 }
 
 
-def shown(images: int, **changes: Any) -> TrainConfig:
+def showing(images: int, **changes: Any) -> TrainConfig:
     """The compared configuration, shown so many images."""
     return dataclasses.replace(_COMPARED, least_images=images, most_images=images, **changes)
 
 
 # On the narrow ResNet-9, whose features are 128, in two passes.
-NARROW = shown(2 * EQUAL_IMAGES, encoder="resnet9-16")
+NARROW = showing(2 * EQUAL_IMAGES, encoder="resnet9-16")
 
 
 def narrow(*terms: Term) -> TrainConfig:
@@ -112,15 +112,15 @@ _STARTED: dict[str, tuple[str, str, str]] = {
 ENCODERS_EQUAL_IMAGES = validation_study(
     "encoders_equal_images",
     "Which network learns most from the same images?",
-    [compared(name, shown(EQUAL_IMAGES, encoder=name), text) for name, text in _EQUAL_IMAGES.items()],
+    [compared(name, showing(EQUAL_IMAGES, encoder=name), text) for name, text in _EQUAL_IMAGES.items()],
 )
 ENCODERS_EQUAL_TIME = validation_study(
     "encoders_equal_time",
     "Which network learns most in the same time?",
     [
-        *(compared(name, shown(IMAGES_IN_TIME[name], encoder=name), text) for name, text in _EQUAL_TIME.items()),
+        *(compared(name, showing(IMAGES_IN_TIME[name], encoder=name), text) for name, text in _EQUAL_TIME.items()),
         *(
-            compared(name, shown(IMAGES_IN_TIME[encoder], encoder=encoder, pretrained=source, **_GENTLE), text)
+            compared(name, showing(IMAGES_IN_TIME[encoder], encoder=encoder, pretrained=source, **_GENTLE), text)
             for name, (encoder, source, text) in _STARTED.items()
         ),
     ],

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from siamese_utils.studies.networks.study import EQUAL_IMAGES, compared, shown
+from siamese_utils.studies.networks.study import EQUAL_IMAGES, compared, showing
 from siamese_utils.studies.validation import Trial, validation_study
 from siamese_utils.training.augment import AugmentConfig
 from siamese_utils.training.config import TrainConfig
@@ -171,7 +171,7 @@ FEW_CLASSES = validation_study(
 )
 
 # On the recipe's own network, in four passes.
-_LONGER = shown(4 * EQUAL_IMAGES)
+_LONGER = showing(4 * EQUAL_IMAGES)
 PRECISION = validation_study(
     "precision",
     "Does the precision in which a processor multiplies change the result?",
