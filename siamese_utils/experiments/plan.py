@@ -17,6 +17,7 @@ from siamese_utils.system.provenance import provenance
 from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.loop import Learner, step
 
+_SIDE = 32  # pixels of the images on which a recipe is timed
 _ALIKE = ("processor", "precision", "device", "threads")
 
 
@@ -82,21 +83,19 @@ def measured_rate(config: TrainConfig, classes: int = 100, least_seconds: float 
         classes: that it learns to tell apart.
         least_seconds: how long each resolution is timed, at least one step.
     """
-    sides = config.resolutions or ((0.0, 32),)
-    ends = [begin for begin, _ in sides[1:]] + [1.0]
     # What is compiled takes a minute to make, and random weights are as fast as any.
     plain = replace(config, compile=False, pretrained="")
     with torch.random.fork_rng(devices=[]), freed_memory_kept():
         return 1 / sum(
-            (end - begin) * _seconds_an_image(replace(plain, resolutions=((0.0, side),)), classes, least_seconds)
-            for (begin, side), end in zip(sides, ends, strict=True)
+            share * _seconds_an_image(replace(plain, resolutions=((0.0, side),)), classes, least_seconds)
+            for share, side in config.stages(_SIDE)
         )
 
 
 def _seconds_an_image(config: TrainConfig, classes: int, least_seconds: float) -> float:
     """Seconds that training steps take for each image: as many steps as fill ``least_seconds``, at least one."""
     device, generator = pick_device("auto"), torch.Generator().manual_seed(0)
-    images = torch.randint(256, (config.batch_size, 32, 32, 3), generator=generator, dtype=torch.uint8).to(device)
+    images = torch.randint(256, (config.batch_size, _SIDE, _SIDE, 3), generator=generator, dtype=torch.uint8).to(device)
     labels = torch.arange(config.batch_size, device=device) // 2 % classes
     learner = Learner(config, images, classes, device)
     learner.begin(seed=0)
