@@ -10,10 +10,10 @@ from siamese_utils.data.image_files import load_image
 from siamese_utils.data.load import load_images
 from siamese_utils.encoders import imprinting
 from siamese_utils.encoders.checkpoints import load_encoder, save_encoder
-from siamese_utils.encoders.classify import OneShotClassifier, classify_folder
 from siamese_utils.encoders.encoder import Encoder, Ensemble
 from siamese_utils.encoders.imprinting import CosineClassifier
 from siamese_utils.errors import SiameseError
+from siamese_utils.recognition.classifier import OneShotClassifier, classify_folder
 
 __version__ = "0.1.0"
 __all__ = [

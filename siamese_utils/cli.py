@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 
 from siamese_utils.encoders.checkpoints import load_encoder
-from siamese_utils.encoders.classify import classify_folder
 from siamese_utils.errors import ConfigError, SiameseError
 from siamese_utils.evaluation.protocol import METRICS, SplitEvaluation
 from siamese_utils.experiments.own import homes, tell_place
 from siamese_utils.experiments.study import Bench, run_study
+from siamese_utils.recognition.classifier import classify_folder
 from siamese_utils.studies import all_studies, commands
 from siamese_utils.studies.splits.findings import stored_evaluation
 from siamese_utils.studies.splits.study import SPLIT_SWEEP, checkpoint_path, reevaluate, split_run

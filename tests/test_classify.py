@@ -16,11 +16,11 @@ from PIL import Image
 
 from siamese_utils.data.images import ImageSet
 from siamese_utils.data.synthetic import make_synthetic
-from siamese_utils.encoders import classify
 from siamese_utils.encoders.checkpoints import load_encoder, save_encoder
-from siamese_utils.encoders.classify import OneShotClassifier, classify_folder, images_in, load_image
 from siamese_utils.encoders.encoder import Encoder, Ensemble
 from siamese_utils.errors import CheckpointError, ConfigError, DataError, SamplingError, ShapeError, SiameseError
+from siamese_utils.recognition import classifier as classify
+from siamese_utils.recognition.classifier import OneShotClassifier, classify_folder, images_in, load_image
 from siamese_utils.training.loop import train
 from siamese_utils.training.recipes import recipe
 

@@ -19,12 +19,12 @@ from siamese_utils import cli
 from siamese_utils.data.images import ImageSet
 from siamese_utils.data.synthetic import make_synthetic
 from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder, save_encoder
-from siamese_utils.encoders.classify import classify_folder
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.evaluation.protocol import METRICS
 from siamese_utils.experiments import plan as planning
 from siamese_utils.experiments import store as results
 from siamese_utils.experiments import study as experiments
+from siamese_utils.recognition.classifier import classify_folder
 from siamese_utils.studies.splits import study as splits
 from siamese_utils.studies.splits.study import SPLIT_SWEEP, checkpoint_path
 from siamese_utils.training.recipes import RECIPES

@@ -42,9 +42,9 @@ from siamese_utils.app.examples import CANVAS, EXAMPLE_PAIRS, EXAMPLE_SETS, redr
 from siamese_utils.app.server import DrawingServer, answer, start_values
 from siamese_utils.data.symbols import canonical_symbol, symbol_images
 from siamese_utils.encoders.checkpoints import save_encoder
-from siamese_utils.encoders.classify import OneShotClassifier
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import CheckpointError, ConfigError, DataError, MissingPackageError, SamplingError
+from siamese_utils.recognition.classifier import OneShotClassifier
 
 HOOK = ((100.0, 60.0), (100.0, 300.0), (220.0, 300.0), (260.0, 220.0))
 STORED = Path(drawing_app.__file__).resolve().parents[2] / "results" / "checkpoints" / "drawing.safetensors"

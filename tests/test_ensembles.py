@@ -18,7 +18,6 @@ from siamese_utils.data.cifar import CIFAR100_CLASSES
 from siamese_utils.data.images import ImageSet
 from siamese_utils.data.splits import class_split, fewshot_split_cifar_fs
 from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder
-from siamese_utils.encoders.classify import OneShotClassifier
 from siamese_utils.encoders.encoder import Encoder, Ensemble, joined
 from siamese_utils.errors import CheckpointError, ConfigError, DataError, ResultsError, ShapeError, UnknownNameError
 from siamese_utils.evaluation.estimates import Estimate
@@ -26,6 +25,7 @@ from siamese_utils.experiments import store
 from siamese_utils.experiments import study as experiments
 from siamese_utils.experiments.audit import audit
 from siamese_utils.experiments.study import Bench, Outcome, Run, keep, run_study, stored
+from siamese_utils.recognition.classifier import OneShotClassifier
 from siamese_utils.studies.ensembles import cifar_fs, figures, findings
 from siamese_utils.studies.ensembles import study as ensembles
 from siamese_utils.studies.ensembles.cifar_fs import CIFAR_FS, cifar_fs_run, whole_set

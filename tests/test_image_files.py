@@ -26,9 +26,9 @@ import siamese_utils
 from siamese_utils.app.drawing import read_upload
 from siamese_utils.data import cifar, faces, image_files
 from siamese_utils.data.image_files import folders_in, image_suffixes, images_in, load_image, opened, read_image
-from siamese_utils.encoders.classify import classify_folder
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import DataError, ImageError, SamplingError
+from siamese_utils.recognition.classifier import classify_folder
 
 INPUTS = Path(__file__).resolve().parents[2] / "shared" / "inputs"
 

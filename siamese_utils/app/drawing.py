@@ -34,9 +34,9 @@ from siamese_utils.app.examples import CANVAS
 from siamese_utils.data.image_files import on_paper, opened, read_image
 from siamese_utils.data.symbols import SIDE, canonical_symbol, symbol_images
 from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder
-from siamese_utils.encoders.classify import OneShotClassifier
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import CheckpointError, DataError
+from siamese_utils.recognition.classifier import OneShotClassifier
 
 # What a request may hold; a drawing by hand stays far below.
 MAX_STROKES = 200

@@ -1,0 +1,1 @@
+"""What a user recognises with an encoder: classes and images of one's own."""
