@@ -8,15 +8,14 @@ from typing import Annotated
 
 import typer
 
-from siamese_utils.encoders.checkpoints import load_encoder
 from siamese_utils.errors import ConfigError, SiameseError
 from siamese_utils.evaluation.protocol import METRICS, SplitEvaluation
 from siamese_utils.experiments.own import homes, tell_place
 from siamese_utils.experiments.study import Bench, run_study
-from siamese_utils.recognition.classifier import classify_folder
+from siamese_utils.recognition import commands as own_images
 from siamese_utils.studies import all_studies, commands
 from siamese_utils.studies.splits.findings import stored_evaluation
-from siamese_utils.studies.splits.study import SPLIT_SWEEP, checkpoint_path, reevaluate, split_run
+from siamese_utils.studies.splits.study import SPLIT_SWEEP, reevaluate, split_run
 from siamese_utils.system import project
 from siamese_utils.system.text import never_refuse, say
 from siamese_utils.training.recipes import DEFAULT_RECIPE
@@ -123,24 +122,7 @@ def audit(
         raise typer.Exit(1)
 
 
-@app.command()
-def classify(
-    support: Annotated[Path, typer.Argument(help="Folder with one sub-folder a class, one image or more each.")],
-    queries: Annotated[list[Path], typer.Argument(help="Images to classify, or folders of images.")],
-    checkpoint: Annotated[Path | None, typer.Option(help="Encoder to use; the stored 90-10 one if left out.")] = None,
-    csv: Annotated[bool, typer.Option(help="Print all similarities as CSV.")] = False,
-    skip_unreadable: Annotated[
-        bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read, and list them.")
-    ] = False,
-) -> None:
-    """Recognise your own classes from one example each."""
-    encoder = load_encoder(checkpoint or checkpoint_path("90-10", 0))
-    table = classify_folder(encoder, support, queries, skip_unreadable)
-    if csv:
-        say(table.to_csv(index=False, float_format="%.4f", lineterminator="\n"), nl=False)
-        return
-    for row in table.itertuples():
-        say(f"{row.query}: {row.prediction} (similarity {row.similarity:.2f}, lead {row.margin:.2f})")
+own_images.add_commands(app)
 
 
 @app.command()
