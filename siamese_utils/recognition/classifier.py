@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import suppress
 from itertools import islice
@@ -18,11 +17,12 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from siamese_utils.data.arrays import as_embeddings, as_flag, as_list
-from siamese_utils.data.image_files import folders_in, images_in, load_image
+from siamese_utils.data.image_files import images_in, load_image
 from siamese_utils.data.pixels import as_images
 from siamese_utils.encoders.checkpoints import as_encoder
 from siamese_utils.encoders.encoder import Encoder, Ensemble
 from siamese_utils.errors import DataError, ImageError, SamplingError, printable
+from siamese_utils.recognition.support import read_support
 from siamese_utils.system.files import as_path
 
 Item = TypeVar("Item")
@@ -170,29 +170,12 @@ class OneShotClassifier:
         """Learn the classes from a folder with one sub-folder a class, one image or more in each.
 
         Raises:
-            DataError: the folder is missing or cannot be read, or images are unreadable; all of them are named.
-            SamplingError: fewer than two sub-folders, or one without images.
+            DataError: see ``read_support``; or images are unreadable, and all of them are named.
+            SamplingError: see ``read_support``.
         """
-        folder = as_path(folder)
-        with suppress(PermissionError):  # as listing it will say
-            if not folder.is_dir():
-                raise DataError(f"There is no support folder {folder}; make it, with one sub-folder of images a class.")
-        classes = folders_in(folder)
-        if not classes and images_in(folder):
-            raise SamplingError(
-                f"The images in {folder} are of no class, and at least two classes are needed; make one folder a class "
-                "and move its images there."
-            )
-        files = images_in(*classes)
-        counts = Counter(file.parent for file in files)
-        for entry in classes:
-            if not counts[entry]:
-                raise SamplingError(f"The class folder {entry} holds no image; add one or remove the folder.")
-        _classes({entry.name: [entry] for entry in classes})
-        embeddings = self._embed_files(files, "support images", {})
-        return self._learn(
-            [printable(entry.name) for entry in classes], [counts[entry] for entry in classes], embeddings
-        )
+        support = read_support(folder)
+        embeddings = self._embed_files(support.files, "support images", {})
+        return self._learn(support.class_names, torch.bincount(support.labels).tolist(), embeddings)
 
     def similarities(self, images: np.ndarray | torch.Tensor) -> torch.Tensor:
         """Cosine similarity of every image to every class.
