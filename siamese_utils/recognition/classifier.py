@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sized
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from siamese_utils.data.arrays import as_embeddings, as_flag, as_list
-from siamese_utils.data.image_files import images_in, load_image
+from siamese_utils.data.image_files import images_in
 from siamese_utils.data.pixels import as_images
 from siamese_utils.encoders.checkpoints import as_encoder
 from siamese_utils.encoders.encoder import Encoder, Ensemble
-from siamese_utils.errors import DataError, ImageError, SamplingError, printable
+from siamese_utils.errors import DataError, SamplingError, printable
+from siamese_utils.recognition.embedding import batches, embed_files
 from siamese_utils.recognition.support import read_support
 from siamese_utils.system.files import as_path
-
-Item = TypeVar("Item")
-_AT_ONCE = 100  # images in memory
-_PATIENCE = 1  # seconds before a bar is shown
-
-_log = logging.getLogger(__name__)
-
-
-def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """The same in lists of as many as an encoder takes at once."""
-    left = iter(items)
-    while some := list(islice(left, _AT_ONCE)):
-        yield some
 
 
 def _classes(support: Mapping[str, Sized]) -> Mapping[str, Sized]:
@@ -50,20 +34,6 @@ def _classes(support: Mapping[str, Sized]) -> Mapping[str, Sized]:
             if len(given) == 0:
                 raise SamplingError(f"The class {name!r} has no support image; add one or remove the class.")
     return support
-
-
-def _tell_unreadable(faults: Sequence[ImageError], count: int, what: str, skip: bool | None) -> None:
-    """Raise an error that names all of so many files that cannot be read, or log it where they are to be skipped."""
-    if not faults:
-        return
-    if count == 1:
-        raise faults[0]
-    number, listed = f"{len(faults)} of {count:,} {what}", "; ".join(error.fault for error in faults)
-    if skip and len(faults) < count:
-        _log.warning("Left out %s that cannot be read: %s.", number, listed)
-        return
-    option = ", or go on without them (skip_unreadable=True, or --skip-unreadable)" if skip is False else ""
-    raise ImageError(f"{number} cannot be read: {listed}", "replace or remove them" + option) from faults[0]
 
 
 class OneShotClassifier:
@@ -101,7 +71,7 @@ class OneShotClassifier:
         side = self.encoder.image_size
         images = [as_images(given, side, f"Images of the class {name!r}").cpu() for name, given in classes.items()]
         ones = (image for of_class in images for image in of_class)
-        embeddings = (self.encoder.embed(torch.stack(some)) for some in _batches(ones))
+        embeddings = (self.encoder.embed(torch.stack(some)) for some in batches(ones))
         return self._learn(classes, map(len, images), embeddings)
 
     def fit_embeddings(self, support: Mapping[str, np.ndarray | torch.Tensor]) -> OneShotClassifier:
@@ -141,31 +111,6 @@ class OneShotClassifier:
         self.class_names, self.prototypes = tuple(names), F.normalize(sums, dim=1)
         return self
 
-    def _embed_files(
-        self, files: Sequence[Path], what: str, faults: dict[int, ImageError], skip: bool | None = None
-    ) -> Iterator[torch.Tensor]:
-        """Embeddings of image files, float32, a batch at a time; a bar on a terminal shows how far it is.
-
-        Args:
-            files: the files.
-            what: what they are to the classifier.
-            faults: is filled with the errors of files that cannot be read, by their positions.
-            skip: whether these are left out; ``None`` where they cannot be.
-        """
-        side = self.encoder.image_size
-        with tqdm(total=len(files), desc=what, unit="image", delay=_PATIENCE, leave=False, disable=None) as bar:
-            for some in _batches(enumerate(files)):
-                images = []
-                for position, file in some:
-                    try:
-                        images.append(load_image(file, side))
-                    except ImageError as error:
-                        faults[position] = error
-                if images and (skip or not faults):
-                    yield self.encoder.embed(np.stack(images))
-                bar.update(len(some))
-        _tell_unreadable(list(faults.values()), len(files), what, skip)
-
     def fit_folder(self, folder: str | Path) -> OneShotClassifier:
         """Learn the classes from a folder with one sub-folder a class, one image or more in each.
 
@@ -174,8 +119,8 @@ class OneShotClassifier:
             SamplingError: see ``read_support``.
         """
         support = read_support(folder)
-        embeddings = self._embed_files(support.files, "support images", {})
-        return self._learn(support.class_names, torch.bincount(support.labels).tolist(), embeddings)
+        embedded = embed_files(self.encoder, support.files, skip_unreadable=None, progress="support images")
+        return self._learn(support.class_names, torch.bincount(support.labels).tolist(), [embedded.z])
 
     def similarities(self, images: np.ndarray | torch.Tensor) -> torch.Tensor:
         """Cosine similarity of every image to every class.
@@ -233,10 +178,9 @@ class OneShotClassifier:
         if not files:
             raise DataError("There is no query image; name image files, or folders that hold some.")
         self._check_fitted()
-        faults: dict[int, ImageError] = {}
-        parts = self._embed_files(files, "queries", faults, skip_unreadable)
-        similarity = torch.cat([self.compare(z) for z in parts])
-        files = [file for position, file in enumerate(files) if position not in faults]
+        embedded = embed_files(self.encoder, files, skip_unreadable=skip_unreadable, progress="queries")
+        similarity = self.compare(embedded.z)
+        files = [files[position] for position in embedded.kept]
         best = similarity.topk(2, dim=1)
         shown = [printable(name) if isinstance(name, str) else name for name in self.class_names]
         table = pd.DataFrame(
