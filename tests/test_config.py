@@ -65,7 +65,8 @@ WRONG: list[tuple[Config, str, list[Any]]] = [
     (TINY, "turned_classes compile", ["no", 1, 0]),
     (TINY, "fresh_statistics", [1, True]),  # without an average
     (TINY, "rotation_weight", [-0.1, INF, "half"]),
-    (TINY, "rotation_share", [-0.1, 1.1, NAN]),
+    (TINY, "rotation_share mixing_share", [-0.1, 1.1, NAN]),
+    (TINY, "mixing", [None, 1]),
     (dataclasses.replace(TINY, turned_classes=True), "rotation_weight", [0.5]),
     (Term("triplet"), "weight scale", [0.0, -1.0, NAN, INF, None]),
     (Term("triplet"), "margin temperature", [0.0, -1.0, NAN, INF, "0.2", True]),

@@ -314,6 +314,8 @@ def test_validation_survives_a_resume(larger_set: ImageSet, tmp_path: Path) -> N
         {"head_width": 12},
         {"turned_classes": True},
         {"rotation_weight": 0.5},
+        {"mixing": "cutmix"},
+        {"mixing": "manifold", "rotation_weight": 0.5},
         {"augment": AugmentConfig(brightness=0.3, contrast=0.3, saturation=0.3)},
         {"average_decay": 0.8, "fresh_statistics": True},
         {"rotation_weight": 0.5, "average_decay": 0.8, "fresh_statistics": True, "optimizer": "muon"},

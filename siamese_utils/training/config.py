@@ -24,6 +24,7 @@ from siamese_utils.system.config import (
 from siamese_utils.system.devices import PRECISIONS
 from siamese_utils.training.augment import AugmentConfig
 from siamese_utils.training.losses import Term
+from siamese_utils.training.mixing import MIXINGS
 from siamese_utils.training.optimizers import OPTIMIZERS
 
 
@@ -82,6 +83,9 @@ class TrainConfig(Config):
             (Rizve et al., *Exploring complementary strengths of invariant and equivariant representations for few-shot
             learning*, 2021).
         rotation_share: share of each batch that is turned for it, by 90, 180 or 270 degrees; the rest stays upright.
+        mixing: mix the images of some batches in pairs, ``"cutmix"`` or ``"manifold"`` (see ``mixing``); their loss is
+            that of the terms that know all classes, so one of these must be there. Empty for none.
+        mixing_share: share of the steps that mix.
         held_out_images: training images a class kept out of training, for choosing thresholds.
         validation_classes: training classes kept out of training, for choosing recipes; 0 for a final run.
         patience: stop when the validation accuracy has not risen for so many epochs; 0 never stops early.
@@ -118,6 +122,8 @@ class TrainConfig(Config):
     turned_classes: bool = False
     rotation_weight: NotNegative = younger(0.0)
     rotation_share: Share = younger(0.5)
+    mixing: Annotated[str, one_of("mixing", MIXINGS, or_empty=True)] = younger("")
+    mixing_share: Share = younger(0.5)
     held_out_images: Natural = 20
     validation_classes: Annotated[Natural, AfterValidator(_none_or_two)] = 0
     patience: Natural = 0
@@ -133,6 +139,13 @@ class TrainConfig(Config):
             raise ConfigError("TrainConfig: fresh_statistics are those of averaged weights; set average_decay too.")
         if self.rotation_weight and self.turned_classes:
             raise ConfigError("TrainConfig: turned_classes are told apart by their turn; leave rotation_weight at 0.")
+        if self.mixing and not any(term.mixes and (term.begin, term.end) == (0, 1) for term in self.terms):
+            raise ConfigError(
+                "TrainConfig: mixed images are learned from by proxies alone; add a proxy term that lasts the whole "
+                "training."
+            )
+        if self.mixing == "manifold" and self.compile:
+            raise ConfigError("TrainConfig: mixing 'manifold' reaches into the encoder; leave compile off.")
 
     def stages(self, side: int) -> list[tuple[float, int]]:
         """Share of the training that is spent at each side of the images, which have ``side`` pixels at first."""

@@ -28,7 +28,8 @@ from siamese_utils.system.devices import autocast_dtype, pick_device
 from siamese_utils.system.memory import freed_memory_kept
 from siamese_utils.training.augment import augment_batch, draw_turns, turn
 from siamese_utils.training.config import TrainConfig
-from siamese_utils.training.losses import RotationObjective, WeightedSum, embedding_spread
+from siamese_utils.training.losses import ObjectiveOutput, RotationObjective, WeightedSum, embedding_spread
+from siamese_utils.training.mixing import cut_mix, draw_mixture, mixable_layers, mixed_features
 from siamese_utils.training.optimizers import WeightAverage, make_optimizer
 from siamese_utils.training.state import History, load_state, save_state, since_best
 from siamese_utils.training.task import Task, first_of_each_class, prepare
@@ -36,6 +37,7 @@ from siamese_utils.training.task import Task, first_of_each_class, prepare
 COLLAPSE_SPREAD = 0.002  # below this share of spread, all embeddings point the same way
 COLLAPSE_PATIENCE = 30  # consecutive steps, so that one odd batch does not stop a run
 STATISTICS_IMAGES = 10_000  # to compute batch statistics anew from
+_MANIFOLD_CONCENTRATION = 2.0  # of the shares, as by the authors of manifold mixup
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,11 +172,11 @@ def step(learner: Learner, images: torch.Tensor, labels: torch.Tensor, progress:
         progress: share of the training that is done, in [0, 1).
     """
     learner.optimizer.set_rate(learning_rate_at(progress, learner.config))
-    pixels, turns = learner.turn(learner.augment(images, progress))
-    embeddings = learner.embed(pixels)
-    output = learner.objective(learner.head(embeddings), labels, progress)
-    if learner.rotation:
-        output += learner.rotation(embeddings, turns)
+    pixels = learner.augment(images, progress)
+    if learner.mixes():
+        embeddings, output = learner.learn_mixed(pixels, labels, progress)
+    else:
+        embeddings, output = learner.learn(pixels, labels, progress)
     learner.optimizer.zero_grad()
     output.loss.backward()
     norm = nn.utils.clip_grad_norm_(learner.parameters(), learner.config.clip_norm)
@@ -222,6 +224,8 @@ class Learner:
         weight = config.rotation_weight
         self.rotation = RotationObjective(self.encoder.embedding_dim, weight) if weight else None
         self._heads = [head for head in (self.head, self.objective, self.rotation) if head is not None]
+        if config.mixing == "manifold":
+            mixable_layers(self.encoder.body)  # refused now, not after the first steps
         self.encoder.set_pixel_statistics(images)
         if config.pretrained:
             load_pretrained(self.encoder, config.pretrained)
@@ -263,6 +267,39 @@ class Learner:
         turns = draw_turns(len(pixels), self.config.rotation_share, self.generator).to(pixels.device)
         # Mirrored already, else an image on its left side and one on its right would change places.
         return turn(pixels.permute(0, 2, 3, 1), turns).permute(0, 3, 1, 2), turns
+
+    def learn(
+        self, pixels: torch.Tensor, labels: torch.Tensor, progress: float
+    ) -> tuple[torch.Tensor, ObjectiveOutput]:
+        """Embeddings of a batch, float32 (B, D), and the loss."""
+        pixels, turns = self.turn(pixels)
+        embeddings = self.embed(pixels)
+        output = self.objective(self.head(embeddings), labels, progress)
+        if self.rotation:
+            output += self.rotation(embeddings, turns)
+        return embeddings, output
+
+    def mixes(self) -> bool:
+        """Whether the next step is to mix its images; drawn anew for each."""
+        config = self.config
+        return bool(config.mixing) and float(torch.rand((), generator=self.generator)) < config.mixing_share
+
+    def learn_mixed(
+        self, pixels: torch.Tensor, labels: torch.Tensor, progress: float
+    ) -> tuple[torch.Tensor, ObjectiveOutput]:
+        """The same for images mixed in pairs; none is turned."""
+        if self.config.mixing == "cutmix":
+            mixture = draw_mixture(len(pixels), self.generator)
+            pixels, mixture = cut_mix(pixels, mixture, self.generator)
+            embeddings = self.embed(pixels)
+        else:
+            mixture = draw_mixture(len(pixels), self.generator, _MANIFOLD_CONCENTRATION)
+            layers = mixable_layers(self.encoder.body)
+            layer = layers[int(torch.randint(0, len(layers), (), generator=self.generator))]
+            with mixed_features(layer, mixture):
+                embeddings = self.embed(pixels)
+        others = labels[mixture.partner.to(labels.device)]
+        return embeddings, self.objective.mixed(self.head(embeddings), labels, others, mixture.share, progress)
 
     def embed(self, pixels: torch.Tensor) -> torch.Tensor:
         """Embeddings float32 (B, D) of normalised images, multiplied in the configured precision."""

@@ -637,6 +637,11 @@ class Term(Config):
         """Whether the term counts at ``progress`` (share of the training done, 0 <= progress < 1)."""
         return self.begin <= progress < self.end
 
+    @property
+    def mixes(self) -> bool:
+        """Whether its objective can learn from images of two classes at once."""
+        return self.objective == "proxy"
+
     def settings(self) -> dict[str, str | float | None]:
         """The fields that its objective reads, by name: what a table or a plot should say of the term."""
         return {name: getattr(self, name) for name in OBJECTIVE_FIELDS[self.objective]}
@@ -702,6 +707,34 @@ class WeightedSum(nn.Module):
                 losses.append(term.weight * output.loss)
                 stats.update({name + suffix: value for name, value in output.stats.items()})
         return ObjectiveOutput(torch.stack(losses).sum(), stats)
+
+    def mixed(
+        self, embeddings: torch.Tensor, labels: torch.Tensor, others: torch.Tensor, share: float, progress: float = 0.0
+    ) -> ObjectiveOutput:
+        """Weighted loss of mixed images, by the active terms that can take them.
+
+        By that share the loss is the own label's, by the rest the other's: as cross-entropy is linear in the target,
+        this is the loss for a target of both (Zhang et al., *mixup: beyond empirical risk minimization*, 2018).
+
+        Args:
+            embeddings: float (B, D).
+            labels, others: int64 (B,), of the two images that each was made of.
+            share: of the first, 0 to 1.
+            progress: as in ``forward``.
+
+        Raises:
+            ConfigError: no active term can take them.
+            ShapeError, SamplingError, DivergedError: see the objectives.
+        """
+        losses = [
+            term.weight * torch.lerp(objective(embeddings, others).loss, objective(embeddings, labels).loss, share)
+            for term, objective in zip(self.terms, self.objectives, strict=True)
+            if term.mixes and term.active(progress)
+        ]
+        if not losses:
+            raise ConfigError("Mixed images are learned from by proxies alone; add a proxy term.")
+        loss = torch.stack(losses).sum()
+        return ObjectiveOutput(loss, {"mixed_loss": loss.detach()})
 
 
 def embedding_spread(embeddings: torch.Tensor) -> float:

@@ -34,6 +34,10 @@ _CHANGES = {
     "half-hour-jitter": "colour jitter",
     "half-hour-rotation-jitter": "both",
     "half-hour-average": "averaged weights",
+    "half-hour-manifold": "mixed features",
+    "half-hour-cutmix": "mixed images",
+    "half-hour-crops": "crops",
+    "half-hour-wide": "twice the width with a quarter of the images",
 }
 
 
