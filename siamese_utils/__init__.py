@@ -12,6 +12,7 @@ from siamese_utils.encoders import imprinting
 from siamese_utils.encoders.checkpoints import load_encoder, save_encoder
 from siamese_utils.encoders.encoder import Encoder, Ensemble
 from siamese_utils.encoders.imprinting import CosineClassifier
+from siamese_utils.encoders.named import best_encoder
 from siamese_utils.errors import SiameseError
 from siamese_utils.recognition.classifier import OneShotClassifier, classify_folder
 
@@ -22,6 +23,7 @@ __all__ = [
     "Ensemble",
     "OneShotClassifier",
     "SiameseError",
+    "best_encoder",
     "classify_folder",
     "load_cifar10",
     "load_cifar100",

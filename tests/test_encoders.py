@@ -205,7 +205,7 @@ def test_embedding_keeps_mode_and_statistics(encoder: Encoder) -> None:
         assert torch.equal(inside, encoder.embed(some_images(4)))
     trained.train()
     with pytest.raises(ShapeError):
-        trained.embed(some_images(1, size=24))
+        trained.embed(some_images(1).float())
     assert trained.training
 
 
@@ -252,8 +252,7 @@ def test_images_of_one_colour_do_not_divide_by_zero() -> None:
         np.zeros((2, 32, 32, 4), np.uint8),
         np.zeros((2, 3, 32, 32), np.uint8),
         np.zeros((32, 32, 3), np.uint8),
-        np.zeros((2, 28, 28, 3), np.uint8),
-        np.zeros((2, 32, 33, 3), np.uint8),
+        np.zeros((2, 0, 32, 3), np.uint8),
         np.zeros((0,), np.uint8),
     ],
     ids=lambda images: f"{images.dtype} {images.shape}",
@@ -263,8 +262,3 @@ def test_other_shapes_and_types_are_an_error(encoder: Encoder, images: np.ndarra
     with pytest.raises(ShapeError) as error:
         encoder.embed(images if kind == "array" else torch.from_numpy(images))
     assert "\n" not in str(error.value)
-
-
-def test_wrong_size_says_what_to_do(encoder: Encoder) -> None:
-    with pytest.raises(ShapeError, match="32x32 pixels, got 28x28; resize"):
-        encoder.embed(np.zeros((2, 28, 28, 3), np.uint8))

@@ -323,8 +323,12 @@ def load_image(path: str | Path, size: int = 32) -> NDArray[np.uint8]:
         raise ImageError(f"{printable(path)} may not be read", "change its permissions, or leave it out") from error
     if missing:
         raise ImageError(f"There is no image file {printable(path)}", "check the path")
-    paper = on_paper(read_image(path, printable(path), size))
-    return np.asarray(ImageOps.fit(paper, (size, size), Image.Resampling.LANCZOS))
+    return fitted(on_paper(read_image(path, printable(path), size)), size)
+
+
+def fitted(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """Cut out the middle square of an image of mode RGB and scale it: uint8 (size, size, 3)."""
+    return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS))
 
 
 def read_image(

@@ -199,13 +199,16 @@ def _vgg19bn() -> tuple[nn.Module, int]:
     return nn.Sequential(body), 512
 
 
-class _EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0 without its classifier, behind an enlargement of the image to ``side`` pixels."""
+class EfficientNetLite0(nn.Module):
+    """EfficientNet-Lite0 without its classifier, behind an enlargement of the image to ``side`` pixels.
 
-    side = 128
+    Raises:
+        MissingPackageError: the package is not installed.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, side: int = 128) -> None:
         super().__init__()
+        self.side = side
         try:
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError as error:
@@ -217,6 +220,7 @@ class _EfficientNetLite0(nn.Module):
         self.network._fc = nn.Identity()  # 1.3 M weights that the features do without
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Features of normalised images: float (N, 3, H, W) to float (N, 1280), means over positions."""
         if tuple(x.shape[-2:]) != (self.side, self.side):
             shrinks = max(x.shape[-2:]) > self.side
             x = F.interpolate(x, size=(self.side, self.side), mode="bilinear", antialias=shrinks)
@@ -235,7 +239,7 @@ def _efficientnet_lite0() -> tuple[nn.Module, int]:
     Raises:
         MissingPackageError: the package is not installed.
     """
-    return _EfficientNetLite0(), 1280
+    return EfficientNetLite0(), 1280
 
 
 def count_macs(module: nn.Module, image_size: int = 32) -> int:

@@ -14,7 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from siamese_utils.encoders.backbones import ENCODERS
+from siamese_utils.encoders.base import ImageEncoder
 from siamese_utils.encoders.encoder import Encoder, checked_encoder
+from siamese_utils.encoders.named import is_name, named_encoder, stored_checkpoint
 from siamese_utils.errors import CheckpointError, reason
 from siamese_utils.system.devices import pick_device
 from siamese_utils.system.files import as_path, atomic_path
@@ -70,21 +72,36 @@ def save_encoder(encoder: Encoder, path: str | Path, info: Mapping[str, Any] | N
         ) from error
 
 
-def load_encoder(path: str | Path, device: str = "cpu") -> Encoder:
-    """Load an encoder written by ``save_encoder``.
+def load_encoder(path: str | Path, device: str = "cpu") -> ImageEncoder:
+    """Load an encoder by its name, or one written by ``save_encoder``.
 
     Args:
-        path: a ``.safetensors`` file.
+        path: a ``.safetensors`` file; or a name: ``"efficientnet-lite0"``, with weights that a package brings, or
+            ``"90-10"`` (``"90-10:draw1"``) for a checkpoint of the report. ``best_encoder()`` gives the best name for
+            photographs.
         device: where to put it: ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``.
 
     Returns:
-        the encoder in evaluation mode; ``encoder.embed(images)`` gives embeddings.
+        the encoder in evaluation mode; ``encoder.embed(images)`` gives embeddings, and ``encoder.note`` says whether
+        it may have learned the classes already.
 
     Raises:
-        CheckpointError: the file is missing, damaged, not safetensors, or of another program or architecture.
+        UnknownNameError: no such name.
+        CheckpointError: the file is missing, damaged, not safetensors, or of another program or architecture, or
+            published weights cannot be had.
+        MissingPackageError: the package that has the network is not installed.
         ConfigError: no such device.
     """
-    path = as_path(path, CheckpointError)
+    encoder = _of_name(path) if is_name(path) else _of_file(as_path(path, CheckpointError))
+    return encoder.to(pick_device(device), memory_format=torch.channels_last).eval()
+
+
+def _of_name(name: str) -> ImageEncoder:
+    path = stored_checkpoint(name)
+    return named_encoder(name) if path is None else _of_file(path)
+
+
+def _of_file(path: Path) -> Encoder:
     metadata, tensors = _read(path)
     try:
         design = json.loads(metadata["encoder"])
@@ -116,11 +133,11 @@ def load_encoder(path: str | Path, device: str = "cpu") -> Encoder:
     # known may be the damaged name of one.
     if set(metadata) - _KEYS or metadata.get("checksum") not in (None, _checksum(metadata, tensors)):
         raise CheckpointError(f"{path} is damaged (its checksum is another); fetch or train the checkpoint again.")
-    return encoder.to(pick_device(device), memory_format=torch.channels_last).eval()
+    return encoder
 
 
 def as_encoder(given: Any) -> Any:
-    """What embeds images: an encoder or an ensemble as it is, or the encoder of a checkpoint whose path is given.
+    """What embeds images: an encoder or an ensemble as it is, or the encoder of a name or a checkpoint's path.
 
     Raises:
         CheckpointError, ConfigError: see ``load_encoder``, or it embeds nothing.

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from siamese_utils.data.arrays import as_count, as_embeddings, as_flag, as_list
 from siamese_utils.data.pixels import as_images, to_float
 from siamese_utils.encoders.backbones import ENCODERS
+from siamese_utils.encoders.base import ImageEncoder, digest
 from siamese_utils.errors import ConfigError, ShapeError, look_up
 
 
-class Encoder(nn.Module):
+class Encoder(ImageEncoder):
     """A convolutional body, an optional linear projection, and what it takes to embed raw images.
 
     Besides its weights an encoder carries three buffers, so that a checkpoint is all that is needed to
@@ -35,51 +35,21 @@ class Encoder(nn.Module):
         ConfigError: the embedding size is not positive, or the image size is no whole number of pixels.
     """
 
-    pixel_mean: torch.Tensor
-    pixel_std: torch.Tensor
-    centre: torch.Tensor
-
     def __init__(self, name: str, embedding_dim: int | None = None, image_size: int = 32, mirror: bool = True) -> None:
-        super().__init__()
         make_body = look_up("encoder", name, ENCODERS)
         if embedding_dim is not None:
             embedding_dim = as_count("An embedding has at least one dimension: their number", embedding_dim)
-        self.name = name
-        self.image_size = as_count("The side of an encoder's images in whole numbers of pixels", image_size)
-        self.mirror = as_flag("mirror", mirror)
-        self.body, features = make_body()
+        side = as_count("The side of an encoder's images in whole numbers of pixels", image_size)
+        mirror = as_flag("mirror", mirror)
+        body, features = make_body()
+        super().__init__(name, embedding_dim or features, side, mirror)
+        self.body = body
         self.projection: nn.Module = nn.Identity() if embedding_dim is None else nn.Linear(features, embedding_dim)
         self.projected = embedding_dim is not None
-        self.embedding_dim = embedding_dim or features
-        self.register_buffer("pixel_mean", torch.full((3,), 127.5))
-        self.register_buffer("pixel_std", torch.full((3,), 64.0))
-        self.register_buffer("centre", torch.zeros(self.embedding_dim))
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Features of normalised images: float (N, 3, H, W) to float (N, D), not of unit length."""
         return self.projection(self.body(pixels))
-
-    @torch.no_grad()
-    def embed(self, images: np.ndarray | torch.Tensor, batch_size: int = 100) -> torch.Tensor:
-        """Embed raw images.
-
-        The direction of an image and of its mirror image are averaged, unless ``mirror`` is off; the mean direction of
-        the training classes (``centre``) is taken away, which spreads out what all classes share; the result
-        is scaled to unit length, so that a dot product of two rows is their cosine similarity.
-
-        Args:
-            images: uint8 (N, H, W, 3) with H = W = ``image_size``.
-            batch_size: images a forward pass; it does not change the result beyond rounding.
-
-        Returns:
-            float32 (N, D) on the CPU, rows of unit length.
-
-        Raises:
-            ShapeError: the images have another shape or type, or a batch is to hold none.
-        """
-        images = as_images(images, self.image_size)
-        directions = self._directions(images, batch_size)
-        return F.normalize(directions - self.centre.cpu(), dim=1)
 
     @torch.no_grad()
     def features(self, images: np.ndarray | torch.Tensor, batch_size: int = 100) -> torch.Tensor:
@@ -96,30 +66,11 @@ class Encoder(nn.Module):
             ShapeError: the images have another shape or type, or a batch is to hold none.
         """
         images = as_images(images)
-        was_training, device = self.training, self.pixel_mean.device
-        self.eval()
-        try:
-            batches = _batches(images, batch_size)
-            rows = [self(to_float(b.to(device), self.pixel_mean, self.pixel_std)).float().cpu() for b in batches]
-        finally:
-            self.train(was_training)
-        return torch.cat(rows) if rows else torch.empty(0, self.embedding_dim)
 
-    def _directions(self, images: torch.Tensor, batch_size: int) -> torch.Tensor:
-        """Unit-length features of each image, averaged with those of its mirror image, before centring."""
-        was_training, device = self.training, self.pixel_mean.device
-        self.eval()
-        try:
-            rows = []
-            for batch in _batches(images, batch_size):
-                pixels = to_float(batch.to(device), self.pixel_mean, self.pixel_std)
-                direction = F.normalize(self(pixels).float(), dim=1)
-                if self.mirror:
-                    direction = F.normalize(direction + F.normalize(self(pixels.flip(3)).float(), dim=1), dim=1)
-                rows.append(direction.cpu())
-        finally:
-            self.train(was_training)
-        return torch.cat(rows) if rows else torch.empty(0, self.embedding_dim)
+        def features(batch: torch.Tensor) -> torch.Tensor:
+            return self(to_float(batch, self.pixel_mean, self.pixel_std)).float()
+
+        return self._rows(features, _batches(images, batch_size))
 
     @torch.no_grad()
     def set_pixel_statistics(self, images: np.ndarray | torch.Tensor) -> None:
@@ -169,7 +120,7 @@ class Ensemble:
         ConfigError: no members, something else, or of different image sizes.
     """
 
-    def __init__(self, members: Sequence[Encoder]) -> None:
+    def __init__(self, members: Sequence[ImageEncoder]) -> None:
         self.members = tuple(checked_encoder(member) for member in as_list(members))
         if not self.members:
             raise ConfigError("An ensemble needs at least one encoder.")
@@ -178,20 +129,48 @@ class Ensemble:
         self.image_size = self.members[0].image_size
         self.embedding_dim = sum(member.embedding_dim for member in self.members)
 
-    def embed(self, images: np.ndarray | torch.Tensor, batch_size: int = 100) -> torch.Tensor:
-        """Embed raw images; see ``Encoder.embed``.
+    @property
+    def name(self) -> str:
+        """The members' names."""
+        return " + ".join(member.name for member in self.members)
+
+    @property
+    def note(self) -> str:
+        """What is to be said of the members' training; see ``ImageEncoder``."""
+        return " ".join(dict.fromkeys(member.note for member in self.members if member.note))
+
+    @property
+    def views(self) -> str:
+        """The views that the first member takes unless others are asked for."""
+        return self.members[0].views
+
+    @property
+    def fingerprint(self) -> str:
+        """Hexadecimal digest of all that decides an embedding; see ``ImageEncoder.fingerprint``."""
+        return digest(" ".join(member.fingerprint for member in self.members), {})
+
+    def input_side(self, views: str | None = None) -> int:
+        """Side in pixels of images that ``embed`` takes as they are; see ``ImageEncoder.input_side``."""
+        return max(member.input_side(views) for member in self.members)
+
+    def embed(self, images: Any, batch_size: int | None = None, views: str | None = None) -> torch.Tensor:
+        """Embed raw images; see ``ImageEncoder.embed``.
 
         Args:
-            images: uint8 (N, H, W, 3) with H = W = ``image_size``.
+            images: see ``ImageEncoder.embed``.
             batch_size: images a forward pass.
+            views: see ``ImageEncoder.embed``.
 
         Returns:
             float32 (N, D), the members' embeddings side by side, rows of unit length.
 
         Raises:
             ShapeError: the images have another shape or type.
+            ImageError: a file cannot be read.
+            UnknownNameError: no such views.
         """
-        return joined([member.embed(images, batch_size) for member in self.members])
+        given = {name: value for name, value in (("batch_size", batch_size), ("views", views)) if value is not None}
+        return joined([member.embed(images, **given) for member in self.members])
 
 
 def joined(embeddings: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from siamese_utils.data.sources import download_timeout, flag, search_folders
 from siamese_utils.encoders.encoder import Encoder
@@ -182,13 +183,22 @@ def load_pretrained(encoder: Encoder, name: str) -> PretrainedSource:
             f"The weights {name!r} fit the encoder {source.backbone!r}, not {encoder.name!r}; choose that encoder or "
             "other weights."
         )
-    path = find_weights(source)
-    state = _body_state(source, read_weights(path), encoder.body.state_dict(), path)
-    encoder.body.load_state_dict(state)
+    fill_body(encoder.body, source)
     encoder.pixel_mean.copy_(torch.tensor(source.pixel_mean))
     encoder.pixel_std.copy_(torch.tensor(source.pixel_std))
     encoder.centre.zero_()
     return source
+
+
+def fill_body(body: nn.Module, source: PretrainedSource) -> None:
+    """Put published weights into a network that they fit exactly.
+
+    Raises:
+        CheckpointError: the file cannot be had, is damaged, or does not fill the network exactly.
+        MissingPackageError: the package that ships the file is not installed.
+    """
+    path = find_weights(source)
+    body.load_state_dict(_body_state(source, read_weights(path), body.state_dict(), path))
 
 
 def find_weights(source: PretrainedSource) -> Path:

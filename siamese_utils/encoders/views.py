@@ -1,0 +1,53 @@
+"""Views of an image: mirrored and shifted, so that the mean of their embeddings depends less on how it was taken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from siamese_utils.errors import look_up
+
+_MARGIN = 8 / 7  # an image is scaled to so many times the side, as 256 to 224, before the crops are taken
+# Where the crops lie: parts of the margin, (down, right).
+_SHIFTS = ((0.5, 0.5), (0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0))
+
+VIEWS = {
+    "none": "the image as it is",
+    "mirror": "the image and its mirror image",
+    "shifts": "the middle and four corners of a slightly larger image, and their mirror images",
+}
+
+
+def side_for(side: int, views: str) -> int:
+    """Side in pixels of the squares that views of ``side`` pixels are cut from.
+
+    Raises:
+        UnknownNameError: no such views.
+    """
+    look_up("kind of views", views, VIEWS)
+    return round(side * _MARGIN) if views == "shifts" else side
+
+
+def views_of(pixels: torch.Tensor, side: int, views: str) -> Iterator[torch.Tensor]:
+    """The views of a batch, one after the other.
+
+    Args:
+        pixels: float (N, 3, S, S), with S = ``side_for(side, views)``.
+        side: of each view.
+        views: a name in ``VIEWS``.
+
+    Yields:
+        float (N, 3, side, side).
+    """
+    for crop in _crops(pixels, side) if views == "shifts" else (pixels,):
+        yield crop
+        if views != "none":
+            yield crop.flip(3)
+
+
+def _crops(pixels: torch.Tensor, side: int) -> Iterator[torch.Tensor]:
+    room = pixels.shape[-1] - side
+    for down, right in _SHIFTS:
+        top, left = round(down * room), round(right * room)
+        yield pixels[..., top : top + side, left : left + side]
