@@ -33,6 +33,8 @@ STUDIES: dict[str, str] = {
     "imprinting_trials": "imprinting.study:IMPRINTING_TRIALS",
     "imprinting_moved": "imprinting.study:IMPRINTING_MOVED",
     "imprinting_moved_trials": "imprinting.study:IMPRINTING_MOVED_TRIALS",
+    "cifar10": "cifar10.study:CIFAR10",
+    "cifar10_new_classes": "cifar10.new_classes:CIFAR10_NEW_CLASSES",
 }
 """Where each study is defined: module below this package, and name. The study's name is that of its table."""
 
