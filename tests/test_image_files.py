@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -640,7 +641,7 @@ def test_the_fuzz_can_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             check()
 
 
-def test_one_thread_decodes_at_a_time_and_all_are_right(tmp_path: Path) -> None:
+def test_images_that_threads_decode_are_right(tmp_path: Path) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     paths = [tmp_path / f"{number}.png" for number in range(8)]
@@ -651,3 +652,29 @@ def test_one_thread_decodes_at_a_time_and_all_are_right(tmp_path: Path) -> None:
         assert all(np.array_equal(a, b) for a, b in zip(pool.map(load_image, paths), expected, strict=True))
     with opened(paths[0], "It") as outer, opened(paths[1], "It") as inner:  # one within the other
         assert outer.size != inner.size
+
+
+def test_threads_decode_together_and_another_limit_alone(tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    path, limit, filters = tmp_path / "0.png", Image.MAX_IMAGE_PIXELS, list(warnings.filters)
+    photo(40, 40).save(path)
+    together, inside, counts = threading.Barrier(2, timeout=60), [], []
+
+    def usual() -> None:
+        with opened(path, "It"):
+            together.wait()  # both are here, or this raises
+
+    def other(number: int) -> None:
+        with opened(path, "It", limit=1_000 * (2 + number % 2)) if number % 3 else opened(path, "It"):
+            inside.append(number)
+            counts.append((number % 3 > 0, len(inside), Image.MAX_IMAGE_PIXELS))
+            inside.remove(number)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: usual(), range(2)))
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(other, range(200)))
+    assert all(count == 1 and most in (1_000, 1_500) for alone, count, most in counts if alone)
+    assert {most for alone, _, most in counts if not alone} == {image_files.MAX_PIXELS // 2}
+    assert limit == Image.MAX_IMAGE_PIXELS and warnings.filters == filters

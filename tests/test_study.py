@@ -271,7 +271,7 @@ def test_a_run_may_be_built_on_a_file_that_it_makes_itself(ground: Path, monkeyp
 
 def test_what_is_built_on_another_run_waits_for_it(ground: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers that take the last run first show it."""
-    from siamese_utils.experiments import cluster
+    from siamese_utils.system import cluster
 
     def backwards(function, jobs, scheduler):
         yield from [function(*arguments) for arguments in reversed(jobs)]
@@ -335,7 +335,7 @@ def test_cluster_of_two_workers_one_of_them_killed(ground: Path, monkeypatch: py
 
 
 def test_a_scheduler_that_is_not_there_or_has_no_workers(ground: Path) -> None:
-    from siamese_utils.experiments import cluster
+    from siamese_utils.system import cluster
 
     distributed = pytest.importorskip("distributed")
     with pytest.raises(ConfigError, match="No Dask scheduler answers at nonsense://x"):

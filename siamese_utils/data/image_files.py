@@ -16,7 +16,7 @@ import warnings
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -33,7 +33,7 @@ from siamese_utils.system.files import as_path
 MAX_PIXELS = 500_000_000
 """Pixels of an image at most. A baseline JPEG is reduced while it is decoded; others take up to 4 bytes a pixel."""
 
-_LOCK = threading.RLock()  # Pillow's limit and Python's warning filters belong to the whole process
+_HUGE = 50_000_000  # pixels from which on one image is decoded at a time, so that memory does not grow with the threads
 _SMALL = 2**21  # pixels up to which an image is decoded as it is
 _KEPT = 4  # times the side asked for stay of a larger image; the answer differs by a few grey levels at most
 _STRIP = 256  # rows of a large image that are converted at once
@@ -138,7 +138,8 @@ def opened(
 ) -> Iterator[Image.Image]:
     """Open an image file to be decoded in the body of a ``with`` statement.
 
-    One thread decodes at a time. Pillow's warnings, of damaged metadata and of attacks by size, are not shown.
+    Threads decode at the same time, save images of more than 50 million pixels and those with odd metadata, of which
+    one is decoded at a time. Pillow's warnings, of damaged metadata and of attacks by size, are not shown.
 
     Args:
         source: a file, or its content.
@@ -152,13 +153,11 @@ def opened(
         ImageError: it cannot be opened, or its decoder raised anything in the body.
     """
     try:
-        # Pillow refuses twice as many pixels as its limit, also of an image within a file.
-        with _LOCK, warnings.catch_warnings(), _pillow(MAX_IMAGE_PIXELS=limit // 2):
-            warnings.simplefilter("ignore")
-            with _open(source, formats or _formats()) as image:
-                if check := _CHECKS.get(image.format or ""):
-                    check(source if isinstance(source, bytes) else source.read_bytes())
-                yield image
+        with ExitStack() as stack:
+            image = _open(source, formats or _formats(), limit, stack)
+            if check := _CHECKS.get(image.format or ""):
+                check(source if isinstance(source, bytes) else source.read_bytes())
+            yield image
     except SiameseError:
         raise
     except Image.DecompressionBombError as error:
@@ -200,10 +199,8 @@ def _size(source: Path | bytes) -> str:
     """Width and height of an image that is too large, where they are to be had without decoding an image within it."""
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     formats = [kind for kind in _formats() if kind != "ICO"]  # which decodes as it opens
-    with suppress(Exception), _LOCK, warnings.catch_warnings(), _pillow(MAX_IMAGE_PIXELS=None):
-        warnings.simplefilter("ignore")
-        with Image.open(file, formats=formats) as image:
-            return f"{image.width} × {image.height} pixels, "
+    with suppress(Exception), _SETTINGS.held(None, alone=True), Image.open(file, formats=formats) as image:
+        return f"{image.width} × {image.height} pixels, "
     return ""
 
 
@@ -220,15 +217,83 @@ def _pillow(**changed: Any) -> Iterator[None]:
             setattr(Image, name, value)
 
 
-def _open(source: Path | bytes, formats: Sequence[str]) -> Image.Image:
+class _Settings:
+    """Pillow's limit and Python's warning filters, which belong to the whole process, as decoding needs them.
+
+    Any number of threads may hold those with the usual limit; with another one, a single thread holds them alone. A
+    thread that holds them may ask again.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._holders: Counter[int] = Counter()
+        self._alone = 0  # the thread that holds them alone or waits for it; 0 if there is none
+        self._usual = ExitStack()
+
+    @contextmanager
+    def held(self, limit: int | None, alone: bool = False) -> Iterator[None]:
+        """Hold them for a while.
+
+        Args:
+            limit: pixels of an image at most; ``None`` for any number.
+            alone: whether no other thread may decode meanwhile.
+        """
+        me, alone = threading.get_ident(), alone or limit != MAX_PIXELS
+        with self._changed:
+            self._changed.wait_for(lambda: self._alone in (0, me) or (me in self._holders and not alone))
+            before = self._alone
+            if alone:
+                self._alone = me
+                try:
+                    self._changed.wait_for(lambda: set(self._holders) <= {me})
+                except BaseException:  # an interrupt must not keep the others waiting
+                    self._alone = before
+                    raise
+            if not self._holders:
+                self._usual.enter_context(_decoding(MAX_PIXELS))
+            self._holders[me] += 1
+        try:
+            with _decoding(limit) if alone else nullcontext():
+                yield
+        finally:
+            with self._changed:
+                self._holders[me] -= 1
+                self._holders += Counter()  # without those that hold nothing
+                if not self._holders:
+                    self._usual.close()
+                if alone:
+                    self._alone = before
+                self._changed.notify_all()
+
+
+@contextmanager
+def _decoding(limit: int | None) -> Iterator[None]:
+    # Pillow refuses twice as many pixels as its limit, also of an image within a file.
+    with warnings.catch_warnings(), _pillow(MAX_IMAGE_PIXELS=limit and limit // 2):
+        warnings.simplefilter("ignore")
+        yield
+
+
+_SETTINGS = _Settings()
+_ONE_AT_A_TIME = threading.RLock()
+
+
+def _open(source: Path | bytes, formats: Sequence[str], limit: int, stack: ExitStack) -> Image.Image:
+    """Open an image; the stack closes it and gives back what decoding it needs."""
     file = io.BytesIO(source) if isinstance(source, bytes) else source
+    stack.enter_context(_SETTINGS.held(limit))
     try:
         image = Image.open(file, formats=formats)
     except Exception:
         # Some decoders read resolutions or lists of further images in the metadata, and fail where these are odd.
+        stack.close()
+        stack.enter_context(_SETTINGS.held(limit, alone=True))
         jpeg = (JpegImagePlugin.JpegImageFile, Image.OPEN["JPEG"][1])
         with _pillow(Exif=_OnlyOrientation, OPEN={**Image.OPEN, "JPEG": jpeg}):
             image = Image.open(file, formats=formats)
+    if image.width * image.height > _HUGE:
+        stack.enter_context(_ONE_AT_A_TIME)
+    stack.enter_context(image)
     orientation = _orientation(image)
     image._exif = Image.Exif()  # type: ignore[attr-defined]  # some decoders turn by it; they must not read another tag
     image._exif._loaded = True

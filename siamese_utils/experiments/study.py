@@ -29,8 +29,8 @@ from siamese_utils.encoders.checkpoints import load_encoder, save_encoder
 from siamese_utils.encoders.encoder import Encoder, count_parameters
 from siamese_utils.errors import ConfigError, ResultsError, TrainingError, unknown
 from siamese_utils.evaluation.estimates import Estimate, exact
-from siamese_utils.experiments import cluster, store
-from siamese_utils.system import project
+from siamese_utils.experiments import store
+from siamese_utils.system import cluster, project
 from siamese_utils.system.files import atomic_path, locked
 from siamese_utils.system.project import project_root, results_dir
 from siamese_utils.system.provenance import provenance

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 
@@ -74,3 +75,8 @@ def processor_and_precision() -> str:
     """
     native = autocast_dtype(torch.device("cpu")) is not None
     return processor_name() + (" with bfloat16" if native else "")
+
+
+def processors() -> int:
+    """Logical processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
