@@ -171,7 +171,7 @@ def load_mnist(
     found = sources.find(holds, root)
     folder, label = found or sources.fetch(f"MNIST's {part} part", _download_mnist, root, download)
     images, labels = _read_mnist(folder / "MNIST", part)
-    images = _redrawn(images, f"mnist-{part}") if canonical else images
+    images = redrawn(images, f"mnist-{part}") if canonical else images
     digits = tuple("0123456789")
     return ImageSet(
         symbol_images(images), torch.from_numpy(labels), digits, ("digits",), (0,) * 10, "mnist", part, f"{label}/MNIST"
@@ -251,7 +251,7 @@ def load_omniglot_background(
     images = np.stack([drawings[name] for name in names])
     labels = [characters.index(name.rsplit("/", 1)[0]) for name in names]
     return ImageSet(
-        symbol_images(_redrawn(images, "omniglot") if canonical else images),
+        symbol_images(redrawn(images, "omniglot") if canonical else images),
         torch.tensor(labels),
         tuple(characters),
         tuple(alphabets),
@@ -353,7 +353,7 @@ def _redraw_all(inks: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     return np.stack([canonical_symbol(ink) for ink in inks])
 
 
-def _redrawn(inks: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
+def redrawn(inks: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
     """All symbols redrawn, (N, 28, 28): from the cache, or on all processors."""
     form = f"{_FORM_VERSION} {SIDE} {BOX} {STROKE_WIDTH} {sources.checksum(inks)}"
 
