@@ -82,6 +82,68 @@ for _width in (16, 32):
     ENCODERS[f"resnet9-{_width}-grid4"] = lambda width=_width: _resnet9(width, grid=4)
 
 
+class Whitening(nn.Module):
+    """A first convolution that is not learned but computed: it makes patches of 2x2 pixels uncorrelated.
+
+    Its kernels are the eigenvectors of the patches' covariance, each divided by the deviation along it, and their
+    negatives, so that no direction is lost to the activation behind (Jordan, *94% on CIFAR-10 in 3.29 seconds on a
+    single GPU*, 2024, section 3.2). Only the bias is learned.
+    """
+
+    kernels: torch.Tensor
+    side = 2
+    least = 5e-4  # is added to the variances, so that the faintest directions are not all noise
+
+    def __init__(self, channels: int = 3) -> None:
+        super().__init__()
+        begun = nn.Conv2d(channels, 2 * channels * self.side**2, self.side)
+        self.register_buffer("kernels", begun.weight.detach())
+        self.bias = begun.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Responses to every patch: float (N, channels, H, W) to float (N, 8 * channels, H - 1, W - 1)."""
+        return F.conv2d(x, self.kernels, self.bias)
+
+    @torch.no_grad()
+    def fit(self, pixels: torch.Tensor) -> None:
+        """Compute the kernels from normalised images, float (N, channels, H, W)."""
+        patches = F.unfold(pixels.double(), self.side).transpose(1, 2).flatten(0, 1)
+        variance, direction = torch.linalg.eigh(patches.T @ patches / len(patches))
+        kernels = (direction / (variance + self.least).sqrt()).T.flip(0)
+        # Either sign is an eigenvector; which one comes out must not depend on the machine.
+        kernels = kernels * kernels.gather(1, kernels.abs().argmax(dim=1, keepdim=True)).sign()
+        self.kernels.copy_(torch.cat([kernels, -kernels]).view_as(self.kernels))
+
+
+def _narrowing(inputs: int, outputs: int) -> nn.Sequential:
+    """Two convolutions, of which the first halves the side; where they can, they begin as the identity."""
+    block = nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+        nn.MaxPool2d(2),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+    for module in block:
+        if isinstance(module, nn.Conv2d):
+            nn.init.dirac_(module.weight.data[: module.in_channels])
+    return block
+
+
+@register("airbench")
+def _airbench() -> tuple[nn.Module, int]:
+    """The network of the quickest known trainings to 94% on CIFAR-10, 24-64-256-256 channels wide; 2.0 M parameters.
+
+    K. Jordan, *94% on CIFAR-10 in 3.29 seconds on a single GPU* (2024), with ReLU in place of GELU. The features are
+    the largest values over all positions.
+    """
+    widths = (24, 64, 256, 256)
+    blocks = [_narrowing(inputs, outputs) for inputs, outputs in itertools.pairwise(widths)]
+    return nn.Sequential(Whitening(), nn.ReLU(inplace=True), *blocks, nn.AdaptiveMaxPool2d(1), nn.Flatten()), 256
+
+
 class _BasicBlock(nn.Module):
     """ResNet basic block with the parameter-free shortcut (option A of He et al., 2016, section 4.2)."""
 
@@ -179,16 +241,17 @@ def _resnet18() -> tuple[nn.Module, int]:
     return network, 512
 
 
-@register("vgg19bn")
-def _vgg19bn() -> tuple[nn.Module, int]:
+def _vgg19bn(width: int = 64) -> tuple[nn.Module, int]:
     """The convolutions of torchvision's VGG-19 with batch normalisation, then the mean over positions.
 
-    Simonyan and Zisserman (2015), configuration E. The pooling rounds sides up, not down: nothing changes where the
-    side is a multiple of 32, and smaller images still end in a map of at least one position.
+    Simonyan and Zisserman (2015), configuration E; its first convolutions have 64 channels, its last 512, and a
+    narrower one has all widths in proportion. The pooling rounds sides up, not down: nothing changes where the side is
+    a multiple of 32, and smaller images still end in a map of at least one position.
     """
     from torchvision.models.vgg import cfgs, make_layers
 
-    features = make_layers(cfgs["E"], batch_norm=True)  # the whole VGG would make 120 M unused weights first
+    layers = [each if each == "M" else each * width // 64 for each in cfgs["E"]]
+    features = make_layers(layers, batch_norm=True)  # the whole VGG would make 120 M unused weights first
     for module in features:
         if isinstance(module, nn.MaxPool2d):
             module.ceil_mode = True
@@ -196,7 +259,11 @@ def _vgg19bn() -> tuple[nn.Module, int]:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             nn.init.zeros_(module.bias)
     body = OrderedDict(features=features, pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten())
-    return nn.Sequential(body), 512
+    return nn.Sequential(body), 8 * width
+
+
+ENCODERS["vgg19bn"] = _vgg19bn
+ENCODERS["vgg19bn-16"] = lambda: _vgg19bn(16)
 
 
 class EfficientNetLite0(nn.Module):

@@ -12,9 +12,11 @@ from torch import nn
 
 from siamese_utils.data.arrays import as_count, as_embeddings, as_flag, as_list
 from siamese_utils.data.pixels import as_images, to_float
-from siamese_utils.encoders.backbones import ENCODERS
+from siamese_utils.encoders.backbones import ENCODERS, Whitening
 from siamese_utils.encoders.base import ImageEncoder, digest
 from siamese_utils.errors import ConfigError, ShapeError, look_up
+
+_WHITENING_IMAGES = 5_000
 
 
 class Encoder(ImageEncoder):
@@ -76,6 +78,8 @@ class Encoder(ImageEncoder):
     def set_pixel_statistics(self, images: np.ndarray | torch.Tensor) -> None:
         """Take mean and standard deviation of each colour channel from training images, uint8 (N, H, W, 3).
 
+        A body that begins with a ``Whitening`` takes its kernels from some of them.
+
         Raises:
             ShapeError: the images have another shape or type, or there is none.
         """
@@ -88,6 +92,10 @@ class Encoder(ImageEncoder):
         variance = (counts * levels**2).sum(dim=1) / total - mean**2
         self.pixel_mean.copy_(mean)
         self.pixel_std.copy_(variance.clamp(min=1.0).sqrt())
+        some = images[:: max(1, len(images) // _WHITENING_IMAGES)]
+        for module in self.body.modules():
+            if isinstance(module, Whitening):
+                module.fit(to_float(some.to(self.pixel_mean.device), self.pixel_mean, self.pixel_std))
 
     @torch.no_grad()
     def set_centre(self, images: np.ndarray | torch.Tensor, batch_size: int = 100) -> None:

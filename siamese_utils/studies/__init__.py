@@ -26,6 +26,7 @@ STUDIES: dict[str, str] = {
     "classes_or_images": "budgets.study:CLASSES_OR_IMAGES",
     "drawing": "drawing.study:DRAWING",
     "drawing_trials": "drawing.study:DRAWING_TRIALS",
+    "letters": "drawing.letters:LETTERS",
     "faces": "faces.study:FACES",
     "face_trials": "faces.trials:FACE_TRIALS",
     "face_grid": "faces.trials:FACE_GRID",
@@ -35,6 +36,9 @@ STUDIES: dict[str, str] = {
     "imprinting_moved_trials": "imprinting.study:IMPRINTING_MOVED_TRIALS",
     "cifar10": "cifar10.study:CIFAR10",
     "cifar10_new_classes": "cifar10.new_classes:CIFAR10_NEW_CLASSES",
+    "cifar10_leak": "cifar10.leak:CIFAR10_LEAK",
+    "cifar10_strong": "cifar10.strong:CIFAR10_STRONG",
+    "cifar10_strong_trials": "cifar10.strong:CIFAR10_STRONG_TRIALS",
 }
 """Where each study is defined: module below this package, and name. The study's name is that of its table."""
 
