@@ -61,6 +61,7 @@ def report(
 
 @app.command()
 def train(
+    context: typer.Context,
     split: Annotated[str, typer.Option(help="Class split, for example 90-10.")] = "90-10",
     draw: Annotated[int, typer.Option(help="Class draw; 0 is the alphabetical one.")] = 0,
     seed: Annotated[int, typer.Option(help="Seeds weights, batches and augmentation.")] = 0,
@@ -68,14 +69,60 @@ def train(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     again: Annotated[bool, typer.Option("--again", help="Replace what other settings have made.")] = False,
     publish: Annotated[bool, typer.Option("--publish", help="Store among the results of the report.")] = False,
+    images: Annotated[Path | None, typer.Option(help="Your own images: a folder with one sub-folder a class.")] = None,
+    pairs: Annotated[Path | None, typer.Option(help="Or a CSV of pairs: image_a, image_b, same (1 or 0).")] = None,
+    out: Annotated[Path, typer.Option(help="The checkpoint of your own encoder.")] = Path("my_encoder.safetensors"),
+    size: Annotated[int, typer.Option(help="Side in pixels; the middle square of each image is scaled to it.")] = 64,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over your images; as many as suit them if left out.")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(help="Or about how long to train.")] = None,
+    encoder: Annotated[str, typer.Option(help="Network, such as resnet9-16; that of the recipe if left out.")] = "",
+    pretrained: Annotated[str, typer.Option(help="Weights to start from, such as imagenet-resnet18.")] = "",
+    mirror: Annotated[bool, typer.Option(help="Whether a mirrored image means the same; not so for writing.")] = True,
+    against: Annotated[str, typer.Option(help="Encoder to compare with; the best installed if left out.")] = "",
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read, and list them.")
+    ] = False,
 ) -> None:
-    """Train one split, store its checkpoint and metrics; started again after a kill, it goes on."""
+    """Train one split, or an encoder on your own images (--images or --pairs); after a kill, it goes on.
+
+    Of a split, checkpoint and metrics are stored. On your own images, some classes are set aside, and in the end the
+    encoder is compared on them with one that was trained before, so that you see whether it was worth it.
+    """
+    _check_options(context, images, pairs)
+    if images or pairs:
+        from siamese_utils.training.own import OwnSettings, train_own  # brings scikit-learn, needed here alone
+
+        settings = OwnSettings(size, encoder, pretrained, recipe, epochs, minutes, mirror, seed)
+        options = {"skip_unreadable": skip_unreadable, "again": again, "device": device, "against": against}
+        done = train_own(images, pairs, out, settings, project.own_folder() / "runs", tell=_tell, **options)
+        say(f"{done.sentence}\nStored in {done.path}; load_encoder({str(done.path)!r}) loads it.")
+        return
     ((home, (run,)),) = homes(SPLIT_SWEEP, lambda: [split_run(split, draw, seed, recipe)], publish)
     with project.at(home):
         for _ in run_study(SPLIT_SWEEP, [run], Bench(device), again=again):
             pass
         _print(stored_evaluation(run))
         tell_place(home, SPLIT_SWEEP.checkpoint_path(run))
+
+
+_OF_SPLITS = {"split", "draw", "publish"}
+_OF_OWN = {"out", "size", "epochs", "minutes", "encoder", "pretrained", "mirror", "against", "skip_unreadable"}
+
+
+def _check_options(context: typer.Context, images: Path | None, pairs: Path | None) -> None:
+    """Refuse options that would be passed over without a word."""
+    if images and pairs:
+        raise ConfigError("--images and --pairs are two ways to say what is learned; choose one.")
+    strange, of = (_OF_SPLITS, "a split") if images or pairs else (_OF_OWN, "your own images (--images or --pairs)")
+    for name in sorted(strange):
+        if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE":
+            raise ConfigError(f"--{name.replace('_', '-')} is for a training on {of}; leave it out.")
+
+
+def _tell(text: str) -> None:
+    say(text, err=True)
 
 
 @app.command()

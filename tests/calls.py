@@ -206,7 +206,7 @@ def make_calls(folder: Path) -> dict[str, Call]:
             sampling.PKBatches,
             lambda: {
                 **{"labels": z_and_labels()["labels"], "classes_per_batch": 2, "images_per_class": 2, "seed": 0},
-                "allow_fewer_classes": True,
+                **{"allow_fewer_classes": True, "passes": 2},
             },
         ),
         "PKBatches.epoch": Call(batches.epoch, lambda: {"epoch": 1}),
@@ -239,6 +239,10 @@ def make_calls(folder: Path) -> dict[str, Call]:
         "few_shot_predictions": _metric(episodes.few_shot_predictions, ways=2, shots=2),
         "legacy_few_shot": _metric(episodes.legacy_few_shot, threshold=0.2, supports=3),
         "legacy_always_different": Call(episodes.legacy_always_different, lambda: {"num_classes": 4}),
+        "estimate_over_images": Call(
+            episodes.estimate_over_images,
+            lambda: {"values": torch.linspace(0, 1, 5), "episodes": _drawn(), "labels": z_and_labels()["labels"]},
+        ),
         "exact": Call(estimates.exact, lambda: {"value": 2.5}),
         "mean_estimate": Call(estimates.mean_estimate, lambda: {"shares": torch.tensor([0.5, 0.7])}),
         "share_estimate": Call(estimates.share_estimate, lambda: {"hits": torch.tensor([True, False])}),
@@ -252,6 +256,7 @@ def make_calls(folder: Path) -> dict[str, Call]:
         "threshold_for_balanced_accuracy": Call(
             lambda score, same: pairs.threshold_for_balanced_accuracy(score, same), _scores
         ),
+        "auc": Call(lambda score, same: pairs.auc(score, same), _scores),
         "threshold_over_all_pairs": _metric(pairs.threshold_over_all_pairs),
         "pair_auc": _metric(pairs.pair_auc, max_pairs=50),
         "evaluate_split": Call(protocol.evaluate_split, lambda: {**_evaluation(), "metrics": ["acc_5w1s"], "seed": 0}),
@@ -259,6 +264,13 @@ def make_calls(folder: Path) -> dict[str, Call]:
         "cosine_distance": Call(losses.cosine_distance, lambda: {"z": z_and_labels()["z"]}),
         "euclidean_distance": Call(losses.euclidean_distance, lambda: {"z": z_and_labels()["z"]}),
         "positive_pairs": Call(losses.positive_pairs, lambda: {"labels": z_and_labels()["labels"]}),
+        "contrastive": Call(
+            losses.contrastive,
+            lambda: {
+                **{"distance": losses.cosine_distance(z_and_labels()["z"]), "same": torch.eye(24) > 0},
+                **{"different": torch.eye(24) == 0, "margin": 0.5},
+            },
+        ),
         **{miner.__name__: Call(miner, _distances) for miner in losses.MINERS.values()},
         "triplet_loss": Call(
             losses.triplet_loss,

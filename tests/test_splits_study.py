@@ -32,6 +32,7 @@ from siamese_utils.studies.splits.study import (
     split_run,
     sweep_runs,
 )
+from siamese_utils.training import rate as rates
 from siamese_utils.training import recipes
 from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.recipes import FewClasses
@@ -123,9 +124,9 @@ def test_a_recipe_may_treat_few_classes_otherwise(project: Path, parts: Parts, m
 def test_a_rate_is_measured_by_a_few_steps_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Encoder, "set_centre", lambda *_: pytest.fail("nobody asked for a finished encoder"))
     taken: list[int] = []
-    real = planning.step
+    real = rates.step
     monkeypatch.setattr(
-        planning,
+        rates,
         "step",
         lambda learner, images, *rest, **named: (taken.append(len(images)), real(learner, images, *rest, **named)),
     )

@@ -262,6 +262,7 @@ class PKBatches:
         seed: int,
         *,
         allow_fewer_classes: bool = False,
+        passes: int = 1,
     ) -> None:
         """Prepare the batches.
 
@@ -272,6 +273,7 @@ class PKBatches:
             seed: whole number >= 0.
             allow_fewer_classes: with fewer than P classes, let a batch hold several groups of K images of one
                 class (as evenly as possible) instead of raising.
+            passes: times that an epoch goes through the images, each as an epoch of its own would.
 
         Raises:
             SamplingError: fewer than P classes with K images, or not enough images for one batch.
@@ -279,6 +281,7 @@ class PKBatches:
         p = as_count("The number of classes in a batch", classes_per_batch, error=SamplingError)
         k = as_count("The number of images of a class in a batch", images_per_class, error=SamplingError)
         allow_fewer_classes = as_flag("allow_fewer_classes", allow_fewer_classes, SamplingError)
+        self._passes = as_count("The number of passes of an epoch", passes, error=SamplingError)
         named_rng(seed, "")  # only to check the seed now rather than at the first epoch
         self._by_class = ClassIndex(labels)
         self._seed = int(seed)
@@ -305,12 +308,18 @@ class PKBatches:
         stacks = -(-self.classes_per_batch // usable) if usable < classes_per_batch else 1
         self._groups = groups
         self._stack_sizes = (groups[:, None] + np.arange(stacks)[::-1]) // stacks  # (classes, stacks)
-        self.steps = _most_steps(self._stack_sizes.ravel(), self.classes_per_batch)
-        if self.steps == 0:
+        self._steps = _most_steps(self._stack_sizes.ravel(), self.classes_per_batch)
+        if self._steps == 0:
             raise SamplingError(
                 f"{int(self._by_class.sizes.sum())} images do not fill one batch of "
                 f"{classes_per_batch} classes x {images_per_class} images; use a smaller batch."
             )
+        self.steps = self._passes * self._steps
+
+    @property
+    def images(self) -> int:
+        """Images an epoch."""
+        return self.steps * self.batch_size
 
     def __len__(self) -> int:
         return self.steps
@@ -326,6 +335,11 @@ class PKBatches:
             neighbours, so ``batch.view(P, K)`` has one class a row.
         """
         number = as_count("The number of an epoch", epoch, least=0, error=SamplingError)
+        passes = range(number * self._passes, (number + 1) * self._passes)
+        return torch.cat([self._pass(one) for one in passes])
+
+    def _pass(self, number: int) -> torch.Tensor:
+        """The batches of one pass."""
         rng = np.random.default_rng([self._seed, zlib.crc32(b"P x K batches"), number])
         by_class, k = self._by_class, self.images_per_class
 
@@ -338,21 +352,21 @@ class PKBatches:
 
         stack_sizes = self._stack_sizes.ravel()
         next_group = np.cumsum(stack_sizes) - stack_sizes
-        chosen = np.empty((self.steps, self.classes_per_batch), dtype=np.int64)
+        chosen = np.empty((self._steps, self.classes_per_batch), dtype=np.int64)
         left = stack_sizes.astype(np.float64)
-        waits = rng.exponential(size=(self.steps, len(left)))
+        waits = rng.exponential(size=(self._steps, len(left)))
         with np.errstate(divide="ignore"):
-            for step in range(self.steps):
+            for step in range(self._steps):
                 # The smallest waiting times are a random choice without replacement with weights `left`. A
                 # stack with as many groups as there are batches left must be taken now, or its groups would
                 # be left over.
                 wait = waits[step] / left
-                wait[left >= self.steps - step] *= 1e-12
+                wait[left >= self._steps - step] *= 1e-12
                 taken = np.argpartition(wait, self.classes_per_batch - 1)[: self.classes_per_batch]
                 chosen[step] = next_group[taken]
                 next_group[taken] += 1
                 left[taken] -= 1
-        return torch.from_numpy(groups[chosen].reshape(self.steps, self.batch_size))
+        return torch.from_numpy(groups[chosen].reshape(self._steps, self.batch_size))
 
 
 def _most_steps(stack_sizes: np.ndarray, per_step: int) -> int:

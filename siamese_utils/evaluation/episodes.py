@@ -9,9 +9,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from siamese_utils.data.arrays import as_count, as_number, as_rng
+from siamese_utils.data.arrays import as_count, as_number, as_rng, as_row
 from siamese_utils.data.sampling import ClassIndex, Episodes, sample_episodes
-from siamese_utils.errors import SamplingError
+from siamese_utils.errors import SamplingError, ShapeError
 from siamese_utils.evaluation.embeddings import CELLS_AT_ONCE, checked, checked_embeddings, checked_gram
 from siamese_utils.evaluation.estimates import Estimate, mean_estimate
 
@@ -93,6 +93,48 @@ def episode_accuracies(z: torch.Tensor, episodes: Episodes, gram: torch.Tensor |
         credit = _credit(similarity.view(len(support), ways, ways, queries))
         accuracies[start : start + step] = credit.mean(dim=(1, 2), dtype=torch.float64)
     return accuracies
+
+
+def estimate_over_images(values: torch.Tensor, episodes: Episodes, labels: torch.Tensor) -> Estimate:
+    """Mean of a number of each episode, such as its accuracy, with an interval that covers the choice of images.
+
+    The interval of ``few_shot_accuracy`` shrinks with the number of episodes, however few images they are drawn from.
+    This one asks how much each image moves the mean: the infinitesimal jackknife for an average over random subsamples
+    (Wager, Hastie & Efron 2014, https://jmlr.org/papers/v15/wager14a.html), within each class, without what the
+    number of episodes adds to it. It is conditional on the classes. Episodes with one query a class tell most.
+
+    Args:
+        values: float (E,), one an episode; differences of two encoders' accuracies give the interval of a difference.
+        episodes: drawn from these labels.
+        labels: int64 (M,).
+
+    Returns:
+        the mean in percent; ``n`` is the number of images. The half width is infinite where a class has no images but
+        those that every episode takes.
+
+    Raises:
+        ShapeError: numbers or labels of the wrong shape or type.
+        SamplingError: episodes over other rows.
+    """
+    index = ClassIndex(labels)
+    _check_episodes(episodes, len(index.order))
+    shares = as_row("Numbers of episodes", values).double()
+    if len(shares) != len(episodes):
+        raise ShapeError(f"{len(episodes)} episodes need as many numbers, but there are {len(shares)}.")
+    members = torch.cat([episodes.support.flatten(1), episodes.query.flatten(1)], dim=1)
+    of_class = episodes.support.shape[2] + episodes.query.shape[2]
+    away = (shares - shares.mean()).repeat_interleave(members.shape[1])
+    moved = np.bincount(members.reshape(-1).numpy(), away.numpy(), len(labels)) / len(shares)
+    moved -= (np.bincount(index.class_of, moved) / index.sizes)[index.class_of]
+    taken = np.bincount(members.reshape(-1).numpy(), minlength=len(labels)) / len(shares)
+    left = index.sizes - of_class
+    if not left.min() > 0:
+        return Estimate(100 * shares.mean().item(), float("inf"), len(labels))
+    # Whoever draws from few images without putting any back sees less of a change than other images would bring.
+    scale = ((index.sizes - 1) * index.sizes / left**2)[index.class_of]
+    by_chance = float(shares.var()) / len(shares) * taken * (1 - of_class / index.sizes)[index.class_of]
+    variance = float((scale * (moved**2 - by_chance)).sum())
+    return Estimate(100 * shares.mean().item(), 196 * max(variance, 0.0) ** 0.5, len(labels))
 
 
 def _check_episodes(episodes: Episodes, count: int) -> None:

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 
 import pandas as pd
-import torch
 
 from siamese_utils.experiments.store import read_record
 from siamese_utils.experiments.study import Run, Study, precision_of, stored
-from siamese_utils.system.devices import pick_device
-from siamese_utils.system.memory import freed_memory_kept
 from siamese_utils.system.provenance import provenance
 from siamese_utils.training.config import TrainConfig
-from siamese_utils.training.loop import Learner, step
+from siamese_utils.training.rate import measured_rate
 
-_SIDE = 32  # pixels of the images on which a recipe is timed
 _ALIKE = ("processor", "precision", "device", "threads")
 
 
@@ -73,35 +67,3 @@ def rate(study: Study, runs: Sequence[Run], say: Callable[[str], object] = lambd
         return stored_before
     say("No stored run comes from a processor such as this: measuring some steps of the training, which takes seconds.")
     return measured_rate(config)
-
-
-def measured_rate(config: TrainConfig, classes: int = 100, least_seconds: float = 1.0) -> float:
-    """Images a second of training steps at each resolution of a recipe, weighed by how long each lasts.
-
-    Args:
-        config: the recipe, trained on random images of 32 x 32 pixels.
-        classes: that it learns to tell apart.
-        least_seconds: how long each resolution is timed, at least one step.
-    """
-    # What is compiled takes a minute to make, and random weights are as fast as any.
-    plain = replace(config, compile=False, pretrained="")
-    with torch.random.fork_rng(devices=[]), freed_memory_kept():
-        return 1 / sum(
-            share * _seconds_an_image(replace(plain, resolutions=((0.0, side),)), classes, least_seconds)
-            for share, side in config.stages(_SIDE)
-        )
-
-
-def _seconds_an_image(config: TrainConfig, classes: int, least_seconds: float) -> float:
-    """Seconds that training steps take for each image: as many steps as fill ``least_seconds``, at least one."""
-    device, generator = pick_device("auto"), torch.Generator().manual_seed(0)
-    images = torch.randint(256, (config.batch_size, _SIDE, _SIDE, 3), generator=generator, dtype=torch.uint8).to(device)
-    labels = torch.arange(config.batch_size, device=device) // 2 % classes
-    learner = Learner(config, images, classes, device)
-    learner.begin(seed=0)
-    step(learner, images, labels, progress=0.5)  # the first is slower than all others
-    start, images_shown = time.perf_counter(), 0
-    while not images_shown or time.perf_counter() - start < least_seconds:
-        step(learner, images, labels, progress=0.5)
-        images_shown += len(images)
-    return (time.perf_counter() - start) / images_shown

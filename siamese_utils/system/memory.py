@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 
 # Numbers of the parameters in malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
@@ -34,6 +35,17 @@ def _allocator() -> ctypes.CDLL | None:
     except (AttributeError, OSError, TypeError):
         return None
     return library
+
+
+def free_memory() -> int | None:
+    """Bytes that a process can still take without any going to disk, or ``None`` where the system does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    except (OSError, ValueError):
+        pass
+    return None
 
 
 @contextmanager

@@ -57,6 +57,8 @@ class TrainConfig(Config):
         least_images: as many more epochs as it takes to show the network at least so many images; with few
             classes an epoch is short, and the same number of epochs would leave the network half trained.
         most_images: end the training after so many images, in the middle of an epoch if need be; 0 sets no limit.
+        epoch_images: where there are few images, several passes over them are joined to an epoch that shows at least so
+            many; 0 makes each pass an epoch. The state is saved, and the encoder judged, after each epoch.
         batch_size: images a step, P classes x K images.
         images_per_class: K; raised where a split has too few classes to fill a batch.
         optimizer: ``"adamw"``, ``"sgd"`` or ``"muon"`` (see ``optimizers.make_optimizer``).
@@ -105,6 +107,7 @@ class TrainConfig(Config):
     epochs: Count = 10
     least_images: Natural = 0
     most_images: Natural = 0
+    epoch_images: Natural = younger(0)
     batch_size: Annotated[int, Field(ge=4)] = 256
     images_per_class: Annotated[int, Field(ge=2)] = 4
     optimizer: Annotated[str, one_of("optimizer", OPTIMIZERS)] = "adamw"

@@ -7,7 +7,7 @@ import math
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -105,6 +105,53 @@ def train(
         SplitError, SamplingError, ConfigError, UnknownNameError: the configuration does not fit the data.
     """
     task = prepare(config, train_set, classes, validation)
+
+    def score(encoder: Encoder) -> float:
+        return validation_accuracy(encoder, train_set, task.validation_classes)
+
+    return train_task(
+        config,
+        task,
+        Judge("validation_acc_5w1s", score) if task.validation_classes else None,
+        run_dir=run_dir,
+        device=device,
+        progress=progress,
+        stop_after=stop_after,
+    )
+
+
+class Judge(NamedTuple):
+    """How an encoder is judged after each epoch.
+
+    Attributes:
+        name: of the score in the history; begins with ``validation_``.
+        score: of an encoder, the higher the better, on data that are not learned from.
+    """
+
+    name: str
+    score: Callable[[Encoder], float]
+
+
+def train_task(
+    config: TrainConfig,
+    task: Task,
+    judge: Judge | None = None,
+    *,
+    objective: nn.Module | None = None,
+    run_dir: str | Path | None = None,
+    device: str = "auto",
+    progress: bool = True,
+    stop_after: int | None = None,
+) -> TrainResult:
+    """Train an encoder on what was prepared.
+
+    Args:
+        config: the recipe.
+        task: what is learned from.
+        judge: scores the encoder after each epoch; needed to stop early.
+        objective: takes the place of the recipe's terms: called like ``WeightedSum``.
+        run_dir, device, progress, stop_after: see ``train``, as for errors.
+    """
     belongs_to = {
         "config": json.dumps(config.to_json()),
         "classes": list(task.classes),
@@ -114,19 +161,20 @@ def train(
     # The allocator would otherwise give each batch's memory back and take it again.
     with freed_memory_kept(), torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
         torch.manual_seed(config.seed)
-        learner = Learner(config, task.images, task.num_labels, where)
+        learner = Learner(config, task.images, task.num_labels, where, objective)
         task = task.to(where)
         history = load_state(run_dir, belongs_to, learner.load_state_dict)
         watch = _CollapseWatch()
         with _progress_bar(config, task, len(history), progress) as bar:
             for epoch in _epochs_to_do(config, task, history, stop_after):
                 row = _train_epoch(epoch, learner, task, watch, bar)
-                if task.validation_classes:
-                    row["validation_acc_5w1s"] = validation_accuracy(learner.kept, train_set, task.validation_classes)
+                if judge:
+                    row[judge.name] = judge.score(learner.kept)
                 history.append(row)
                 if config.patience and since_best(_scores(history), config.min_delta) == 0:
                     learner.remember_as_best()
-                bar.set_postfix({key: f"{row[key]:.3g}" for key in row if key in ("loss", "validation_acc_5w1s")})
+                shown = ("loss", judge.name) if judge else ("loss",)
+                bar.set_postfix({key: f"{row[key]:.3g}" for key in row if key in shown})
                 save_state(run_dir, belongs_to, learner.state_dict(), history)
         encoder = learner.result()
         if config.fresh_statistics:
@@ -201,6 +249,7 @@ class Learner:
         images: uint8 (M, H, W, 3) to take the pixel statistics from.
         num_labels: how many labels the objectives tell apart.
         device: where it is trained; the random weights are the same on every device.
+        objective: in place of the recipe's terms.
 
     Attributes:
         encoder: what is trained.
@@ -213,14 +262,19 @@ class Learner:
     """
 
     def __init__(
-        self, config: TrainConfig, images: torch.Tensor, num_labels: int, device: torch.device | str = "cpu"
+        self,
+        config: TrainConfig,
+        images: torch.Tensor,
+        num_labels: int,
+        device: torch.device | str = "cpu",
+        objective: nn.Module | None = None,
     ) -> None:
         self.config, self.generator = config, torch.Generator()
         self.encoder = Encoder(
             config.encoder, config.embedding_dim, image_size=images.shape[1], mirror=config.augment.flip
         )
         self.head = _head(self.encoder.embedding_dim, config.head_width)
-        self.objective = WeightedSum(config.terms, num_labels, self.encoder.embedding_dim)
+        self.objective = objective or WeightedSum(config.terms, num_labels, self.encoder.embedding_dim)
         weight = config.rotation_weight
         self.rotation = RotationObjective(self.encoder.embedding_dim, weight) if weight else None
         self._heads = [head for head in (self.head, self.objective, self.rotation) if head is not None]
@@ -388,7 +442,7 @@ def _epochs_to_do(config: TrainConfig, task: Task, history: History, stop_after:
 
 
 def _scores(history: History) -> list[float]:
-    return [row["validation_acc_5w1s"] for row in history if "validation_acc_5w1s" in row]
+    return [value for row in history for name, value in row.items() if name.startswith("validation_")]
 
 
 def _train_epoch(epoch: int, learner: Learner, task: Task, watch: _CollapseWatch, bar: tqdm) -> dict[str, float]:
@@ -484,4 +538,5 @@ def validation_accuracy(
     ways = min(5, len(classes))
     rng = named_rng(0, "validation")
     labels = train_set.labels[positions]
-    return few_shot_accuracy(embeddings, labels, rng, ways=ways, shots=1, episodes=episodes).value
+    queries = min(15, int(labels.unique(return_counts=True)[1].min()) - 1)
+    return few_shot_accuracy(embeddings, labels, rng, ways=ways, shots=1, queries=queries, episodes=episodes).value

@@ -434,18 +434,44 @@ class ContrastiveObjective(nn.Module):
             SamplingError: the batch has no same or no different pairs.
         """
         z, labels = _checked(embeddings, labels)
-        distance = self.distance(z)
-        same, different = _pair_masks(labels)
-        count_same, count_different = same.sum(), different.sum()
-        push = F.relu(self.margin - distance) * different
-        loss = ((distance.square() * same).sum() / count_same + push.square().sum() / count_different) / 2
-        stats = {
-            "contrastive_loss": loss.detach(),
-            "distance_same": (distance * same).sum().detach() / count_same,
-            "distance_different": (distance * different).sum().detach() / count_different,
-            "pushed_share": (push > 0).sum() / count_different,
-        }
-        return ObjectiveOutput(loss, stats)
+        return contrastive(self.distance(z), *_pair_masks(labels), self.margin)
+
+
+def contrastive(
+    distance: torch.Tensor, same: torch.Tensor, different: torch.Tensor, margin: float = 0.5
+) -> ObjectiveOutput:
+    """The loss of ``ContrastiveObjective`` over the pairs that are named.
+
+    Args:
+        distance: float (B, B), of all pairs of a batch.
+        same: bool (B, B), pairs to pull together.
+        different: bool (B, B), pairs to push apart.
+        margin: of the distance.
+
+    Raises:
+        ShapeError: not three such tables.
+        SamplingError: there are no same or no different pairs.
+        ConfigError: margin not positive.
+    """
+    distance, margin = (
+        as_embeddings(distance, "Distances"),
+        as_positive("A contrastive loss needs a positive margin: it", margin),
+    )
+    for pairs in (same, different):
+        if not isinstance(pairs, torch.Tensor) or pairs.dtype != torch.bool or pairs.shape != distance.shape:
+            raise ShapeError("A contrastive loss takes two tables of flags, of the shape of its distances.")
+    count_same, count_different = same.sum(), different.sum()
+    if not bool(count_same) or not bool(count_different):
+        raise SamplingError("A contrastive loss needs same and different pairs in a batch; add some of the other kind.")
+    push = F.relu(margin - distance) * different
+    loss = ((distance.square() * same).sum() / count_same + push.square().sum() / count_different) / 2
+    stats = {
+        "contrastive_loss": loss.detach(),
+        "distance_same": (distance * same).sum().detach() / count_same,
+        "distance_different": (distance * different).sum().detach() / count_different,
+        "pushed_share": (push > 0).sum() / count_different,
+    }
+    return ObjectiveOutput(loss, stats)
 
 
 class PairObjective(nn.Module):

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -15,6 +16,17 @@ from siamese_utils.data.splits import hold_out_classes, hold_out_images
 from siamese_utils.errors import ConfigError, DataError, SplitError
 from siamese_utils.training.augment import TURNS, turn
 from siamese_utils.training.config import TrainConfig
+
+
+class Batches(Protocol):
+    """Batches of one size, the same again for the same number of an epoch."""
+
+    steps: int
+    batch_size: int
+
+    def epoch(self, epoch: int) -> torch.Tensor:
+        """Positions of examples, int64 (steps, batch_size)."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +41,7 @@ class Task:
         classes: labels, in the training set, of the classes that are learned.
         validation_classes: those that are judged by.
         held_out: int64, positions in the training set of the images kept out for the threshold.
-        batches: P x K batches of examples.
+        batches: of examples, such as ``PKBatches``.
         steps: how many of them are learned from.
     """
 
@@ -40,7 +52,7 @@ class Task:
     classes: tuple[int, ...]
     validation_classes: tuple[int, ...]
     held_out: torch.Tensor
-    batches: PKBatches
+    batches: Batches
     steps: int
 
     @property
@@ -93,7 +105,17 @@ def images_shown(config: TrainConfig, images_of_class: Sequence[int]) -> int:
 def make_batches(labels: torch.Tensor, config: TrainConfig) -> PKBatches:
     """P x K batches of the configured size; with few classes, more images of each."""
     per_class = max(config.images_per_class, math.ceil(config.batch_size / (int(labels.max()) + 1)))
-    return PKBatches(labels, max(2, config.batch_size // per_class), per_class, config.seed)
+    classes, sizes, groups = max(2, config.batch_size // per_class), torch.bincount(labels), False
+    usable, most_usable = (int((sizes >= each).sum()) for each in (per_class, config.images_per_class))
+    if usable < max(classes, most_usable):  # several small groups of a class, rather than to leave small classes out
+        per_class, groups = config.images_per_class, True
+        classes = max(2, config.batch_size // per_class)
+    passes, least = 1, config.epoch_images
+    if least:
+        passes = math.ceil(
+            least / PKBatches(labels, classes, per_class, config.seed, allow_fewer_classes=groups).images
+        )
+    return PKBatches(labels, classes, per_class, config.seed, allow_fewer_classes=groups, passes=passes)
 
 
 def first_of_each_class(labels: torch.Tensor, most: int) -> torch.Tensor:

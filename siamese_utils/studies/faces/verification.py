@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 from sklearn.model_selection import StratifiedKFold
 from torch.nn import functional as F
 
@@ -24,7 +23,7 @@ from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import CheckpointError, SamplingError, SplitError
 from siamese_utils.evaluation.calibration import Verdict, fit_verdict
 from siamese_utils.evaluation.estimates import Estimate, bootstrap_estimate, wilson
-from siamese_utils.evaluation.pairs import pair_auc, threshold_for_balanced_accuracy
+from siamese_utils.evaluation.pairs import auc, pair_auc, threshold_for_balanced_accuracy
 from siamese_utils.studies.faces.koch import KochResult, pair_logits
 from siamese_utils.system import project
 
@@ -75,13 +74,6 @@ def accuracy_estimate(right: torch.Tensor) -> Estimate:
     hits = int(right.sum())
     low, high = wilson(hits, len(right))
     return Estimate(100 * hits / len(right), (high - low) / 2, len(right))
-
-
-def auc(score: NDArray[np.float64], same: NDArray[np.bool_]) -> float:
-    """Area under the ROC curve, in percent: how often a same pair scores above a different one, ties counting half."""
-    count = int(same.sum())
-    above = rankdata(score)[same].sum() - count * (count + 1) / 2
-    return 100 * float(above / (count * (len(same) - count)))
 
 
 def equal_error_rate(score: NDArray[np.float64], same: NDArray[np.bool_]) -> float:
