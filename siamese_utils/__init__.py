@@ -14,6 +14,7 @@ from siamese_utils.encoders.encoder import Encoder, Ensemble
 from siamese_utils.encoders.imprinting import CosineClassifier
 from siamese_utils.encoders.named import best_encoder
 from siamese_utils.errors import SiameseError
+from siamese_utils.recognition.check import check_folder
 from siamese_utils.recognition.classifier import OneShotClassifier, classify_folder
 
 __version__ = "0.1.0"
@@ -24,6 +25,7 @@ __all__ = [
     "OneShotClassifier",
     "SiameseError",
     "best_encoder",
+    "check_folder",
     "classify_folder",
     "load_cifar10",
     "load_cifar100",

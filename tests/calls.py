@@ -160,6 +160,10 @@ def make_calls(folder: Path) -> dict[str, Call]:
             siamese_utils.classify_folder,
             lambda: {"encoder": checkpoint, "support": folder / "support", "queries": [folder / "support" / "class 0"]},
         ),
+        "check_folder": Call(
+            siamese_utils.check_folder,
+            lambda: {"folder": folder / "support", "encoder": checkpoint, "skip_unreadable": True},
+        ),
         "load_encoder": Call(siamese_utils.load_encoder, lambda: {"path": checkpoint, "device": "cpu"}),
         "save_encoder": Call(
             siamese_utils.save_encoder,

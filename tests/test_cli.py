@@ -24,6 +24,8 @@ from siamese_utils.evaluation.protocol import METRICS
 from siamese_utils.experiments import plan as planning
 from siamese_utils.experiments import store as results
 from siamese_utils.experiments import study as experiments
+from siamese_utils.recognition import commands as own_images
+from siamese_utils.recognition.check import check_folder
 from siamese_utils.recognition.classifier import classify_folder
 from siamese_utils.studies.splits import study as splits
 from siamese_utils.studies.splits.study import SPLIT_SWEEP, checkpoint_path
@@ -109,11 +111,16 @@ def test_classify_as_csv(run: Run, folders: tuple[Path, Path], checkpoint: Path)
     pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(out)), expected, atol=1e-4, check_dtype=False)
 
 
-def test_classify_uses_the_stored_checkpoint(run: Run, folders: tuple[Path, Path], checkpoint: Path) -> None:
-    check_error(run("classify", *folders), "cifar100-90-10-draw0.safetensors")
+def test_classify_takes_the_best_encoder_and_names_it(
+    run: Run, folders: tuple[Path, Path], checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_images, "best_encoder", lambda: "90-10")
+    check_error(run("classify", *folders), "No checkpoint of the split '90-10'")
     checkpoint_path("90-10", 0).parent.mkdir()
     checkpoint.rename(checkpoint_path("90-10", 0))
-    assert run("classify", *folders)[0] == 0
+    code, out, err = run("classify", *folders)
+    assert code == 0 and out.count("\n") == 3 and err.startswith("Encoder: ") and err.endswith(".\n")
+    assert run("classify", *folders, "--encoder", "90-10") == (0, out, "")
 
 
 def test_classify_errors(run: Run, folders: tuple[Path, Path], checkpoint: Path, project: Path) -> None:
@@ -145,15 +152,58 @@ def test_classify_in_a_process_of_its_own(folders: tuple[Path, Path], checkpoint
     assert [line.split(":")[0] for line in child.stdout.splitlines()] == [str(f) for f in sorted(folders[1].iterdir())]
 
 
+@pytest.mark.parametrize("ending", ["csv", "json", "parquet", "html"])
+def test_classify_into_a_file(ending: str, run: Run, folders: tuple[Path, Path], checkpoint: Path) -> None:
+    path = checkpoint.with_name(f"answers.{ending}")
+    code, out, err = run("classify", *folders, "--checkpoint", checkpoint, "--out", path)
+    assert (code, err, out) == (0, "", f"3 answers are in {path}.\n")
+    if ending == "parquet":
+        expected = classify_folder(load_encoder(checkpoint), *folders)
+        pd.testing.assert_frame_equal(pd.read_parquet(path), expected)
+    else:
+        assert path.stat().st_size > 400
+
+
+@pytest.mark.parametrize("command", ["classify", "check"])
+def test_files_that_cannot_be_written_are_refused_before_the_work(
+    command: str, run: Run, folders: tuple[Path, Path], project: Path
+) -> None:
+    arguments = folders if command == "classify" else folders[:1]
+    check_error(run(command, *arguments, "--out", project / "a.xls"), "a.xls has the ending '.xls'", "choose .csv")
+    check_error(run(command, *arguments, "--out", project / "a"), "has no ending")
+    check_error(run(command, *arguments, "--out", project), "ending")
+
+
+# ---------------------------------------------------------------------------------------------- check
+
+
+def test_check(run: Run, folders: tuple[Path, Path], checkpoint: Path, project: Path) -> None:
+    support, _ = folders
+    option = ("--checkpoint", checkpoint)
+    report = check_folder(support, checkpoint)
+    assert run("check", support, *option) == (0, f"{report}\n", "")
+    code, out, err = run("check", support, *option, "--out", project / "check.html")
+    assert (code, err) == (0, "") and out.splitlines()[-1] == f"What was found is in {project / 'check.html'}."
+    assert out.splitlines()[:-1] == report.sentences()
+    (support / "class 0" / "a.png").write_bytes(b"not an image")
+    check_error(run("check", support, *option), "a.png is not a readable image", "--skip-unreadable")
+    code, out, _ = run("check", support, *option, "--skip-unreadable")
+    assert code == 0 and "Unreadable:\n" in out
+    for folder in support.iterdir():
+        for image in sorted(folder.glob("*.png"))[1:]:
+            image.unlink()
+    check_error(run("check", support, *option), "one image", "add a second image")
+
+
 # ----------------------------------------------------------------------------------------------- help
 
 
-@pytest.mark.parametrize("command", [(), ("report",), ("train",), ("evaluate",), ("classify",)])
+@pytest.mark.parametrize("command", [(), ("report",), ("train",), ("evaluate",), ("classify",), ("check",)])
 def test_help(run: Run, command: tuple[str, ...]) -> None:
     code, out, _ = run(*command, "--help")
     assert code == 0 and "Usage" in out
     if not command:
-        assert all(name in out for name in ("report", "train", "evaluate", "classify"))
+        assert all(name in out for name in ("report", "train", "evaluate", "classify", "check"))
 
 
 @pytest.mark.parametrize(

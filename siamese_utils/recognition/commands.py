@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from siamese_utils.encoders.checkpoints import load_encoder
+from siamese_utils.encoders.named import best_encoder
 from siamese_utils.recognition.classifier import classify_folder
-from siamese_utils.system.project import results_dir
 from siamese_utils.system.text import say
 
 Support = Annotated[Path, typer.Argument(help="Folder with one sub-folder a class, one image or more each.")]
+EncoderName = Annotated[
+    str | None,
+    typer.Option(
+        "--encoder", "--checkpoint", help="A name, such as 90-10, or a checkpoint; the best one installed if left out."
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="File to write instead of printing: .html for a page of pictures, .csv, .json or .parquet."),
+]
 SkipUnreadable = Annotated[
     bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read, and list them.")
 ]
@@ -20,22 +30,59 @@ SkipUnreadable = Annotated[
 
 def add_commands(app: typer.Typer) -> None:
     """Make the commands of this module those of the command line, in this order."""
-    for command in (classify,):
+    for command in (classify, check):
         app.command()(command)
 
 
 def classify(
     support: Support,
     queries: Annotated[list[Path], typer.Argument(help="Images to classify, or folders of images.")],
-    checkpoint: Annotated[Path | None, typer.Option(help="Encoder to use; the stored 90-10 one if left out.")] = None,
+    encoder: EncoderName = None,
     csv: Annotated[bool, typer.Option(help="Print all similarities as CSV.")] = False,
+    out: Out = None,
     skip_unreadable: SkipUnreadable = False,
 ) -> None:
     """Recognise your own classes from one example each."""
-    encoder = load_encoder(checkpoint or results_dir() / "checkpoints" / "cifar100-90-10-draw0.safetensors")
-    table = classify_folder(encoder, support, queries, skip_unreadable)
+    _check_output(out)
+    eyes = _loaded(encoder)
+    table = classify_folder(eyes, support, queries, skip_unreadable)
+    if out is not None:
+        from siamese_utils.recognition.answers import write_answers
+
+        say(f"{len(table):,} answers are in {write_answers(table, out, eyes.name, eyes.note)}.")
+        return
     if csv:
         say(table.to_csv(index=False, float_format="%.4f", lineterminator="\n"), nl=False)
         return
     for row in table.itertuples():
         say(f"{row.query}: {row.prediction} (similarity {row.similarity:.2f}, lead {row.margin:.2f})")
+
+
+def check(
+    support: Support, encoder: EncoderName = None, out: Out = None, skip_unreadable: SkipUnreadable = False
+) -> None:
+    """How well will a folder of examples work? Accuracy on itself, wrong labels, doubles, classes that get mixed up."""
+    from siamese_utils.recognition.check import check_folder
+
+    _check_output(out)
+    report = check_folder(support, _loaded(encoder), skip_unreadable)
+    say("\n".join(report.sentences()) if out else report)
+    if out is not None:
+        say(f"What was found is in {report.save(out)}.")
+
+
+def _loaded(name: str | None) -> Any:
+    """The encoder that is asked for, or the best one that is installed, which is named."""
+    if name is not None:
+        return load_encoder(name)
+    encoder = load_encoder(best_encoder())
+    say(" ".join(filter(None, [f"Encoder: {encoder.name}.", encoder.note])), err=True)
+    return encoder
+
+
+def _check_output(out: Path | None) -> None:
+    """Refuse a file that could not be written before the work is done."""
+    if out is not None:
+        from siamese_utils.recognition.answers import output_path
+
+        output_path(out)

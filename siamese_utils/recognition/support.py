@@ -39,10 +39,14 @@ class Support:
     contents: tuple[str, ...]
 
 
-def read_support(folder: str | Path) -> Support:
+def read_support(folder: str | Path, check_doubles: bool = True) -> Support:
     """Find the classes of a support folder and their image files; the images themselves are not decoded.
 
     Files of the same content within a class are listed in a warning.
+
+    Args:
+        folder: one sub-folder a class.
+        check_doubles: whether files of the same content are looked at; ``Support.contents`` tells them in any case.
 
     Raises:
         DataError: the folder is missing or cannot be read, or one file stands in two classes.
@@ -73,7 +77,8 @@ def read_support(folder: str | Path) -> Support:
             "with images of another class."
         )
     contents = tuple(map(content_digest, files))
-    _check_doubles(files, contents)
+    if check_doubles:
+        _check_doubles(files, contents)
     sizes = torch.tensor([len(found) for found in of_class.values()])
     labels = torch.repeat_interleave(torch.arange(len(folders)), sizes)
     return Support(tuple(printable(place.name) for place in folders), tuple(files), labels, contents)
