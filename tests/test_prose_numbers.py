@@ -58,6 +58,7 @@ SENTENCES = {
     "06": ("imprinting/findings.py", "imprinting/figures.py"),
     "07": ("faces/findings.py", "faces/figures.py"),
     "08": ("drawing/findings.py", "drawing/figures.py"),
+    "09": ("cifar10/findings.py", "cifar10/pair_findings.py", "cifar10/figures.py"),
 }
 """Modules of ``siamese_utils/studies`` that hold sentences of a page, by how the page's name begins."""
 
