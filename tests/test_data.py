@@ -809,6 +809,30 @@ def test_damaged_cifar10(pristine_10: dict[str, Path], tmp_path: Path) -> None:
     fails(f"{file} lacks the columns img (bytes) and label of CIFAR-10", "huggingface.co/datasets/uoft-cs/cifar10")
 
 
+@pytest.mark.usefixtures("small_10")
+@pytest.mark.parametrize(
+    ("layout", "name", "says"),
+    [
+        ("torchvision", "cifar-10-batches-py/test_batch", "test_batch is damaged or half downloaded: delete"),
+        ("parquet", "test-00000-of-00002.parquet", "is damaged or half downloaded: delete it and download it again"),
+        ("folders", "test/frog/*.png", "delete it and download it again"),
+    ],
+)
+def test_half_downloaded_cifar10(
+    layout: str, name: str, says: str, pristine_10: dict[str, Path], tmp_path: Path
+) -> None:
+    root = shutil.copytree(pristine_10[layout], tmp_path / "cifar10")
+    file = next(iter(sorted(root.glob(name))))
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(DataError) as caught:
+        load_cifar10("test", root=tmp_path)
+    _one_sentence(caught.value, file.name, says)
+    file.unlink()
+    with pytest.raises(DataError) as caught:
+        load_cifar10("test", root=tmp_path)
+    _one_sentence(caught.value, "download")
+
+
 @pytest.mark.real_data
 @pytest.mark.usefixtures("users_cache")
 @pytest.mark.skipif(find_cifar10() is None, reason="CIFAR-10 is not on this machine")
