@@ -60,8 +60,8 @@ def test_the_network_costs_what_was_reckoned() -> None:
     body, features = ENCODERS["airbench"]()
     assert features == 256 and count_macs(body, 32) == pytest.approx(118e6, rel=0.02)
     assert body(torch.randn(2, 3, 24, 24)).shape == (2, 256)
-    narrow, features = ENCODERS["vgg19bn-16"]()
-    assert features == 128 and sum(isinstance(layer, torch.nn.Conv2d) for layer in narrow.modules()) == 16
+    narrow, features = ENCODERS["vgg19bn-8"]()
+    assert features == 64 and sum(isinstance(layer, torch.nn.Conv2d) for layer in narrow.modules()) == 16
 
 
 # --- judging --------------------------------------------------------------------------------------

@@ -263,7 +263,7 @@ def _vgg19bn(width: int = 64) -> tuple[nn.Module, int]:
 
 
 ENCODERS["vgg19bn"] = _vgg19bn
-ENCODERS["vgg19bn-16"] = lambda: _vgg19bn(16)
+ENCODERS["vgg19bn-8"] = lambda: _vgg19bn(8)
 
 
 class EfficientNetLite0(nn.Module):

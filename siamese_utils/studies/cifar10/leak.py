@@ -2,7 +2,7 @@
 
 The slides judge their large Siamese network so, and it comes out three points above the plain one. Whoever chooses the
 second image must know the class of the first, which is what the network is asked. Here a VGG-19 with batch
-normalisation, a quarter as wide as the original, and its two-tower twin learn from scratch, and both are asked three
+normalisation, an eighth as wide as the original, and its two-tower twin learn from scratch, and both are asked three
 ways: the same image on both sides, as an honest test must; any other test image beside it; and, as in the slides,
 another one of its class. The plain network has no second side, so it is asked about both images, and its answers are
 averaged: what is gained then no architecture has earned.
@@ -32,7 +32,7 @@ from siamese_utils.system.devices import pick_device
 from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.losses import Term
 
-BODY = "vgg19bn-16"
+BODY = "vgg19bn-8"
 SEEDS = (0, 1, 2)
 CONFIG = FitConfig(judged=(2_500,))
 TOWERS = {"plain": 1, "two-towers": 2}
