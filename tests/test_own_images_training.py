@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from itertools import chain
@@ -13,10 +14,23 @@ import pytest
 import torch
 from PIL import Image
 
+from siamese_utils.data.photos import Photos, find_photos
 from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder
 from siamese_utils.encoders.encoder import Encoder
-from siamese_utils.errors import ConfigError, DataError, ImageError, SamplingError, SplitError, TrainingError
+from siamese_utils.errors import (
+    ConfigError,
+    DataError,
+    ImageError,
+    ResultsError,
+    SamplingError,
+    SplitError,
+    TrainingError,
+)
 from siamese_utils.evaluation.estimates import Estimate
+from siamese_utils.experiments.study import Bench, run_study
+from siamese_utils.recognition.support import read_support
+from siamese_utils.studies.own_images import training as study
+from siamese_utils.studies.own_images.training_findings import training_sentence, training_table
 from siamese_utils.training import own_images, own_run
 from siamese_utils.training import own_settings as fitting
 from siamese_utils.training.own_images import part_classes, train_images
@@ -299,3 +313,26 @@ def test_options_that_would_be_passed_over_are_refused(
 ) -> None:
     code, out, err = command_line("train", *words)
     assert code == 1 and not out and told in err and err.count("\n") == 1
+
+
+# --------------------------------------------------------------------------------------------- the study
+
+
+def test_the_study_of_photographs_stores_both_encoders_and_tells_of_them(
+    project: Path, folder: Path, other: Encoder
+) -> None:
+    support = read_support(folder)
+    photos = Photos(support.class_names, support.files, support.labels, ())
+    bench = Bench("cpu", progress=False, given={(find_photos,): photos, (load_encoder, study.OTHER): other})
+    runs = [dataclasses.replace(run, settings={"settings": SETTINGS}) for run in study.OWN_TRAINING.runs()]
+    with pytest.raises(ResultsError):
+        training_table()
+    list(run_study(study.OWN_TRAINING, runs[:1], bench))
+    table = study.OWN_TRAINING.table().set_index("metric").value
+    assert set(table.index) == set(study.OWN_TRAINING.metrics) and table.learned == 6
+    assert table.acc_1s_gain == pytest.approx(table.acc_1s - table.acc_1s_before)
+    shown = training_table()
+    assert len(shown.frame) == 1 and "6 classes learned" in shown.caption
+    assert f"{table.acc_1s_gain:+.1f}" in training_sentence()
+    list(run_study(study.OWN_TRAINING, runs, bench))
+    assert len(training_table().frame) == 2 and training_sentence().count("points") == 2

@@ -21,6 +21,7 @@ from siamese_utils.evaluation.episodes import episode_accuracies, estimate_over_
 from siamese_utils.evaluation.pairs import sample_similarities
 from siamese_utils.recognition.embedding import embed_files
 from siamese_utils.recognition.support import Support, read_support
+from siamese_utils.system.files import as_path
 from siamese_utils.training.loop import train
 from siamese_utils.training.own_run import (
     Compared,
@@ -137,16 +138,39 @@ def train_images(
         SplitError: too few classes.
         ConfigError, TrainingError, CheckpointError: settings, place or training of the wrong kind.
     """
-    settings, path = settings or OwnSettings(), checked_out(out, again)
-    support = read_support(folder)
-    own, files = _image_set(support, settings.size, skip_unreadable, str(folder))
+    path, support = checked_out(out, again), read_support(folder)
+    options = {"skip_unreadable": skip_unreadable, "device": device, "progress": progress, "stop_after": stop_after}
+    name = as_path(folder).resolve().name
+    return train_support(
+        support, name, path, settings, runs=runs, other=other, other_name=other_name, tell=tell, **options
+    )
+
+
+def train_support(
+    support: Support,
+    name: str,
+    path: Path,
+    settings: OwnSettings | None = None,
+    *,
+    runs: str | Path,
+    other: Encoder,
+    other_name: str,
+    skip_unreadable: bool = False,
+    device: str = "auto",
+    progress: bool = True,
+    tell: Tell = lambda _: None,
+    stop_after: int | None = None,
+) -> OwnTraining:
+    """The same for image files of some classes, wherever they lie; the place of its state is called by ``name``."""
+    settings = settings or OwnSettings()
+    own, files = _image_set(support, settings.size, skip_unreadable, name)
     parts = part_classes(torch.bincount(own.labels, minlength=own.num_classes).tolist(), settings.seed)
     _tell_left_out(own, parts)
     rows = own.indices_of(parts.learned)
     numbers = torch.searchsorted(torch.tensor(parts.learned), own.labels[rows])
     config = fitted(settings, own.images[rows], numbers)
     identity = {"settings": settings.to_json(), "contents": content_of(own.images), "classes": support.class_names}
-    with workplace(Path(runs), Path(folder).resolve().name, identity) as place:
+    with workplace(Path(runs), name, identity) as place:
         what = f"{len(parts.learned)} classes from {len(rows):,} images"
         config = planned(place, settings, config, len(parts.learned), device, tell, what)
         trained = train(
@@ -162,6 +186,7 @@ def train_images(
         encoder = as_stored(trained.encoder, place)
         results = _compare(encoder, other, own, files, parts)
         sentence = _sentence(results, parts, own, path, other_name)
+        sentence += f" Of {other_name}: {note}" if (note := getattr(other, "note", "")) else ""
         info = {
             "recipe": config.recipe,
             "config": config.to_json(),

@@ -163,6 +163,7 @@ def train_pairs(
         encoder = as_stored(trained.encoder, place)
         results, verdict = held.compare(encoder, other)
         sentence = _sentence(results, parts, path, other_name)
+        sentence += f" Of {other_name}: {note}" if (note := getattr(other, "note", "")) else ""
         info = {
             "recipe": config.recipe,
             "config": config.to_json(),
