@@ -319,7 +319,11 @@ def test_many_classes_are_embedded_in_full_batches(test_set: ImageSet, tmp_path:
     of_arrays = OneShotClassifier(watched).fit(groups)
     assert watched.batches[3:] == [100, 100, 30] and of_folder.class_names == of_arrays.class_names
     torch.testing.assert_close(of_folder.prototypes, of_arrays.prototypes, atol=1e-6, rtol=0)
-    table = of_folder.predict_files(support / "000" for _ in range(101))
+    queries = tmp_path / "queries"
+    queries.mkdir()
+    for number, image in enumerate(test_set.images[:101]):
+        Image.fromarray(255 - image.numpy()).save(queries / f"{number:03d}.png")
+    table = of_folder.predict_files(queries)
     assert watched.batches[6:] == [100, 1] and len(table) == 101
 
 

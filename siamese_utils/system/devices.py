@@ -80,3 +80,10 @@ def processor_and_precision() -> str:
 def processors() -> int:
     """Logical processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def multiplies_bytes() -> bool:
+    """Whether the processor has instructions for products of whole numbers of 8 bits, which are exact and fast."""
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    known = ("avx512_vnni", "avx_vnni", "amx_int8")
+    return hasattr(torch, "_int_mm") and any(capabilities.get(name) for name in known)

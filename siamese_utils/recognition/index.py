@@ -1,0 +1,242 @@
+"""The most similar among many embeddings, exactly: blocked products, and 8-bit codes that leave few rows to compare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from siamese_utils.data.arrays import as_count, as_embeddings, as_list
+from siamese_utils.data.image_files import images_in
+from siamese_utils.encoders.checkpoints import as_encoder
+from siamese_utils.errors import ConfigError, DataError, printable
+from siamese_utils.recognition.embedding import embed_files
+from siamese_utils.system.devices import multiplies_bytes
+from siamese_utils.system.files import as_path, atomic_path
+
+_CELLS = 8_000_000  # similarities that are held at once
+_CODED = 50_000  # rows from which on codes are worth their memory
+_TOGETHER = 16  # queries that are compared with the codes at once
+_FORM = "siamese_utils.index/1"
+
+
+def nearest(z: Any, table: Any, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k most similar rows of a table for each query, in blocks, so that not all similarities are held at once.
+
+    Args:
+        z: queries, float (Q, D).
+        table: what is searched, float (N, D), such as prototypes; with rows of unit length similarities are cosines.
+        k: answers a query; no more than N are given.
+
+    Returns:
+        similarities, float32 (Q, min(k, N)), descending, and their positions in the table, int64 of the same shape.
+
+    Raises:
+        ShapeError: they are no embeddings, or of different sizes.
+        ConfigError: ``k`` is no whole number above zero.
+    """
+    table = as_embeddings(table, "The table that is searched").float()
+    z, k = as_embeddings(z, "Queries", table.shape[1]).float(), min(as_count("The number of answers", k), len(table))
+    best, at = torch.empty(len(z), 0), torch.empty(len(z), 0, dtype=torch.int64)
+    step = max(k, _CELLS // max(1, len(z)))
+    for start in range(0, len(table), step):
+        found = (z @ table[start : start + step].T).topk(min(k, len(table) - start))
+        best, at = torch.cat([best, found.values], 1), torch.cat([at, found.indices + start], 1)
+        best, kept = best.topk(min(k, best.shape[1]))
+        at = at.gather(1, kept)
+    return best, at
+
+
+class EmbeddingIndex:
+    """Embeddings of image files, searched for those most similar to a query.
+
+    Answers are those of a whole comparison in float32. Of many rows, codes of 8 bits a number are compared first: what
+    they cannot decide, within the greatest error that they can have, is compared in float32.
+
+    Args:
+        z: float (N, D), rows of unit length.
+        names: of the N images, such as their paths; their numbers if left out.
+        encoder: fingerprint of the encoder, so that others are refused; not checked if left out.
+
+    Raises:
+        ShapeError: no embeddings.
+        DataError: another number of names.
+    """
+
+    def __init__(self, z: Any, names: Sequence[str | Path] | None = None, encoder: str = "") -> None:
+        self.z = as_embeddings(z).float().contiguous()
+        self.names = [str(name) for name in (range(len(self.z)) if names is None else names)]
+        self.encoder = encoder
+        self._codes: _Codes | None = None
+        if len(self.names) != len(self.z):
+            raise DataError(f"An index of {len(self.z):,} embeddings needs as many names, not {len(self.names):,}.")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @classmethod
+    def build(cls, encoder: Any, files: Any, **options: Any) -> EmbeddingIndex:
+        """Embed image files, or those in folders, and index them.
+
+        Args:
+            encoder: see ``load_encoder``, or the path of a checkpoint.
+            files: image files and folders of image files.
+            options: see ``embed_files``.
+
+        Raises:
+            DataError: there is no image, or some cannot be read; see ``embed_files``.
+        """
+        paths = files_of(files)
+        encoder = as_encoder(encoder)
+        embedded = embed_files(encoder, paths, **options)
+        kept = [paths[position] for position in embedded.kept]
+        return cls(embedded.z, kept, getattr(encoder, "fingerprint", ""))
+
+    def add(self, z: Any, names: Sequence[str | Path]) -> EmbeddingIndex:
+        """Add embeddings, float (M, D), with their names.
+
+        Returns:
+            the index itself.
+
+        Raises:
+            ShapeError: embeddings of another size.
+            DataError: another number of names.
+        """
+        more = EmbeddingIndex(as_embeddings(z, columns=self.z.shape[1]), names)
+        self.z, self.names, self._codes = torch.cat([self.z, more.z]), self.names + more.names, None
+        return self
+
+    def search(self, z: Any, k: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
+        """The most similar embeddings for each query.
+
+        Args:
+            z: float (Q, D).
+            k: answers a query; no more than there are embeddings are given.
+
+        Returns:
+            similarities, float32 (Q, min(k, N)), descending, and their positions, int64; ``names`` has the files.
+
+        Raises:
+            ShapeError: embeddings of another size.
+            ConfigError: ``k`` is no whole number above zero.
+        """
+        z, k = as_embeddings(z, "Queries", self.z.shape[1]).float(), as_count("The number of answers", k)
+        if len(self) < _CODED or k > len(self) // 100 or not multiplies_bytes():
+            return nearest(z, self.z, k)
+        self._codes = self._codes or _Codes.of(self.z)
+        answers = [self._codes.search(some, self.z, k) for some in z.split(_TOGETHER)] or [nearest(z, self.z, k)]
+        return torch.cat([best for best, _ in answers]), torch.cat([at for _, at in answers])
+
+    def save(self, path: str | Path) -> None:
+        """Store the index in a safetensors file, whole or not at all.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        names = torch.from_numpy(np.frombuffer("\n".join(map(printable, self.names)).encode(), np.uint8).copy())
+        tensors, metadata = {"z": self.z, "names": names}, {"form": _FORM, "encoder": self.encoder}
+        if len(self) >= _CODED:
+            self._codes = self._codes or _Codes.of(self.z)
+            tensors |= {"codes": self._codes.codes, "scales": self._codes.scales, "errors": self._codes.errors}
+            metadata |= {"longest": str(self._codes.longest)}
+        with atomic_path(as_path(path)) as temporary:
+            save_file(tensors, temporary, metadata=metadata)
+
+    @classmethod
+    def load(cls, path: str | Path) -> EmbeddingIndex:
+        """Read an index; what is searched stays in the file and is read as it is needed.
+
+        Raises:
+            DataError: the file is missing, damaged, or no index.
+        """
+        path = as_path(path)
+        if not path.is_file():
+            raise DataError(f"There is no index {printable(path)}; make one first.")
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
+            if metadata.get("form") != _FORM:
+                raise KeyError("form")
+            names = tensors["names"].numpy().tobytes().decode()
+            index = cls.__new__(cls)
+            index.z, index.encoder = tensors["z"], metadata["encoder"]
+            index.names = names.split("\n") if len(index.z) else []
+            coded = [tensors[name] for name in ("codes", "scales", "errors") if name in tensors]
+            index._codes = _Codes(*coded, float(metadata["longest"])) if coded else None
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+            raise DataError(f"{printable(path)} is no index, or a damaged one; make it again.") from error
+        if index.z.ndim != 2 or len(index.z) != len(index.names):
+            raise DataError(f"{printable(path)} is a damaged index; make it again.")
+        return index
+
+    def check(self, encoder: Any) -> None:
+        """See that queries are embedded as the index was.
+
+        Raises:
+            ConfigError: another encoder made it.
+        """
+        if self.encoder and self.encoder != getattr(encoder, "fingerprint", self.encoder):
+            raise ConfigError("The index was made with another encoder; name that one, or make the index again.")
+
+
+class _Codes:
+    """Embeddings as whole numbers from -127 to 127 times a scale for each row."""
+
+    def __init__(self, codes: torch.Tensor, scales: torch.Tensor, errors: torch.Tensor, longest: float) -> None:
+        self.codes, self.scales, self.errors, self.longest = codes, scales, errors, longest
+        self.worst = float(errors.max())
+
+    @classmethod
+    def of(cls, z: torch.Tensor) -> _Codes:
+        parts = [_coded(some) for some in z.split(max(1, _CELLS // z.shape[1]))]
+        longest = max(float(some.norm(dim=1).max()) for some in z.split(_CODED))
+        return cls(*(torch.cat(column) for column in zip(*parts)), longest)
+
+    def search(self, z: torch.Tensor, table: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """See ``EmbeddingIndex.search``; a few queries at a time."""
+        codes, scales, errors = _coded(z)
+        products = torch._int_mm(codes, self.codes.T)  # whole numbers, exact
+        answers = []
+        for query, row, scale, error in zip(z, products, scales.tolist(), errors.tolist()):
+            close = (row * self.scales).mul_(scale)
+            # <q, z> = <q', z'> + <q - q', z'> + <q, z - z'> for codes q', z', and z' is no longer than z and its error.
+            length, reach = float(query.norm()), self.longest + self.worst
+            slack = error * reach + length * self.worst + 1e-5 * length * reach
+            least = close.topk(k).values[-1] - 2 * slack
+            candidates = (close >= least).nonzero()[:, 0]
+            if len(candidates) > len(table) // 20:
+                answers.append(nearest(query[None], table, k))
+                continue
+            best, at = nearest(query[None], table[candidates], k)
+            answers.append((best, candidates[at]))
+        return torch.cat([best for best, _ in answers]), torch.cat([at for _, at in answers])
+
+
+def _coded(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Codes int8 (N, D), their scales and the lengths of what they leave out, float32 (N,)."""
+    scales = z.abs().amax(dim=1).clamp(min=1e-30) / 127
+    codes = (z / scales[:, None]).round_()
+    errors = torch.addcmul(z, codes, scales[:, None], value=-1).norm(dim=1)
+    return codes.to(torch.int8), scales, errors
+
+
+def files_of(given: Any) -> list[Path]:
+    """Image files, and those in folders, of which there is at least one.
+
+    Args:
+        given: files and folders; one may stand alone.
+
+    Raises:
+        DataError: there is none, or a folder cannot be read.
+    """
+    paths = [as_path(path) for path in as_list(given)]
+    files = [file for path in paths for file in (images_in(path) if path.is_dir() else [path])]
+    if not files:
+        raise DataError("There is no image to search among; name image files, or folders that hold some.")
+    return files
