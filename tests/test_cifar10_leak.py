@@ -13,9 +13,11 @@ from siamese_utils.data.cifar import load_cifar10
 from siamese_utils.data.images import ImageSet
 from siamese_utils.encoders import backbones, pretrained
 from siamese_utils.encoders.backbones import ENCODERS
-from siamese_utils.errors import CheckpointError
+from siamese_utils.errors import CheckpointError, ResultsError
+from siamese_utils.evaluation.estimates import Estimate
+from siamese_utils.experiments.store import store_rows
 from siamese_utils.experiments.study import Bench
-from siamese_utils.studies.cifar10 import leak
+from siamese_utils.studies.cifar10 import leak, strong_findings
 from siamese_utils.studies.cifar10.fit import FitConfig
 
 
@@ -125,3 +127,23 @@ def test_weights_that_cannot_be_had_are_one_sentence(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(CheckpointError, match=r"vgg19_bn-c79401a0\.pth are not on this machine .*; download https://"):
         leak.CIFAR10_LEAK.carry_out(quick_run(), bench)
+
+
+# --- what is told ---------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("project")
+def test_the_leak_is_told_from_the_stored_rows() -> None:
+    def store(system: str, *values: float) -> None:
+        names = [name for name in leak.CIFAR10_LEAK.metrics if name != "seconds"]
+        rows = {name: Estimate(value, 0.9, 10_000) for name, value in zip(names, values, strict=True)}
+        store_rows(leak.CIFAR10_LEAK.path, {"system": system, "seed": 0}, rows, "", leak.CIFAR10_LEAK.all_columns)
+
+    store("plain", 70.0, 50.0, 80.0)
+    with pytest.raises(ResultsError, match="study cifar10_leak"):
+        strong_findings.leak_table()
+    store("two-towers", 69.0, 48.0, 78.5)
+    text = " ".join(strong_findings.leak_sentences())
+    assert "two towers name **+9.5** points" in text and "gains **+10.0**" in text
+    assert "trails by 1.0 points here. The slides' 3.3 points" in text
+    assert strong_findings.leak_table().frame["itself"].tolist() == ["70.0 ± 0.9", "69.0 ± 0.9"]

@@ -13,9 +13,11 @@ from siamese_utils.data.images import ImageSet
 from siamese_utils.encoders.backbones import ENCODERS, Whitening, count_macs
 from siamese_utils.encoders.checkpoints import load_encoder
 from siamese_utils.encoders.encoder import Encoder
-from siamese_utils.errors import CheckpointError
+from siamese_utils.errors import CheckpointError, ResultsError
+from siamese_utils.evaluation.estimates import Estimate
+from siamese_utils.experiments.store import store_rows
 from siamese_utils.experiments.study import Bench
-from siamese_utils.studies.cifar10 import strong
+from siamese_utils.studies.cifar10 import strong, strong_findings
 
 
 def images(per_class: int, part: str, seed: int) -> ImageSet:
@@ -172,3 +174,21 @@ def test_three_seeds_are_planned_and_one_encoder_is_kept() -> None:
     runs = strong.CIFAR10_STRONG.runs()
     assert [run.key["seed"] for run in runs] == [0, 1, 2] == [run.config.seed for run in runs]
     assert [strong.CIFAR10_STRONG.checkpoint(run) is not None for run in runs] == [True, False, False]
+
+
+@pytest.mark.usefixtures("project")
+def test_aims_are_held_against_the_stored_rows() -> None:
+    study = strong.CIFAR10_STRONG
+    with pytest.raises(ResultsError):
+        strong_findings.strong_table()
+    for seed, shift in ((0, 0.0), (1, 0.4)):
+        values = dict.fromkeys(study.metrics, 93.9 + shift) | {"pair_f1_probabilities": 94.0 + shift}
+        values |= {"pair_accuracy_probabilities": 98.0 + shift, "core_minutes": 22.0}
+        rows = {name: Estimate(value, 0.3, 10) for name, value in values.items()}
+        store_rows(study.path, {"seed": seed}, rows, "", study.all_columns)
+    text = " ".join(strong_findings.strong_sentences())
+    assert "**94.10%**" in text and "**22 core-minutes** (mean of 2 seeds of the 3 planned)" in text
+    assert "the aim, 94% in at most 40, is met" in text and "**98.20%** right with an F1 of **94.2**" in text
+    assert "98.5 (missed) and 93 (met)" in text
+    first = strong_findings.strong_table().frame.iloc[0]
+    assert (first["value"], first["sd of seeds"], first["aim"]) == ("94.10 ± 0.30", "0.28", "at least 94")

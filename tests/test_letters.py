@@ -14,10 +14,12 @@ from siamese_utils.data.emnist import CHARACTERS, case_pairs, load_characters, l
 from siamese_utils.data.images import ImageSet
 from siamese_utils.data.sources import MissingDataError
 from siamese_utils.encoders.encoder import Encoder
-from siamese_utils.errors import DataError
+from siamese_utils.errors import DataError, ResultsError
+from siamese_utils.evaluation.estimates import Estimate
+from siamese_utils.experiments.store import store_rows
 from siamese_utils.experiments.study import Bench
 from siamese_utils.studies.cifar10.fit import FitConfig
-from siamese_utils.studies.drawing import letters
+from siamese_utils.studies.drawing import figures, letter_findings, letters
 from siamese_utils.studies.drawing.data import load_symbol_data, synthetic_symbol_data
 
 KINDS = len(CHARACTERS)
@@ -200,3 +202,35 @@ def test_official_letters_are_planned_where_asked_for() -> None:
     systems = {str(run.key["system"]) for run in letters.LETTERS.runs()}
     assert {str(run.key["system"]) for run in letters.LETTERS.runs(official=True)} - systems == {"toy-official"}
     assert {letters.LETTERS.checkpoint(run) for run in letters.LETTERS.runs()} >= {None, letters._path("mnist")}
+
+
+# --- what is told ---------------------------------------------------------------------------------
+
+
+def store(system: str, five: float, twenty: float, seed: int = 0) -> None:
+    values = (five, twenty, five + 1, twenty + 5, 55.0)
+    named = dict(zip(list(letters.LETTERS.metrics)[:5], (Estimate(value, 0.2, 10) for value in values), strict=True))
+    store_rows(letters.LETTERS.path, {"system": system, "seed": seed}, named, "", letters.LETTERS.all_columns)
+
+
+@pytest.mark.usefixtures("project")
+def test_findings_are_those_of_the_stored_rows() -> None:
+    with pytest.raises(ResultsError):
+        letter_findings.letters_table()
+    store("both", 88.0, 70.0)
+    with pytest.raises(ResultsError, match="without Latin is not stored"):
+        letter_findings.letters_sentences()
+    store("without-latin", 86.0, 63.0)
+    store("without-latin", 88.0, 66.0, seed=1)
+    store("mnist", 70.0, 45.0)
+    text = " ".join(letter_findings.letters_sentences())
+    assert "**87.0%** right among five and **64.5%** among twenty (mean of 2 trainings)" in text and "is met" in text
+    assert "add **+19.5** points to MNIST's digits, and the Latin one **+5.5**" in text and "**+5.0** points" in text
+    shown = letter_findings.letters_table().frame
+    assert list(shown["20-way"]) == ["45.0 ± 0.2", "64.5 ± 0.2", "70.0 ± 0.2"]
+    assert "Among 20 letters: MNIST's ten digits 45.0%" in figures.letters().alt
+    with pytest.raises(ResultsError, match="toy"):
+        letter_findings.toy_table()
+    acc = {"acc": Estimate(89.0, 1.0, 10)}
+    store_rows(letters.LETTERS.path, {"system": "toy-26", "seed": 0}, acc, "", letters.LETTERS.all_columns)
+    assert list(letter_findings.toy_table().frame["named right (%)"]) == ["89.0 ± 1.0"]

@@ -49,12 +49,10 @@ TRIAL = dataclasses.replace(
     least_images=0,
     batch_size=500,
     augment=AugmentConfig(translate=2),
-    resolutions=((0.0, 24),),
+    resolutions=((0.0, 24), (0.65, 32)),
     held_out_images=500,
 )
-STRONG = dataclasses.replace(
-    TRIAL, recipe="cifar10-strong", epochs=12, resolutions=((0.0, 24), (0.65, 32)), held_out_images=50
-)
+STRONG = dataclasses.replace(TRIAL, recipe="cifar10-strong", epochs=12, held_out_images=50)
 
 
 # ----------------------------------------------------------------------------------------------------- judging

@@ -18,6 +18,8 @@ from siamese_utils.experiments import plotting
 from siamese_utils.experiments.findings import Illustration
 from siamese_utils.studies.drawing.findings import PUBLISHED, digit_splits, official_accuracy
 from siamese_utils.studies.drawing.judging import RunAnswers
+from siamese_utils.studies.drawing.letter_findings import AIMS, NAMES, of_metric
+from siamese_utils.studies.drawing.letters import TRAINED
 
 
 def canonical_form(characters: ImageSet, digits: ImageSet) -> Illustration:
@@ -198,4 +200,34 @@ def verdict_on_digits(same: torch.Tensor, different: torch.Tensor, verdict: Verd
             "on the right, with some overlap. A vertical line marks the threshold, and a rising curve the probability "
             "of same."
         ),
+    )
+
+
+def letters() -> Illustration:
+    """Letters of EMNIST named from one example each, by what the encoder learned from; the aims as lines."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 3), sharey=True)
+    told = []
+    for axis, ways in zip(axes, (5, 20), strict=True):
+        rows, one_case = of_metric(f"acc_{ways}w1s"), of_metric(f"acc_{ways}w1s_one_case")
+        colours = [plotting.UNSEEN if name in ("mnist", TRAINED) else plotting.SEEN for name in rows.index]
+        places = range(len(rows))
+        axis.barh(places, rows["mean"], color=colours, height=0.6)
+        axis.plot(one_case["mean"], places, "D", color="black", ms=6, label="one case of 15 letters")
+        axis.axvline(AIMS[f"acc_{ways}w1s"], color=plotting.GREY, ls="--", label="the aim without Latin")
+        for place, value in zip(places, rows["mean"], strict=True):
+            axis.text(1.5, place, f"{value:.1f}", va="center", color="white", fontweight="bold")
+        axis.set_yticks(places, [NAMES[name] for name in rows.index])
+        axis.set(xlim=(0, 100), xlabel="percent named right", title=f"Among {ways} letters")
+        axis.grid(False, axis="y")
+        named = [f"{NAMES[name]} {value:.1f}%" for name, value in rows["mean"].items()]
+        told.append(f"Among {ways} letters: {', '.join(named)}")
+    axes[0].invert_yaxis()
+    handles = dict(zip(*reversed(axes[1].get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles.keys(), loc="lower right", ncols=2)
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
+    return Illustration(
+        figure,
+        "09_letters",
+        f"Letters of EMNIST named right from one example each, by what the encoder learned from. {'. '.join(told)}. "
+        "The encoder without a Latin letter is near those that know the Latin alphabet.",
     )
