@@ -11,6 +11,7 @@ from siamese_utils.data.load import load_images
 from siamese_utils.encoders import imprinting
 from siamese_utils.encoders.checkpoints import load_encoder, save_encoder
 from siamese_utils.encoders.encoder import Encoder, Ensemble
+from siamese_utils.encoders.export import export_onnx
 from siamese_utils.encoders.imprinting import CosineClassifier
 from siamese_utils.encoders.named import best_encoder
 from siamese_utils.errors import SiameseError
@@ -27,6 +28,7 @@ __all__ = [
     "best_encoder",
     "check_folder",
     "classify_folder",
+    "export_onnx",
     "load_cifar10",
     "load_cifar100",
     "load_encoder",

@@ -83,7 +83,8 @@ class ImageEncoder(nn.Module):
             batch_size: images a forward pass, by default as many as suit the encoder; it does not change the result
                 beyond rounding.
             views: ``"none"``, ``"mirror"``, or ``"shifts"`` for the mean of ten, five crops of a slightly larger
-                image and their mirror images, at five times the cost of two; by default the encoder's own.
+                image and their mirror images, at five times the cost of two; by default the encoder's own. Crops
+                help where objects lie off the middle, and not where they fill the image.
 
         Returns:
             float32 (N, D) on the CPU, rows of unit length.

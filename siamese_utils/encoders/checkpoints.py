@@ -76,9 +76,10 @@ def load_encoder(path: str | Path, device: str = "cpu") -> ImageEncoder:
     """Load an encoder by its name, or one written by ``save_encoder``.
 
     Args:
-        path: a ``.safetensors`` file; or a name: ``"efficientnet-lite0"``, with weights that a package brings, or
-            ``"90-10"`` (``"90-10:draw1"``) for a checkpoint of the report. ``best_encoder()`` gives the best name for
-            photographs.
+        path: a ``.safetensors`` file; or a name: ``"efficientnet-lite0"``, with weights that a package brings;
+            ``"torchvision:resnet50"`` or another network of torchvision or of timm (``"timm:..."``), with their
+            published weights; ``"90-10"`` (``"90-10:draw1"``) for a checkpoint of the report. ``best_encoder()`` gives
+            the best name for photographs that needs no download.
         device: where to put it: ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``.
 
     Returns:

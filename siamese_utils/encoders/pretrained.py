@@ -286,7 +286,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise CheckpointError(f"{path} holds no state dict; delete the file and download it again.")
-    return dict(content)
+    return content if isinstance(content, dict) else dict(content)  # an OrderedDict knows versions of its layers
 
 
 def _body_state(source: PretrainedSource, weights: State, body: State, path: Path) -> dict[str, torch.Tensor]:

@@ -27,12 +27,10 @@ SkipUnreadable = Annotated[
     bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read, and list them.")
 ]
 
-_LISTED = 5  # classes that are listed with an answer
-
 
 def add_commands(app: typer.Typer) -> None:
     """Make the commands of this module those of the command line, in this order."""
-    for command in (classify, check):
+    for command in (classify, check, export):
         app.command()(command)
 
 
@@ -47,7 +45,7 @@ def classify(
     """Recognise your own classes from one example each."""
     _check_output(out)
     eyes = _loaded(encoder)
-    table = classify_folder(eyes, support, queries, skip_unreadable, None if csv else _LISTED)
+    table = classify_folder(eyes, support, queries, skip_unreadable)
     if out is not None:
         from siamese_utils.recognition.answers import write_answers
 
@@ -57,11 +55,7 @@ def classify(
         say(table.to_csv(index=False, float_format="%.4f", lineterminator="\n"), nl=False)
         return
     for row in table.itertuples():
-        said = f"none of these, rather {row.prediction}" if row.unknown else row.prediction
-        say(
-            f"{row.query}: {said} (probability {row.probability:.2f}, similarity {row.similarity:.2f}, "
-            f"lead {row.margin:.2f})"
-        )
+        say(f"{row.query}: {row.prediction} (similarity {row.similarity:.2f}, lead {row.margin:.2f})")
 
 
 def check(
@@ -75,6 +69,22 @@ def check(
     say("\n".join(report.sentences()) if out else report)
     if out is not None:
         say(f"What was found is in {report.save(out)}.")
+
+
+def export(
+    path: Annotated[Path, typer.Argument(help="File to write, which ends in .onnx.")],
+    encoder: EncoderName = None,
+    views: Annotated[
+        str | None, typer.Option(help="Views that are averaged: none, mirror or shifts; the encoder's own if left out.")
+    ] = None,
+) -> None:
+    """Write an encoder as ONNX, from raw pixels to unit vectors, for programs without torch."""
+    from siamese_utils.encoders.export import export_onnx
+
+    eyes = _loaded(encoder)
+    side = eyes.input_side(views)
+    export_onnx(eyes, path, views)
+    say(f"{eyes.name} is in {path}: images, uint8 (N, {side}, {side}, 3), to embeddings, (N, {eyes.embedding_dim}).")
 
 
 def _loaded(name: str | None) -> Any:
