@@ -118,6 +118,7 @@ def make_calls(folder: Path) -> dict[str, Call]:
         Image.fromarray(images[number].numpy()).save(file)
     support = {"a": images[:2], "b": images[2:]}
     fitted = siamese_utils.OneShotClassifier(encoder).fit(support)
+    fitted.save(folder / "kept.safetensors")
     index = sampling.ClassIndex(z_and_labels()["labels"])
     batches = sampling.PKBatches(z_and_labels()["labels"], 2, 2, 0)
     data = {"part": "train", "root": folder / "no data", "download": False, "cache": False}
@@ -138,9 +139,18 @@ def make_calls(folder: Path) -> dict[str, Call]:
         "Ensemble": Call(siamese_utils.Ensemble, lambda: {"members": [encoder, encoder]}),
         "Ensemble.embed": Call(siamese_utils.Ensemble([encoder]).embed, lambda: {"images": images, "batch_size": 2}),
         "Ensemble.input_side": Call(siamese_utils.Ensemble([encoder]).input_side, lambda: {"views": "shifts"}),
-        "OneShotClassifier": Call(new, lambda: {"encoder": encoder}),
+        "OneShotClassifier": Call(
+            lambda encoder, head, unknown_rate, views: (
+                new(encoder, head, unknown_rate, views).fit_folder(folder / "support").prototypes
+            ),
+            lambda: {"encoder": encoder, "head": "auto", "unknown_rate": 0.1, "views": "none"},
+        ),
         "OneShotClassifier.fit": Call(
-            lambda support: new(encoder).fit(support).prototypes, lambda: {"support": support}
+            lambda X, y: new(encoder).fit(X, y).prototypes, lambda: {"X": images, "y": ["a", "a", "b", "b"]}
+        ),
+        "OneShotClassifier.save": Call(fitted.save, lambda: {"path": folder / "classifier.safetensors"}),
+        "OneShotClassifier.load": Call(
+            lambda path: new.load(path, encoder).prototypes, lambda: {"path": folder / "kept.safetensors"}
         ),
         "OneShotClassifier.fit_embeddings": Call(
             lambda support: new(encoder).fit_embeddings(support).prototypes,
@@ -151,9 +161,10 @@ def make_calls(folder: Path) -> dict[str, Call]:
         ),
         "OneShotClassifier.similarities": Call(fitted.similarities, lambda: {"images": images}),
         "OneShotClassifier.compare": Call(fitted.compare, lambda: {"z": encoder.embed(images)}),
-        "OneShotClassifier.predict": Call(fitted.predict, lambda: {"images": images}),
+        "OneShotClassifier.predict": Call(fitted.predict, lambda: {"X": images}),
+        "OneShotClassifier.predict_proba": Call(fitted.predict_proba, lambda: {"X": images}),
         "OneShotClassifier.predict_files": Call(
-            fitted.predict_files, lambda: {"paths": folder / "support" / "class 0", "skip_unreadable": True}
+            fitted.predict_files, lambda: {"paths": folder / "support" / "class 0", "skip_unreadable": True, "top": 2}
         ),
         "best_encoder": Call(siamese_utils.best_encoder, dict),
         "classify_folder": Call(

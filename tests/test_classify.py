@@ -352,10 +352,10 @@ def test_an_encoder_may_be_given_by_its_path(encoder: Encoder, support: Path, tm
     for given in (path, str(path), Ensemble([load_encoder(path)])):
         pd.testing.assert_frame_equal(classify_folder(given, support, queries), expected)
     with pytest.raises(CheckpointError, match="no checkpoint nowhere"):
-        OneShotClassifier("nowhere.safetensors")
-    for wrong in (None, 5, {"encoder": 1}, Encoder):
+        OneShotClassifier("nowhere.safetensors").fit_folder(support)
+    for wrong in (5, {"encoder": 1}, Encoder):
         with pytest.raises(ConfigError, match="An encoder is needed"):
-            OneShotClassifier(wrong)
+            OneShotClassifier(wrong).fit_folder(support)
     for members in (["nowhere"], "nowhere", None, [Encoder], []):
         with pytest.raises(ConfigError, match=r"An? en(coder|semble)"):
             Ensemble(members)

@@ -93,10 +93,11 @@ def check_error(answer: tuple[int, str, str], *words: str) -> None:
 def test_classify(run: Run, folders: tuple[Path, Path], checkpoint: Path) -> None:
     support, queries = folders
     code, out, err = run("classify", support, queries, "--checkpoint", checkpoint)
-    table = classify_folder(load_encoder(checkpoint), support, [queries])
+    table = classify_folder(load_encoder(checkpoint), support, [queries], top=5)
     assert (code, err) == (0, "")
     assert out.splitlines() == [
-        f"{row.query}: {row.prediction} (similarity {row.similarity:.2f}, lead {row.margin:.2f})"
+        f"{row.query}: {'none of these, rather ' * row.unknown}{row.prediction} (probability {row.probability:.2f}, "
+        f"similarity {row.similarity:.2f}, lead {row.margin:.2f})"
         for row in table.itertuples()
     ]
     assert len(out.splitlines()) == 3
@@ -158,7 +159,7 @@ def test_classify_into_a_file(ending: str, run: Run, folders: tuple[Path, Path],
     code, out, err = run("classify", *folders, "--checkpoint", checkpoint, "--out", path)
     assert (code, err, out) == (0, "", f"3 answers are in {path}.\n")
     if ending == "parquet":
-        expected = classify_folder(load_encoder(checkpoint), *folders)
+        expected = classify_folder(load_encoder(checkpoint), *folders, top=5)
         pd.testing.assert_frame_equal(pd.read_parquet(path), expected)
     else:
         assert path.stat().st_size > 400

@@ -2,77 +2,107 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterable, Mapping, Sized
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch.nn import functional as F
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import NotFittedError
 
-from siamese_utils.data.arrays import as_embeddings, as_flag, as_list
+from siamese_utils.data.arrays import as_count, as_embeddings, as_flag, as_list
 from siamese_utils.data.image_files import images_in
-from siamese_utils.data.pixels import as_images
 from siamese_utils.encoders.checkpoints import as_encoder
-from siamese_utils.encoders.encoder import Encoder, Ensemble
-from siamese_utils.errors import DataError, SamplingError, printable
-from siamese_utils.recognition.embedding import batches, embed_files
-from siamese_utils.recognition.support import read_support
+from siamese_utils.encoders.named import best_encoder
+from siamese_utils.errors import DataError, SamplingError, ShapeError, look_up
+from siamese_utils.recognition import saved
+from siamese_utils.recognition.embedding import embed_files
+from siamese_utils.recognition.examples import (
+    Examples,
+    are_embeddings,
+    class_numbers,
+    embed_classes,
+    embed_images,
+    named_classes,
+    unit_rows,
+)
+from siamese_utils.recognition.heads import HEADS, fit_head, prototypes
+from siamese_utils.recognition.support import content_digest, read_support
+from siamese_utils.recognition.table import add_nearest, answer_table, similarity_table
+from siamese_utils.recognition.unknown import Reading, fit_reading
 from siamese_utils.system.files import as_path
 
-
-def _classes(support: Mapping[str, Sized]) -> Mapping[str, Sized]:
-    """The same, if it names two classes or more with something in each."""
-    if not isinstance(support, Mapping):
-        raise SamplingError(f"The support is a mapping of class names to images, not a {type(support).__name__}.")
-    if len(support) < 2:
-        raise SamplingError("One-shot classification needs at least two classes to choose between; add a class.")
-    for name, given in support.items():
-        with suppress(TypeError):  # no images at all, as will be said when they are looked at
-            if len(given) == 0:
-                raise SamplingError(f"The class {name!r} has no support image; add one or remove the class.")
-    return support
+_LISTED = 5  # queries that a warning names
+_log = logging.getLogger(__name__)
 
 
-class OneShotClassifier:
-    """Nearest prototype by cosine similarity over one or more support images a class.
+class UnfittedError(SamplingError, NotFittedError):
+    """A classifier was asked before it has learned any class."""
 
-    The prototype of a class is the mean of its support embeddings, scaled to unit length (Snell et al., 2017;
-    with one image it is that image's embedding). No training takes place.
+
+class OneShotClassifier(ClassifierMixin, BaseEstimator):
+    """Nearest prototype by cosine similarity over one or more support images a class; an estimator of scikit-learn.
+
+    The prototype of a class is the mean of its support embeddings, scaled to unit length (Snell et al., 2017; with one
+    image it is that image's embedding). No training takes place. From two images a class on, another head takes the
+    place of prototypes if leave-one-out on the support finds it clearly better; see ``recognition.heads``.
 
     Args:
-        encoder: see ``load_encoder``, or the path of a checkpoint; several at once as an ``Ensemble``.
+        encoder: see ``load_encoder``, its name, or the path of a checkpoint; several at once as an ``Ensemble``. The
+            best for photographs that is installed if left out, see ``best_encoder``.
+        head: ``"auto"``, ``"prototype"``, ``"centred"`` or ``"ridge"``.
+        unknown_rate: share of images of the known classes that may be called unknown, such as 0.05; see
+            ``fit_reading``.
+        views: of each image, see ``embed`` of the encoder; its own if left out.
+
+    Attributes:
+        classes_: array (C,), the names of the classes, or the labels that ``fit`` was given.
+        examples_: the support embeddings.
 
     Raises:
-        CheckpointError, ConfigError: see ``load_encoder``, or something else was given as an encoder.
+        CheckpointError, ConfigError: on first use, see ``load_encoder``, or something else was given as an encoder.
     """
 
-    def __init__(self, encoder: Encoder | Ensemble | str | Path) -> None:
-        self.encoder = as_encoder(encoder)
-        self.class_names: tuple[str, ...] = ()
-        self.prototypes = torch.empty(0, self.encoder.embedding_dim)
+    def __init__(
+        self, encoder: Any = None, head: str = "auto", unknown_rate: float | None = None, views: str | None = None
+    ) -> None:
+        self.encoder = encoder
+        self.head = head
+        self.unknown_rate = unknown_rate
+        self.views = views
 
-    def fit(self, support: Mapping[str, np.ndarray | torch.Tensor]) -> OneShotClassifier:
+    # --- learning ---------------------------------------------------------------------------------
+
+    def fit(self, X: Any, y: Any = None) -> OneShotClassifier:
         """Learn the classes from their support sets.
 
         Args:
-            support: by class name, uint8 images (K, H, W, 3), K >= 1.
+            X: images: uint8 (N, H, W, 3), a list of images of any sizes, or a list of files; or embeddings of them,
+                float (N, D). Without ``y``: by class name, images (K, H, W, 3), K >= 1.
+            y: the class of each image, names or whole numbers.
 
         Returns:
             the classifier itself.
 
         Raises:
-            SamplingError: no mapping, fewer than two classes, or a class without an image.
-            ShapeError: images of another shape or type than the encoder takes.
+            SamplingError: no mapping and no ``y``, fewer than two classes, or a class without an image.
+            ShapeError: images of another shape or type than the encoder takes, or labels that do not fit them.
+            DataError: files that cannot be read.
         """
-        classes = _classes(support)
-        side = self.encoder.image_size
-        images = [as_images(given, side, f"Images of the class {name!r}").cpu() for name, given in classes.items()]
-        ones = (image for of_class in images for image in of_class)
-        embeddings = (self.encoder.embed(torch.stack(some)) for some in batches(ones))
-        return self._learn(classes, map(len, images), embeddings)
+        if y is None:
+            support = named_classes(X)
+            parts = embed_classes(self._eyes(), support, self.views)
+            return self._learn(Examples.of_parts(tuple(support), parts))
+        names, labels = class_numbers(y)
+        z = self._embed(X, "support images", None)
+        if len(z) != len(labels):
+            raise ShapeError(f"Each image has one class, but there are {len(z)} images and {len(labels)} classes.")
+        self.n_features_in_ = z.shape[1]
+        return self._learn(Examples(names, z, labels))
 
     def fit_embeddings(self, support: Mapping[str, np.ndarray | torch.Tensor]) -> OneShotClassifier:
         """Learn the classes from embeddings of their support sets.
@@ -87,29 +117,9 @@ class OneShotClassifier:
             SamplingError: no mapping, fewer than two classes, or a class without an embedding.
             ShapeError: embeddings of another size or type than the encoder gives.
         """
-        classes = _classes(support)
-        columns = self.encoder.embedding_dim
-        z = [as_embeddings(given, f"Embeddings of {name!r}", columns) for name, given in classes.items()]
-        return self._learn(classes, map(len, z), z)
-
-    def _learn(
-        self, names: Iterable[str], sizes: Iterable[int], embeddings: Iterable[torch.Tensor]
-    ) -> OneShotClassifier:
-        """Add up the embeddings of each class as they come, so that no more than a batch of images is held.
-
-        Args:
-            names: of the classes.
-            sizes: how many support images each has.
-            embeddings: float32 (M, D) in parts of any length, class after class.
-        """
-        counts = torch.tensor(list(sizes))
-        row_of = torch.repeat_interleave(torch.arange(len(counts)), counts)
-        sums, done = torch.zeros(len(counts), self.encoder.embedding_dim), 0
-        for z in embeddings:
-            sums.index_add_(0, row_of[done : done + len(z)], z.to(sums))
-            done += len(z)
-        self.class_names, self.prototypes = tuple(names), F.normalize(sums, dim=1)
-        return self
+        classes, columns = named_classes(support), self._eyes().embedding_dim
+        parts = [as_embeddings(given, f"Embeddings of {name!r}", columns) for name, given in classes.items()]
+        return self._learn(Examples.of_parts(tuple(classes), parts))
 
     def fit_folder(self, folder: str | Path) -> OneShotClassifier:
         """Learn the classes from a folder with one sub-folder a class, one image or more in each.
@@ -119,14 +129,66 @@ class OneShotClassifier:
             SamplingError: see ``read_support``.
         """
         support = read_support(folder)
-        embedded = embed_files(self.encoder, support.files, skip_unreadable=None, progress="support images")
-        return self._learn(support.class_names, torch.bincount(support.labels).tolist(), [embedded.z])
+        z = embed_files(
+            self._eyes(), support.files, skip_unreadable=None, progress="support images", views=self.views
+        ).z
+        names = np.array(support.class_names, dtype=object)
+        return self._learn(Examples(names, z, support.labels, tuple(map(str, support.files)), support.contents))
 
-    def similarities(self, images: np.ndarray | torch.Tensor) -> torch.Tensor:
-        """Cosine similarity of every image to every class.
+    def _learn(self, examples: Examples) -> OneShotClassifier:
+        if self.head != "auto":
+            look_up("head", self.head, HEADS)
+        head = fit_head(examples.z, examples.labels, self.head)
+        reading = fit_reading(head, examples.z, examples.labels, self.unknown_rate)
+        return self._know(examples, head.name, reading)
+
+    def _know(self, examples: Examples, head: str, reading: Reading) -> OneShotClassifier:
+        self.examples_, self.classes_, self.reading_ = examples, examples.names, reading
+        self.head_ = fit_head(examples.z, examples.labels, head)
+        self.prototypes_ = prototypes(examples.z, examples.labels)
+        return self
+
+    # --- what it knows ----------------------------------------------------------------------------
+
+    @property
+    def class_names(self) -> tuple[Any, ...]:
+        """The names of the classes; none before ``fit``."""
+        return tuple(self.classes_.tolist()) if hasattr(self, "classes_") else ()
+
+    @property
+    def prototypes(self) -> torch.Tensor:
+        """The prototypes, float32 (C, D).
+
+        Raises:
+            SamplingError: ``fit`` has not been called.
+        """
+        self._check_fitted()
+        return self.prototypes_
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "examples_"):
+            raise UnfittedError("The classifier knows no classes yet; call fit or fit_folder first.")
+
+    def _eyes(self) -> Any:
+        """The encoder, loaded once for each value of the parameter."""
+        held = getattr(self, "_loaded", None)
+        if held is None or held[0] is not self.encoder:
+            if self.encoder is None:
+                _log.info("Using the encoder %s, the best for photographs that is installed.", best_encoder())
+            held = self._loaded = (self.encoder, as_encoder(best_encoder() if self.encoder is None else self.encoder))
+        return held[1]
+
+    def _embed(self, X: Any, what: str, columns: int | None) -> torch.Tensor:
+        """Embeddings of images, or those that were given, float32 (N, D)."""
+        return unit_rows(X, columns) if are_embeddings(X) else embed_images(self._eyes(), X, self.views, what)
+
+    # --- answering --------------------------------------------------------------------------------
+
+    def similarities(self, images: Any) -> torch.Tensor:
+        """Cosine similarity of every image to every class's prototype.
 
         Args:
-            images: uint8 (N, H, W, 3).
+            images: see ``fit``.
 
         Returns:
             float32 (N, number of classes), columns in the order of ``class_names``.
@@ -136,7 +198,7 @@ class OneShotClassifier:
             ShapeError: images of another shape or type than the encoder takes.
         """
         self._check_fitted()
-        return self.compare(self.encoder.embed(images))
+        return self.compare(self._embed(images, "queries", self.prototypes_.shape[1]))
 
     def compare(self, z: np.ndarray | torch.Tensor) -> torch.Tensor:
         """The same for embeddings that are at hand: float32 (N, D) to (N, number of classes).
@@ -146,68 +208,140 @@ class OneShotClassifier:
             ShapeError: embeddings of another size or type than the encoder gives.
         """
         self._check_fitted()
-        z = as_embeddings(z, columns=self.encoder.embedding_dim)
-        return (z.float() @ self.prototypes.T).clamp(-1, 1)  # rounding would put some a little above one
+        z = as_embeddings(z, columns=self.prototypes_.shape[1])
+        return (z.float() @ self.prototypes_.T).clamp(-1, 1)  # rounding would put some a little above one
 
-    def _check_fitted(self) -> None:
-        if not self.class_names:
-            raise SamplingError("The classifier knows no classes yet; call fit or fit_folder first.")
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probability of each class for every image, if it is of one of them; see ``recognition.unknown``.
 
-    def predict(self, images: np.ndarray | torch.Tensor) -> list[str]:
-        """Name of the most similar class of every image; uint8 (N, H, W, 3)."""
-        return [self.class_names[index] for index in self.similarities(images).argmax(dim=1).tolist()]
+        Args:
+            X: see ``fit``.
 
-    def predict_files(self, paths: str | Path | Iterable[str | Path], skip_unreadable: bool = False) -> pd.DataFrame:
-        """Classify image files.
+        Returns:
+            float64 (N, C), rows of sum 1, columns in the order of ``classes_``.
+
+        Raises:
+            SamplingError, ShapeError, DataError: see ``similarities``.
+        """
+        self._check_fitted()
+        return self._probabilities(self._embed(X, "queries", self.prototypes_.shape[1])).numpy()
+
+    def _probabilities(self, z: torch.Tensor) -> torch.Tensor:
+        return self.reading_.probabilities(self.head_.scores(z).double())
+
+    def predict(self, X: Any) -> Any:
+        """The likeliest class of every image; see ``fit`` for what images may be.
+
+        Returns:
+            array (N,) of what ``fit`` was given as ``y``; a list of names if it was given classes by name.
+
+        Raises:
+            SamplingError, ShapeError, DataError: see ``similarities``.
+        """
+        said = self.classes_[self.predict_proba(X).argmax(axis=1)] if self.class_names else self._check_fitted()
+        return said if hasattr(self, "n_features_in_") else said.tolist()
+
+    def predict_files(
+        self, paths: str | Path | Iterable[str | Path], skip_unreadable: bool = False, top: int | None = None
+    ) -> pd.DataFrame:
+        """Classify image files; a query that is in the support, by its content, is named in a warning.
 
         Args:
             paths: image files, or folders of image files; one may stand alone.
             skip_unreadable: leave out what cannot be read, and list it in a warning.
+            top: how many classes are listed for each image; if left out, there is a column a class.
 
         Returns:
             one row an image: ``query`` (its path), ``prediction``, ``similarity`` (cosine, -1 to 1), ``margin``
-            (lead over the second class), then one column a class with its similarity.
+            (lead over the next class), then one column a class with its similarity. With ``top``, instead of these,
+            ``probability``, ``unknown``, ``class_1``, ``similarity_1`` and so on; and where the support lies in files,
+            ``in_support``, ``nearest_1``, ``nearest_1_similarity`` and so on, to 3.
 
         Raises:
             DataError: a file is missing or unreadable, or no image was given.
         """
         skip_unreadable = as_flag("skip_unreadable", skip_unreadable)
+        top = None if top is None else as_count("The number of classes that are listed", top)
         files: list[Path] = []
         for path in map(as_path, as_list(paths)):
             files += images_in(path) if os.path.isdir(path) else [path]
         if not files:
             raise DataError("There is no query image; name image files, or folders that hold some.")
         self._check_fitted()
-        embedded = embed_files(self.encoder, files, skip_unreadable=skip_unreadable, progress="queries")
-        similarity = self.compare(embedded.z)
-        files = [files[position] for position in embedded.kept]
-        best = similarity.topk(2, dim=1)
-        shown = [printable(name) if isinstance(name, str) else name for name in self.class_names]
-        table = pd.DataFrame(
-            {
-                "query": [printable(file) for file in files],
-                "prediction": [shown[index] for index in best.indices[:, 0].tolist()],
-                "similarity": best.values[:, 0].numpy(),
-                "margin": (best.values[:, 0] - best.values[:, 1]).numpy(),
-            }
+        embedded = embed_files(
+            self._eyes(), files, skip_unreadable=skip_unreadable, progress="queries", views=self.views
         )
-        names = [f"{name} (class)" if name in table.columns else name for name in shown]
-        return pd.concat([table, pd.DataFrame(similarity.numpy(), columns=names)], axis=1)
+        files, z = [files[position] for position in embedded.kept], embedded.z
+        doubles = self._doubles(files)
+        similarity, probability = self.compare(z), self._probabilities(z)
+        if top is None:
+            return similarity_table(files, self.class_names, similarity, probability.argmax(dim=1))
+        unknown = self.reading_.is_unknown(similarity.amax(dim=1))
+        table = answer_table(files, self.class_names, similarity, probability, unknown, top)
+        if self.examples_.files:
+            table["in_support"] = doubles
+            add_nearest(table, z, self.examples_.z, self.examples_.files)
+        return table
+
+    def _doubles(self, files: list[Path]) -> list[bool]:
+        """Whether the content of each file stands in the support, which is worth a warning."""
+        places = {content: file for content, file in zip(self.examples_.contents, self.examples_.files) if content}
+        found = [places.get(content_digest(file)) if places else None for file in files]
+        pairs = list(dict.fromkeys(f"{file} is {place}" for file, place in zip(files, found) if place))
+        if pairs:
+            more = f"; and {len(pairs) - _LISTED:,} more" if len(pairs) > _LISTED else ""
+            _log.warning("Queries that stand in the support prove nothing: %s%s.", "; ".join(pairs[:_LISTED]), more)
+        return [place is not None for place in found]
+
+    # --- keeping ----------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write what has been learned as one safetensors file, without the encoder's weights; see ``load``.
+
+        Raises:
+            SamplingError: ``fit`` has not been called.
+            CheckpointError, StorageError: it cannot be written.
+        """
+        self._check_fitted()
+        eyes = self._loaded[1] if hasattr(self, "_loaded") else None
+        listed = not hasattr(self, "n_features_in_")
+        saved.save(path, self.examples_, self.get_params(deep=False), listed, self.head_.name, self.reading_, eyes)
+
+    @classmethod
+    def load(cls, path: str | Path, encoder: Any = None) -> OneShotClassifier:
+        """Read a classifier that ``save`` has written, with the encoder that it was made with.
+
+        Args:
+            path: the file.
+            encoder: that encoder; loaded by its name or its checkpoint's path if left out.
+
+        Raises:
+            CheckpointError: the file is missing, damaged or foreign, or the encoder is not to be had or another one.
+            ConfigError: see ``load_encoder``.
+        """
+        examples, known = saved.load(path)
+        eyes = saved.encoder_of(path, known["encoder"], encoder)
+        classifier = cls(eyes, **known["settings"])
+        if not known["listed"]:
+            classifier.n_features_in_ = examples.z.shape[1]
+        return classifier._know(examples, known["head"], known["reading"])
 
 
 def classify_folder(
-    encoder: Encoder | Ensemble | str | Path,
-    support: str | Path,
-    queries: str | Path | Iterable[str | Path],
+    encoder: Any = None,
+    support: str | Path = "",
+    queries: str | Path | Iterable[str | Path] = (),
     skip_unreadable: bool = False,
+    top: int | None = None,
 ) -> pd.DataFrame:
     """Support folder in, predictions with similarities for the query images out.
 
     Args:
-        encoder: see ``load_encoder``, or the path of a checkpoint.
+        encoder: see ``OneShotClassifier``.
         support: folder with one sub-folder a class, one image or more in each.
         queries: image files, or folders of image files; one may stand alone.
         skip_unreadable: leave out queries that cannot be read, and list them in a warning.
+        top: how many classes are listed for each image; if left out, there is a column a class.
 
     Returns:
         see ``OneShotClassifier.predict_files``.
@@ -216,4 +350,4 @@ def classify_folder(
         CheckpointError, ConfigError: see ``OneShotClassifier``.
         DataError, SamplingError: see ``fit_folder`` and ``predict_files``.
     """
-    return OneShotClassifier(encoder).fit_folder(support).predict_files(queries, skip_unreadable)
+    return OneShotClassifier(encoder).fit_folder(support).predict_files(queries, skip_unreadable, top)

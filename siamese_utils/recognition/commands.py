@@ -27,6 +27,8 @@ SkipUnreadable = Annotated[
     bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read, and list them.")
 ]
 
+_LISTED = 5  # classes that are listed with an answer
+
 
 def add_commands(app: typer.Typer) -> None:
     """Make the commands of this module those of the command line, in this order."""
@@ -45,7 +47,7 @@ def classify(
     """Recognise your own classes from one example each."""
     _check_output(out)
     eyes = _loaded(encoder)
-    table = classify_folder(eyes, support, queries, skip_unreadable)
+    table = classify_folder(eyes, support, queries, skip_unreadable, None if csv else _LISTED)
     if out is not None:
         from siamese_utils.recognition.answers import write_answers
 
@@ -55,7 +57,11 @@ def classify(
         say(table.to_csv(index=False, float_format="%.4f", lineterminator="\n"), nl=False)
         return
     for row in table.itertuples():
-        say(f"{row.query}: {row.prediction} (similarity {row.similarity:.2f}, lead {row.margin:.2f})")
+        said = f"none of these, rather {row.prediction}" if row.unknown else row.prediction
+        say(
+            f"{row.query}: {said} (probability {row.probability:.2f}, similarity {row.similarity:.2f}, "
+            f"lead {row.margin:.2f})"
+        )
 
 
 def check(

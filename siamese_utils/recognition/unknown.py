@@ -33,6 +33,7 @@ BETWEEN = 0.15
 """Where the threshold lies with one image a class: from the similarity of the nearest other classes (0) to 1."""
 
 _ROWS = 4_000  # support images looked at, of more a part spread evenly
+_MOST_SCORES = 20_000_000  # images times classes, likewise
 _log = logging.getLogger(__name__)
 
 
@@ -71,7 +72,7 @@ def fit_reading(head: Head, z: torch.Tensor, labels: torch.Tensor, unknown_rate:
         ConfigError: the rate is not between 0 and 1.
     """
     rate = None if unknown_rate is None else _rate(unknown_rate)
-    z, every = z.float(), max(1, -(-len(z) // _ROWS))
+    z, every = z.float(), max(1, -(-len(z) // max(1, min(_ROWS, _MOST_SCORES // len(head.bias)))))
     of = labels[::every]
     similarity = prototype_left_out(z, labels, every)
     known = ~similarity.isnan().any(dim=1)

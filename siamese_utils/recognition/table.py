@@ -1,0 +1,101 @@
+"""Answers as a table: one row a query."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from siamese_utils.errors import printable
+
+_NEAREST = 3  # support images that are shown with an answer
+_BLOCK = 1_024  # queries that are compared with all support images at once
+
+
+def shown_names(names: Sequence[object]) -> list[object]:
+    """Names of classes as a table can hold them."""
+    return [printable(name) if isinstance(name, str) else name for name in names]
+
+
+def similarity_table(
+    files: Sequence[Path], names: Sequence[object], similarity: torch.Tensor, said: torch.Tensor
+) -> pd.DataFrame:
+    """One row a query: ``query``, ``prediction``, ``similarity`` and ``margin``, then one column a class.
+
+    Args:
+        files: the queries.
+        names: of the classes.
+        similarity: float32 (N, C).
+        said: int64 (N,), the class that each is taken for.
+    """
+    shown = shown_names(names)
+    table = _answers(files, shown, similarity, said)
+    columns = [f"{name} (class)" if name in table.columns else name for name in shown]
+    return pd.concat([table, pd.DataFrame(similarity.numpy(), columns=columns)], axis=1)
+
+
+def answer_table(
+    files: Sequence[Path],
+    names: Sequence[object],
+    similarity: torch.Tensor,
+    probability: torch.Tensor,
+    unknown: torch.Tensor,
+    top: int,
+) -> pd.DataFrame:
+    """One row a query, of a width that does not grow with the classes.
+
+    Args:
+        files: the queries.
+        names: of the classes.
+        similarity: float32 (N, C).
+        probability: float32 (N, C).
+        unknown: bool (N,).
+        top: classes to list.
+
+    Returns:
+        ``query``, ``prediction``, ``similarity`` (to it), ``margin`` (lead over the next), ``probability`` (of the
+        prediction, if the image is of one of the classes) and ``unknown``; then ``class_1``, ``similarity_1`` and so
+        on, the likeliest first.
+    """
+    shown = shown_names(names)
+    table = _answers(files, shown, similarity, probability.argmax(dim=1))
+    table["probability"], table["unknown"] = probability.amax(dim=1).numpy(), unknown.numpy()
+    order = probability.topk(min(top, len(shown)), dim=1).indices
+    for place in range(order.shape[1]):
+        table[f"class_{place + 1}"] = [shown[index] for index in order[:, place].tolist()]
+        table[f"similarity_{place + 1}"] = similarity.gather(1, order[:, place : place + 1])[:, 0].numpy()
+    return table
+
+
+def add_nearest(table: pd.DataFrame, queries: torch.Tensor, support: torch.Tensor, files: Sequence[str]) -> None:
+    """Add the nearest support images: ``nearest_1`` (its path), ``nearest_1_similarity`` and so on.
+
+    Args:
+        table: a row a query; changed in place.
+        queries: float32 (N, D).
+        support: float32 (M, D).
+        files: of the support.
+    """
+    count = min(_NEAREST, len(files))
+    found = [(some @ support.T).topk(count, dim=1) for some in queries.split(_BLOCK)]
+    values, indices = torch.cat([one.values for one in found]), torch.cat([one.indices for one in found])
+    for place in range(count):
+        table[f"nearest_{place + 1}"] = [printable(files[index]) for index in indices[:, place].tolist()]
+        table[f"nearest_{place + 1}_similarity"] = values[:, place].clamp(-1, 1).numpy()
+
+
+def _answers(
+    files: Sequence[Path], names: Sequence[object], similarity: torch.Tensor, said: torch.Tensor
+) -> pd.DataFrame:
+    own = similarity.gather(1, said[:, None])[:, 0]
+    rest = similarity.scatter(1, said[:, None], -torch.inf).amax(dim=1)
+    return pd.DataFrame(
+        {
+            "query": [printable(file) for file in files],
+            "prediction": [names[index] for index in said.tolist()],
+            "similarity": own.numpy(),
+            "margin": (own - rest).numpy(),
+        }
+    )

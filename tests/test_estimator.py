@@ -1,0 +1,269 @@
+"""The classifier as an estimator of scikit-learn: parameters, cross-validation, probabilities, files without pickle."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.estimator_checks import check_estimator
+
+from siamese_utils.data.synthetic import make_synthetic
+from siamese_utils.encoders.checkpoints import save_encoder
+from siamese_utils.encoders.encoder import Encoder
+from siamese_utils.errors import CheckpointError, SamplingError, ShapeError, UnknownNameError
+from siamese_utils.recognition import classifier as classify
+from siamese_utils.recognition.classifier import OneShotClassifier, classify_folder
+
+CLASSES, EACH = 4, 6
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    torch.manual_seed(0)
+    return Encoder("conv3", 8).eval()
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    """Four synthetic classes of six images, class after class."""
+    return make_synthetic("test", num_classes=CLASSES, per_class=EACH).images.numpy()
+
+
+@pytest.fixture(scope="module")
+def y() -> np.ndarray:
+    return np.repeat(np.array(["ant", "bee", "cat", "dog"]), EACH)
+
+
+@pytest.fixture
+def folder(images: np.ndarray, y: np.ndarray, tmp_path: Path) -> Path:
+    """A support of two images a class in ``support``, and all others in ``queries``."""
+    for number, (image, name) in enumerate(zip(images, y)):
+        place = tmp_path / ("support" if number % EACH < 2 else "queries") / name
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(place / f"{number}.png")
+    return tmp_path
+
+
+IMAGES = "X is images, and tables of numbers that are no floats are taken for damaged ones"
+WORDS = "it is refused in words of the project's own"
+EXPECTED_FAILURES = {
+    "check_estimators_dtypes": IMAGES,
+    "check_dtype_object": IMAGES,
+    "check_classifier_data_not_an_array": IMAGES,
+    "check_classifiers_train": IMAGES,
+    "check_n_features_in_after_fitting": WORDS,
+    "check_estimators_empty_data_messages": WORDS,
+    "check_estimators_nan_inf": WORDS,
+    "check_estimator_sparse_tag": WORDS,
+    "check_estimator_sparse_array": WORDS,
+    "check_estimator_sparse_matrix": WORDS,
+    "check_fit2d_predict1d": WORDS,
+    "check_requires_y_none": "without y, X is classes by name",
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_scikit_learns_checks_that_make_sense_for_images() -> None:
+    checks = check_estimator(OneShotClassifier(), expected_failed_checks=EXPECTED_FAILURES, on_skip=None)
+    status = {check["check_name"]: check["status"] for check in checks}
+    assert {name for name, state in status.items() if state == "xfail"} <= set(EXPECTED_FAILURES)
+    assert sum(state == "passed" for state in status.values()) >= 36
+
+
+def test_parameters_are_kept_as_they_are_and_cloned(encoder: Encoder) -> None:
+    classifier = OneShotClassifier(encoder, head="ridge", unknown_rate=0.1, views="none")
+    assert classifier.get_params(deep=False) == {
+        "encoder": encoder,
+        "head": "ridge",
+        "unknown_rate": 0.1,
+        "views": "none",
+    }
+    twin = clone(OneShotClassifier("90-10", head="ridge"))
+    assert twin.encoder == "90-10" and twin.set_params(head="centred").head == "centred"
+
+
+def test_every_form_of_images_gives_the_same_classifier(
+    encoder: Encoder, images: np.ndarray, y: np.ndarray, folder: Path
+) -> None:
+    support = np.arange(len(y)) % EACH < 2
+    expected = OneShotClassifier(encoder).fit({name: images[support & (y == name)] for name in np.unique(y)})
+    files = [folder / "support" / name / f"{number}.png" for number, name in enumerate(y) if support[number]]
+    forms = [
+        images[support],
+        list(images[support]),
+        torch.from_numpy(images[support]),
+        files,
+        np.array(files, str),
+        encoder.embed(images[support]),
+    ]
+    for X in forms:
+        classifier = OneShotClassifier(encoder).fit(X, y[support])
+        torch.testing.assert_close(classifier.prototypes, expected.prototypes, atol=1e-5, rtol=0)
+        said = classifier.predict(images)
+        assert isinstance(said, np.ndarray) and said.tolist() == expected.predict(images)
+        assert classifier.classes_.tolist() == ["ant", "bee", "cat", "dog"] == list(expected.class_names)
+    by_folder = OneShotClassifier(encoder).fit_folder(folder / "support")
+    assert by_folder.predict([str(file) for file in files]) == expected.predict(images[support])
+    numbers = OneShotClassifier(encoder).fit(images[::-1], np.arange(len(y))[::-1] // EACH)
+    assert numbers.classes_.tolist() == [0, 1, 2, 3] and numbers.predict(images).dtype.kind == "i"
+
+
+def test_probabilities_go_with_the_answers(encoder: Encoder, images: np.ndarray, y: np.ndarray) -> None:
+    classifier = OneShotClassifier(encoder).fit(images[::2], y[::2])
+    p = classifier.predict_proba(images)
+    assert p.shape == (len(y), CLASSES)
+    np.testing.assert_allclose(p.sum(axis=1), 1)
+    assert (classifier.classes_[p.argmax(axis=1)] == classifier.predict(images)).all()
+    assert classifier.score(images, y) == (classifier.predict(images) == y).mean()
+
+
+def test_it_works_where_estimators_do(encoder: Encoder, images: np.ndarray, y: np.ndarray, folder: Path) -> None:
+    scores = cross_val_score(OneShotClassifier(encoder), images, y, cv=3)
+    of_embeddings = cross_val_score(OneShotClassifier(), encoder.embed(images).numpy(), y, cv=3)
+    assert scores.tolist() == of_embeddings.tolist() and 0 < scores.mean() < 1
+    files = sorted((folder / "queries").glob("*/*.png"))
+    by_file = cross_val_score(OneShotClassifier(encoder), files, [file.parent.name for file in files], cv=2)
+    assert by_file.shape == (2,) and 0 <= by_file.min() <= by_file.max() <= 1
+    line = make_pipeline(FunctionTransformer(lambda some: encoder.embed(some).numpy()), OneShotClassifier())
+    assert (line.fit(images, y).predict(images) == OneShotClassifier(encoder).fit(images, y).predict(images)).all()
+    search = GridSearchCV(OneShotClassifier(encoder), {"head": ["prototype", "ridge"]}, cv=2).fit(images, y)
+    assert search.best_params_["head"] in ("prototype", "ridge")
+
+
+def test_wrong_calls(encoder: Encoder, images: np.ndarray, y: np.ndarray) -> None:
+    for ask in (lambda c: c.predict(images), lambda c: c.predict_proba(images), lambda c: c.prototypes):
+        with pytest.raises(SamplingError, match="call fit") as raised:
+            ask(OneShotClassifier(encoder))
+        assert isinstance(raised.value, NotFittedError)
+    with pytest.raises(SamplingError, match="as y"):
+        OneShotClassifier(encoder).fit(images)
+    with pytest.raises(SamplingError, match="Two classes"):
+        OneShotClassifier(encoder).fit(images, ["a"] * len(images))
+    with pytest.raises(ShapeError, match="one class"):
+        OneShotClassifier(encoder).fit(images, y[:-1])
+    with pytest.raises(ShapeError, match="Classes"):
+        OneShotClassifier(encoder).fit(images, np.linspace(0, 1, len(y)))
+    with pytest.raises(UnknownNameError, match="centred"):
+        OneShotClassifier(encoder, head="center").fit(images, y)
+
+
+# ----------------------------------------------------------------------------------------- answers
+
+
+def test_answers_of_a_width_that_does_not_grow(encoder: Encoder, folder: Path) -> None:
+    table = classify_folder(encoder, folder / "support", sorted((folder / "queries").iterdir()), top=2)
+    assert table.columns.tolist() == [
+        *("query", "prediction", "similarity", "margin", "probability", "unknown"),
+        *("class_1", "similarity_1", "class_2", "similarity_2", "in_support"),
+        *(f"nearest_{place}{kind}" for place in (1, 2, 3) for kind in ("", "_similarity")),
+    ]
+    assert (table.prediction == table.class_1).all() and (table.similarity == table.similarity_1).all()
+    np.testing.assert_allclose(table.margin, table.similarity_1 - table.similarity_2, atol=1e-6)
+    assert not table.in_support.any() and table.probability.between(0.25, 1).all()
+    assert (table.nearest_1_similarity >= table.nearest_2_similarity).all()
+    row = table.iloc[0]
+    z = encoder.embed([row["query"], row["nearest_1"]])
+    assert float(z[0] @ z[1]) == pytest.approx(row["nearest_1_similarity"], abs=1e-5)
+    wide = classify_folder(encoder, folder / "support", sorted((folder / "queries").iterdir()))
+    assert wide.columns.tolist()[:4] == table.columns.tolist()[:4]
+    assert wide.prediction.tolist() == table.prediction.tolist()
+
+
+def test_a_query_that_stands_in_the_support(encoder: Encoder, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    double = folder / "queries" / "ant" / "renamed.png"
+    original = sorted((folder / "support" / "ant").iterdir())[0]
+    double.write_bytes(original.read_bytes())
+    with caplog.at_level(logging.WARNING):
+        table = classify_folder(encoder, folder / "support", double.parent, top=1)
+    assert table.loc[table.in_support, "query"].tolist() == [str(double)]
+    assert [f"{double} is {original}" in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_without_an_encoder_the_best_is_used_and_named(
+    encoder: Encoder, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_encoder(encoder, folder / "best.safetensors")
+    monkeypatch.setattr(classify, "best_encoder", lambda: str(folder / "best.safetensors"))
+    with caplog.at_level(logging.INFO):
+        classify_folder(None, folder / "support", folder / "queries" / "ant")
+    assert "best.safetensors" in caplog.text and len(caplog.records) == 1
+
+
+# ----------------------------------------------------------------------------------- saving and loading
+
+
+@pytest.fixture
+def kept(encoder: Encoder, folder: Path) -> Path:
+    """A classifier that was saved; its encoder is a checkpoint."""
+    save_encoder(encoder, folder / "encoder.safetensors")
+    fitted = OneShotClassifier(folder / "encoder.safetensors", unknown_rate=0.2).fit_folder(folder / "support")
+    fitted.save(folder / "kept.safetensors")
+    return folder / "kept.safetensors"
+
+
+def test_what_is_saved_answers_alike(kept: Path, folder: Path) -> None:
+    before = OneShotClassifier(folder / "encoder.safetensors", unknown_rate=0.2).fit_folder(folder / "support")
+    after = OneShotClassifier.load(kept)
+    queries = sorted((folder / "queries").iterdir())
+    assert after.predict_files(queries, top=3).equals(before.predict_files(queries, top=3))
+    assert after.unknown_rate == 0.2 and after.reading_ == before.reading_ and after.head_.name == before.head_.name
+
+
+@pytest.mark.parametrize("names", [["x", "y", "z", "ü"], [3, 1, 2, 9], [0.5, 2.0, 1.0, 4.0]])
+def test_labels_keep_their_type(names: list, encoder: Encoder, images: np.ndarray, tmp_path: Path) -> None:
+    y = np.repeat(np.array(names), EACH)
+    y = y.astype(int) if y.dtype.kind == "f" else y
+    fitted = OneShotClassifier(encoder).fit(images, y)
+    fitted.save(tmp_path / "a.safetensors")
+    again = OneShotClassifier.load(tmp_path / "a.safetensors", encoder=encoder)
+    assert again.classes_.dtype == fitted.classes_.dtype
+    assert (again.predict(images) == fitted.predict(images)).all()
+
+
+def test_another_encoder_is_refused(kept: Path, folder: Path, encoder: Encoder) -> None:
+    OneShotClassifier.load(kept, encoder=folder / "encoder.safetensors")
+    torch.manual_seed(1)
+    with pytest.raises(CheckpointError, match="another encoder"):
+        OneShotClassifier.load(kept, encoder=Encoder("conv3", 8).eval())
+    save_encoder(Encoder("conv3", 8).eval(), folder / "encoder.safetensors")
+    with pytest.raises(CheckpointError, match="another encoder"):
+        OneShotClassifier.load(kept)
+    (folder / "encoder.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        OneShotClassifier.load(kept)
+
+
+def test_files_that_are_no_classifier(kept: Path, folder: Path, encoder: Encoder) -> None:
+    with pytest.raises(CheckpointError, match="no saved classifier"):
+        OneShotClassifier.load(folder / "none.safetensors")
+    with pytest.raises(CheckpointError, match="not written by"):
+        OneShotClassifier.load(folder / "encoder.safetensors")
+    content = kept.read_bytes()
+    for damaged in (content[:100], content[:-1] + bytes([content[-1] ^ 1]), b""):
+        kept.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="damaged"):
+            OneShotClassifier.load(kept)
+    save_file(load_file(folder / "encoder.safetensors"), kept, metadata={"format": "siamese_utils.classifier/1"})
+    with pytest.raises(CheckpointError, match="damaged"):
+        OneShotClassifier.load(kept)
+    with pytest.raises(SamplingError, match="call fit"):
+        OneShotClassifier(encoder).save(kept)
+
+
+def test_nothing_is_half_written(kept: Path, encoder: Encoder, images: np.ndarray, y: np.ndarray) -> None:
+    before = kept.read_bytes()
+    fitted = OneShotClassifier(encoder).fit({object(): images[:2], "b": images[6:8]})
+    with pytest.raises(CheckpointError, match="JSON"):
+        fitted.save(kept)
+    assert kept.read_bytes() == before and json.dumps(list(kept.parent.glob("*.tmp"))) == "[]"
