@@ -24,6 +24,7 @@ from siamese_utils.evaluation.episodes import (
     all_way_confusion,
     all_way_recalls,
     episode_accuracies,
+    estimate_over_images,
     few_shot_accuracy,
     few_shot_predictions,
     legacy_always_different,
@@ -31,6 +32,7 @@ from siamese_utils.evaluation.episodes import (
 )
 from siamese_utils.evaluation.estimates import Estimate, mean_estimate, wilson
 from siamese_utils.evaluation.pairs import (
+    auc,
     pair_accuracy,
     pair_auc,
     sample_similarities,
@@ -626,3 +628,40 @@ def test_more_ways_than_classes_and_more_shots_than_images() -> None:
         few_shot_predictions(z, labels, rng(), ways=1)
     with pytest.raises(SamplingError, match="1 or more"):
         all_way_accuracy(z, labels, rng(), supports=0)
+
+
+# --------------------------------------------------------------------------- intervals over images, not episodes
+
+
+@pytest.mark.parametrize(("of_class", "shots"), [(16, 1), (16, 5), (6, 1)])
+def test_an_interval_over_images_is_as_wide_as_other_images_make_it(of_class: int, shots: int) -> None:
+    """Other images of the same classes give other accuracies, whose spread one set of images is to foretell."""
+    generator = torch.Generator().manual_seed(0)
+    centres, labels = 0.6 * torch.randn(6, 16, generator=generator), torch.arange(6).repeat_interleave(of_class)
+    values, halves = [], []
+    for number in range(40):
+        z = centres[labels] + torch.randn(len(labels), 16, generator=generator)
+        drawn = sample_episodes(labels, 5, shots, 1, 3_000, number)
+        found = estimate_over_images(episode_accuracies(F.normalize(z, dim=1), drawn), drawn, labels)
+        assert found.n == len(labels)
+        values.append(found.value)
+        halves.append(found.ci95)
+    spread = 1.96 * np.std(values)
+    assert 0.9 * spread < np.sqrt(np.mean(np.square(halves))) < 1.6 * spread
+    narrow = few_shot_accuracy(F.normalize(z, dim=1), labels, 0, shots=shots, queries=1, episodes=3_000)
+    assert narrow.ci95 < halves[-1] / 3  # the interval over episodes says nothing of images
+
+
+def test_an_interval_over_images_is_not_known_where_none_is_ever_left_out() -> None:
+    labels = torch.arange(8) // 2
+    drawn = sample_episodes(labels, 2, 1, 1, 50, 0)
+    assert estimate_over_images(torch.rand(50), drawn, labels).ci95 == math.inf
+    with pytest.raises(ShapeError, match="50 episodes need"):
+        estimate_over_images(torch.rand(49), drawn, labels)
+
+
+@given(st.lists(st.integers(0, 5), min_size=2, max_size=30), st.integers(0, 2**31 - 1))
+def test_the_area_under_the_curve_is_that_of_scikit_learn(scores: list[int], seed: int) -> None:
+    same = np.random.default_rng(seed).random(len(scores)) < 0.5
+    assume(0 < same.sum() < len(same))
+    assert auc(np.array(scores, dtype=float), same) == pytest.approx(100 * roc_auc_score(same, scores))

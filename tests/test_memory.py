@@ -82,3 +82,12 @@ def test_other_allocators_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     with freed_memory_kept() as works:
         assert not works
     assert memory._users == 0
+
+
+def test_free_memory_is_more_than_this_test_and_less_than_there_could_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = memory.free_memory()
+    assert free is None or 2**20 < free < 2**50
+    monkeypatch.setattr(memory.Path, "read_text", lambda *_, **__: "MemAvailable:  2048 kB\n")
+    assert memory.free_memory() == 2**21
+    monkeypatch.setattr(memory.Path, "read_text", lambda *_, **__: "nothing of it\n")
+    assert memory.free_memory() is None

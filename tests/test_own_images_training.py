@@ -96,7 +96,7 @@ def test_a_folder_becomes_a_checkpoint_that_tells_of_itself(train: Callable, tmp
     assert sorted(chain(*parts)) == [f"class {number}" for number in range(10)] and len(parts[0]) == 6
     assert info["config"]["encoder"] == "conv3" and 0 < info["threshold"] < 1 and info["seconds"] > 0
     assert [each["metric"] for each in info["results"]] == ["2-way 1-shot accuracy", "2-way 5-shot accuracy"]
-    assert "On 2 classes that it has not learned, 18 images" in done.sentence and "of another" in done.sentence
+    assert "On 2 classes that it has not learned, 18 images" in done.sentence and "(another: " in done.sentence
     assert (
         len(told) == 1 and "6 classes from 54 images" in told[0] and "13 seconds" in told[0]
     )  # 648 images, 50 a second
@@ -295,7 +295,7 @@ def test_the_command_line_trains_and_says_whether_it_was_worth_it(
     own_run.save_encoder(Encoder("conv3", 4, image_size=24), tmp_path / "before.safetensors")
     words = ("train", "--images", folder, "--size", 16, "--encoder", "conv3", "--epochs", 2, "--device", "cpu")
     code, out, err = command_line(*words, "--against", "before.safetensors")
-    assert code == 0 and "my_encoder.safetensors" in out and "of before.safetensors" in out and "Learning 6" in err
+    assert code == 0 and "my_encoder.safetensors" in out and "(before.safetensors: " in out and "Learning 6" in err
     assert load_encoder(tmp_path / "my_encoder.safetensors").image_size == 16
 
 

@@ -288,3 +288,11 @@ def test_an_epoch_of_45000_images_is_quick() -> None:
     drawn = batches.epoch(0)
     assert time.process_time() - start < 0.3  # measured: 0.01 s
     assert drawn.shape == (175, 256)
+
+
+def test_an_epoch_of_several_passes_holds_the_epochs_that_single_passes_are() -> None:
+    labels = torch.arange(40) % 5
+    single, several = PKBatches(labels, 3, 2, 1), PKBatches(labels, 3, 2, 1, passes=3)
+    assert several.steps == 3 * single.steps and several.images == 3 * single.images
+    parts = [single.epoch(number) for number in (3, 4, 5)]
+    assert torch.equal(several.epoch(1), torch.cat(parts))

@@ -257,5 +257,4 @@ def _sentence(results: Sequence[Compared], parts: ClassParts, own: ImageSet, pat
         else f"the {len(parts.report)} classes that it has not learned (its best epoch was chosen by these same "
         "classes, since there are few, which flatters it)"
     )
-    numbers = "; ".join(map(beside, results))
-    return f"On {which}, {count:,} images: {numbers} of {name} on the same images; {worth(name, path, results[0])}."
+    return f"On {which}, {count:,} images: {beside(results, name)}; {worth(name, path, results[0])}."

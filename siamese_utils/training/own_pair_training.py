@@ -292,5 +292,4 @@ def _sentence(results: Sequence[Compared], parts: PairParts, path: Path, name: s
             " (its best epoch and threshold were chosen by these same pairs, since there are few, which flatters it)"
         )
     across = f" {parts.across:,} pairs were left out, whose images are in two parts." if parts.across else ""
-    numbers = "; ".join(map(beside, results))
-    return f"On {which}: {numbers} of {name} on the same images; {worth(name, path, results[1])}.{across}"
+    return f"On {which}: {beside(results, name)}; {worth(name, path, results[1])}.{across}"

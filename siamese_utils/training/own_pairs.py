@@ -187,7 +187,8 @@ def part_pairs(pairs: PairList, seed: int = 0) -> PairParts:
 
     What any pairs connect stays together, as one writer with his forgers, where there are enough such components. Where
     most images hang together, as people do who were paired at random, groups of same pairs stay together, and pairs
-    across the parts are left out. With few pairs one part serves validation and report.
+    across the parts are left out. With few pairs one part serves validation and report. Of images that no pairs connect
+    it is not known whether they show the same person, so they may stand in two parts.
 
     Args:
         pairs: see ``read_pairs``.

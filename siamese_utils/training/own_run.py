@@ -231,9 +231,10 @@ def worth(name: str, path: Path, first: Compared) -> str:
     return f"these images do not tell which is better (a difference of {_told(first.difference, '+')} points)"
 
 
-def beside(value: Compared) -> str:
-    """Both numbers, for a sentence."""
-    return f"{value.metric} {_told(value.trained)}, against {_told(value.other)}"
+def beside(results: Sequence[Compared], name: str) -> str:
+    """All numbers, each with that of the other encoder, for a sentence."""
+    parts = [f"{each.metric} {_told(each.trained)} ({name}: {_told(each.other)})" for each in results]
+    return f"{', '.join(parts)} on the same images"
 
 
 def _told(estimate: Estimate, sign: str = "") -> str:
