@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts are no part of the installed package
 
 pytest.importorskip("easyfsl")
-from benchmarks import augmentation, common, evaluation, optimizer, pair_network, training
+from benchmarks import augmentation, common, evaluation, optimizer, own_images, pair_network, training
+from siamese_utils.data.image_files import load_image
 from siamese_utils.data.images import ImageSet
 from siamese_utils.data.synthetic import make_synthetic
 from siamese_utils.encoders.encoder import Encoder
@@ -325,3 +326,37 @@ def test_all_optimizers_make_the_same_updates(monkeypatch: pytest.MonkeyPatch) -
 def test_optimizer_benchmark_runs() -> None:
     output = run(optimizer, "--quick")
     assert optimizer.FLOAT32 in output and optimizer.BFLOAT16 in output and "differ by at most" in output
+
+
+# --- own images ----------------------------------------------------------------------------------------
+
+
+def test_images_of_a_folder_all_differ_and_can_be_read(tmp_path: Path) -> None:
+    files = own_images.make_images(tmp_path, 210)
+    assert len({file.read_bytes() for file in files}) == len(files) == 210
+    assert load_image(files[209], 32).shape == (32, 32, 3)
+    assert np.array_equal(load_image(files[0]), load_image(files[200]))  # another comment alone
+
+
+def test_sides_of_a_folder_embed_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_clock(monkeypatch, own_images)
+    files = own_images.make_images(tmp_path, 8)
+    encoder = Encoder("conv3", 4).eval()
+    tables = own_images.embedding_tables("x", encoder, files, (4, 8))
+    assert [table["value"].tolist()[0] for table in tables[:2]] == [4, 4]
+    assert [table["value"].tolist()[1:] for table in tables[:2]] == [[4, 4], [8, 8]]
+    monkeypatch.setattr(own_images, "one_by_one", lambda encoder, files: torch.zeros(len(files), 4))
+    with pytest.raises(AssertionError):
+        own_images.embedding_tables("x", encoder, files, (4,))
+
+
+def test_a_search_that_answers_otherwise_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert own_images.search_table(200, 8, 2)["unit"].eq("queries/s").all()
+    monkeypatch.setattr(own_images, "nearest", lambda z, table, k: (torch.zeros(len(z), k), None))
+    with pytest.raises(AssertionError):
+        own_images.search_table(200, 8, 2)
+
+
+def test_own_images_benchmark_runs() -> None:
+    output = run(own_images, "--quick")
+    assert own_images.TOGETHER in output and "ms a query" in output
