@@ -71,6 +71,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.training --options $(if $(OUT),--out $(OUT))
 	$(BIN)/python -m benchmarks.optimizer $(if $(OUT),--out $(OUT))
 	$(BIN)/python -m benchmarks.pair_network $(if $(OUT),--out $(OUT))
+	$(BIN)/python -m benchmarks.own_images $(if $(OUT),--out $(OUT))
 
 # The header stays, the versions are new; CUDA libraries are left out, since each platform has its own.
 constraints: $(STAMP)

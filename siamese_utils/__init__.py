@@ -17,10 +17,12 @@ from siamese_utils.encoders.named import best_encoder
 from siamese_utils.errors import SiameseError
 from siamese_utils.recognition.check import check_folder
 from siamese_utils.recognition.classifier import OneShotClassifier, classify_folder
+from siamese_utils.recognition.index import EmbeddingIndex
 
 __version__ = "0.1.0"
 __all__ = [
     "CosineClassifier",
+    "EmbeddingIndex",
     "Encoder",
     "Ensemble",
     "OneShotClassifier",

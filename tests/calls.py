@@ -171,6 +171,18 @@ def make_calls(folder: Path) -> dict[str, Call]:
             siamese_utils.classify_folder,
             lambda: {"encoder": checkpoint, "support": folder / "support", "queries": [folder / "support" / "class 0"]},
         ),
+        "EmbeddingIndex": Call(
+            siamese_utils.EmbeddingIndex, lambda: {"z": z_and_labels()["z"], "names": list("abcdefghijklmnopqrstuvwx")}
+        ),
+        "EmbeddingIndex.build": Call(
+            siamese_utils.EmbeddingIndex.build, lambda: {"encoder": encoder, "files": folder / "support" / "class 0"}
+        ),
+        "EmbeddingIndex.search": Call(
+            siamese_utils.EmbeddingIndex(z_and_labels()["z"]).search, lambda: {"z": z_and_labels()["z"], "k": 3}
+        ),
+        "EmbeddingIndex.save": Call(
+            siamese_utils.EmbeddingIndex(z_and_labels()["z"]).save, lambda: {"path": folder / "index.safetensors"}
+        ),
         "check_folder": Call(
             siamese_utils.check_folder,
             lambda: {"folder": folder / "support", "encoder": checkpoint, "skip_unreadable": True},

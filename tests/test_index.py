@@ -5,16 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 from torch.nn import functional as F
+from typer.testing import CliRunner
 
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import ConfigError, DataError, ImageError, ShapeError
+from siamese_utils.recognition import commands
 from siamese_utils.recognition import index as index_module
 from siamese_utils.recognition.index import EmbeddingIndex, nearest
 from siamese_utils.system import devices
@@ -149,7 +153,7 @@ def test_files_that_cannot_be_read(encoder: Encoder, folder: Path) -> None:
     assert len(index) == 6 and not any("2 b" in name for name in index.names)
     empty = folder / "empty"
     empty.mkdir()
-    with pytest.raises(DataError, match="no image to search among"):
+    with pytest.raises(DataError, match="There is no image;"):
         EmbeddingIndex.build(encoder, empty)
 
 
@@ -215,3 +219,35 @@ def test_what_cannot_be_searched() -> None:
         index.search(units(1, 3))
     with pytest.raises(DataError, match="as many names"):
         EmbeddingIndex(units(5), ["a"])
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def test_the_nearest_images_are_told(encoder: Encoder, folder: Path, tmp_path: Path) -> None:
+    from siamese_utils.encoders.checkpoints import save_encoder
+
+    checkpoint, index, table = tmp_path / "e.safetensors", tmp_path / "i.safetensors", tmp_path / "t.csv"
+    save_encoder(encoder, checkpoint)
+    app, asked = typer.Typer(), sorted(folder.iterdir())[:2]
+    app.command()(commands.search)
+
+    def ask(*given: object) -> str:
+        result = CliRunner().invoke(app, [*map(str, given), "--encoder", str(checkpoint)], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    said = ask(folder, *asked, "--top", 2, "--index", index)
+    assert [line.split(": ")[1].startswith(f"{file} (1.00), ") for line, file in zip(said.splitlines(), asked)] == [
+        1,
+        1,
+    ]
+    assert ask(index, *asked, "--top", 2) == said  # from the stored index
+    ask(folder, asked[0], "--out", table)
+    rows = pd.read_csv(table)
+    assert list(rows.columns) == ["query", "rank", "image", "similarity"] and rows["rank"].tolist() == [1, 2, 3, 4, 5]
+    assert rows["image"][0] == str(asked[0]) and rows["similarity"].is_monotonic_decreasing
+    (folder / "2 b.png").write_text("no image")
+    with pytest.raises(ImageError, match=r"2 b\.png"):
+        ask(folder, asked[0])
+    assert "2 b" not in ask(folder, asked[0], "--top", 9, "--skip-unreadable")

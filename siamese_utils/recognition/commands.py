@@ -32,7 +32,7 @@ _LISTED = 5  # classes that are listed with an answer
 
 def add_commands(app: typer.Typer) -> None:
     """Make the commands of this module those of the command line, in this order."""
-    for command in (classify, check, export):
+    for command in (classify, check, search, export):
         app.command()(command)
 
 
@@ -75,6 +75,39 @@ def check(
     say("\n".join(report.sentences()) if out else report)
     if out is not None:
         say(f"What was found is in {report.save(out)}.")
+
+
+def search(
+    images: Annotated[Path, typer.Argument(help="Folder of images to search among, or an index that was stored.")],
+    queries: Annotated[list[Path], typer.Argument(help="Images to search with, or folders of images.")],
+    encoder: EncoderName = None,
+    top: Annotated[int, typer.Option(help="How many of the nearest images are listed.")] = 5,
+    index: Annotated[Path | None, typer.Option(help="File to store the index in, to be searched again.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Table to write: .csv, .json or .parquet.")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Dask scheduler, tcp://…, whose workers read and embed the images.")
+    ] = None,
+    skip_unreadable: SkipUnreadable = False,
+) -> None:
+    """Find the images of a folder that are most like others."""
+    from siamese_utils.recognition.answers import TABLES, output_path, write_table
+    from siamese_utils.recognition.index import EmbeddingIndex, search_files
+
+    if out is not None:
+        output_path(out, tuple(TABLES))
+    eyes = _loaded(encoder)
+    if images.is_file():
+        among = EmbeddingIndex.load(images)
+    else:
+        among = EmbeddingIndex.build(eyes, images, scheduler=scheduler, skip_unreadable=skip_unreadable)
+    if index is not None:
+        among.save(index)
+    table = search_files(among, eyes, queries, top, skip_unreadable)
+    if out is not None:
+        say(f"{len(table):,} answers are in {write_table(table, out)}.")
+        return
+    for query, rows in table.groupby("query", sort=False):
+        say(f"{query}: " + ", ".join(f"{row.image} ({row.similarity:.2f})" for row in rows.itertuples()))
 
 
 def export(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -226,6 +227,40 @@ def _coded(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return codes.to(torch.int8), scales, errors
 
 
+def search_files(
+    index: EmbeddingIndex, encoder: Any, queries: Any, k: int = 5, skip_unreadable: bool = False
+) -> pd.DataFrame:
+    """Find the indexed images that are most like others.
+
+    Args:
+        index: what is searched.
+        encoder: the one that made the index.
+        queries: image files, or folders of image files; one may stand alone.
+        k: answers a query.
+        skip_unreadable: leave out queries that cannot be read, and list them in a warning.
+
+    Returns:
+        one row an answer, the nearest first: ``query``, ``rank`` (from 1), ``image`` and ``similarity`` (cosine).
+
+    Raises:
+        ConfigError: another encoder made the index, or ``k`` is no whole number above zero.
+        DataError: a file is missing or unreadable, or no image was given.
+    """
+    index.check(encoder)
+    files = files_of(queries)
+    embedded = embed_files(encoder, files, skip_unreadable=skip_unreadable, progress="queries")
+    similarities, positions = index.search(embedded.z, k)
+    count = positions.shape[1]
+    return pd.DataFrame(
+        {
+            "query": [printable(files[position]) for position in embedded.kept for _ in range(count)],
+            "rank": list(range(1, count + 1)) * len(positions),
+            "image": [printable(index.names[position]) for position in positions.flatten().tolist()],
+            "similarity": similarities.flatten().numpy(),
+        }
+    )
+
+
 def files_of(given: Any) -> list[Path]:
     """Image files, and those in folders, of which there is at least one.
 
@@ -238,5 +273,5 @@ def files_of(given: Any) -> list[Path]:
     paths = [as_path(path) for path in as_list(given)]
     files = [file for path in paths for file in (images_in(path) if path.is_dir() else [path])]
     if not files:
-        raise DataError("There is no image to search among; name image files, or folders that hold some.")
+        raise DataError("There is no image; name image files, or folders that hold some.")
     return files
