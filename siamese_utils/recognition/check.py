@@ -57,11 +57,19 @@ def check_folder(folder: str | Path, encoder: Any = None, skip_unreadable: bool 
     support = read_support(folder, check_doubles=False)
     encoder = as_encoder(best_encoder() if encoder is None else encoder)
     embedded = embed_files(encoder, support.files, skip_unreadable=skip_unreadable, progress="support images")
-    return judge(support, embedded.z, embedded.kept, embedded.faults, Path(folder), encoder)
+    contents = [support.contents[row] for row in embedded.kept]
+    doubles = find_doubles([support.files[row] for row in embedded.kept], contents, embedded.z)
+    return judge(support, embedded.z, embedded.kept, embedded.faults, Path(folder), encoder, doubles)
 
 
 def judge(
-    support: Support, z: torch.Tensor, kept: Sequence[int], faults: dict[int, ImageError], folder: Path, encoder: Any
+    support: Support,
+    z: torch.Tensor,
+    kept: Sequence[int],
+    faults: dict[int, ImageError],
+    folder: Path,
+    encoder: Any,
+    doubles: Sequence[Double] = (),
 ) -> FolderReport:
     """The report of embeddings that are at hand; see ``check_folder``.
 
@@ -72,12 +80,12 @@ def judge(
         faults: of the others, by their positions.
         folder: where they lie.
         encoder: what has embedded them.
+        doubles: pairs among those that can be read.
     """
     from siamese_utils.evaluation.estimates import wilson  # brings scipy.stats, slow to import
 
     rows = list(kept)
     labels, files = support.labels[rows], [support.files[row] for row in rows]
-    doubles = find_doubles(files, [support.contents[row] for row in rows], z)
     once = torch.ones(len(rows), dtype=torch.bool)
     once[[one.second for one in doubles if labels[one.first] == labels[one.second]]] = False
     if len(labels.unique()) < 2:

@@ -34,6 +34,7 @@ STUDIES: dict[str, str] = {
     "imprinting_trials": "imprinting.study:IMPRINTING_TRIALS",
     "imprinting_moved": "imprinting.study:IMPRINTING_MOVED",
     "imprinting_moved_trials": "imprinting.study:IMPRINTING_MOVED_TRIALS",
+    "folder_checks": "own_images.checks:FOLDER_CHECKS",
     "cifar10": "cifar10.study:CIFAR10",
     "cifar10_new_classes": "cifar10.new_classes:CIFAR10_NEW_CLASSES",
     "cifar10_leak": "cifar10.leak:CIFAR10_LEAK",

@@ -16,7 +16,7 @@ function make(kind, attributes = {}, ...inside) {
 function picture(which, name) {
   if (which === null) return make("span", {class: "picture"}, "no picture on this page");
   return make("img", {class: "picture", src: "data:image/jpeg;base64," + data.pictures[which], alt: name, width: 96,
-    height: 96, loading: "lazy"});
+    height: 96});
 }
 
 function fileName(path) {
