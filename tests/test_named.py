@@ -128,10 +128,18 @@ def test_lite0_gives_the_packages_features_at_its_own_resolution(lite0: NamedEnc
     images = torch.from_numpy(some_images(2, 224))
     pixels = (images.permute(0, 3, 1, 2).float() - 127) / 128
     with torch.no_grad():
-        expected = F.normalize(plain.extract_features(pixels).mean(dim=(2, 3)))
+        pooled = plain.extract_features(pixels).pow(3).mean(dim=(2, 3)).pow(1 / 3)
+        expected = F.normalize(F.normalize(pooled) - lite0.centre)
     assert (lite0.name, lite0.image_size, lite0.embedding_dim) == ("efficientnet-lite0", 224, 1280)
     torch.testing.assert_close(lite0.embed(images, views="none"), expected, atol=1e-5, rtol=0)
     assert not lite0.training and "may be among them" in lite0.note and lite0.note.count(".") == 1
+
+
+def test_lite0_is_centred_on_what_its_normalisation_expects(lite0: NamedEncoder) -> None:
+    norm = lite0.body.network._bn1
+    normal = torch.randn(20_000, 1, generator=torch.Generator().manual_seed(0))
+    drawn = (norm.bias + norm.weight.abs() * normal).clamp(0, 6).pow(3).mean(dim=0).pow(1 / 3)
+    torch.testing.assert_close(lite0.centre, 0.6 * F.normalize(drawn, dim=0), atol=2e-3, rtol=0)
 
 
 def test_lite0_takes_files_and_its_fingerprint_stays(lite0: NamedEncoder, tmp_path: Path) -> None:

@@ -323,7 +323,7 @@ def test_the_study_of_photographs_stores_both_encoders_and_tells_of_them(
 ) -> None:
     support = read_support(folder)
     photos = Photos(support.class_names, support.files, support.labels, ())
-    bench = Bench("cpu", progress=False, given={(find_photos,): photos, (load_encoder, study.OTHER): other})
+    bench = Bench("cpu", progress=False, given={(find_photos,): photos, (study.as_published,): other})
     runs = [dataclasses.replace(run, settings={"settings": SETTINGS}) for run in study.OWN_TRAINING.runs()]
     with pytest.raises(ResultsError):
         training_table()

@@ -269,13 +269,19 @@ ENCODERS["vgg19bn-8"] = lambda: _vgg19bn(8)
 class EfficientNetLite0(nn.Module):
     """EfficientNet-Lite0 without its classifier, behind an enlargement of the image to ``side`` pixels.
 
+    Args:
+        side: in pixels.
+        power: of the mean over positions; 1 is the mean itself, more lets the strongest positions count more
+            (generalised-mean pooling, Radenović et al., 2018).
+
     Raises:
         MissingPackageError: the package is not installed.
     """
 
-    def __init__(self, side: int = 128) -> None:
+    def __init__(self, side: int = 128, power: float = 1) -> None:
         super().__init__()
         self.side = side
+        self.power = power
         try:
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError as error:
@@ -291,7 +297,22 @@ class EfficientNetLite0(nn.Module):
         if tuple(x.shape[-2:]) != (self.side, self.side):
             shrinks = max(x.shape[-2:]) > self.side
             x = F.interpolate(x, size=(self.side, self.side), mode="bilinear", antialias=shrinks)
-        return self.network.extract_features(x).mean(dim=(2, 3))
+        maps = self.network.extract_features(x)
+        if self.power == 1:
+            return maps.mean(dim=(2, 3))
+        return maps.clamp(min=1e-6).pow(self.power).mean(dim=(2, 3)).pow(1 / self.power)
+
+    @torch.no_grad()
+    def expected_features(self) -> torch.Tensor:
+        """What the features are on average, as the weights tell it without an image: float (1280,).
+
+        The last normalisation was trained to give each channel a mean and a deviation; the activation of normal numbers
+        with these is averaged over a thousand of their quantiles.
+        """
+        norm = self.network._bn1
+        quantiles = torch.special.ndtri((torch.arange(1_000, dtype=torch.float64) + 0.5) / 1_000)
+        values = norm.bias.double().cpu() + norm.weight.double().abs().cpu() * quantiles[:, None]
+        return values.clamp(0, 6).pow(self.power).mean(dim=0).pow(1 / self.power).float()
 
 
 @register("efficientnet-lite0")

@@ -8,6 +8,7 @@ from typing import Any
 
 from siamese_utils.data.photos import Photos, find_photos
 from siamese_utils.encoders.checkpoints import load_encoder
+from siamese_utils.encoders.named import NamedEncoder
 from siamese_utils.evaluation.estimates import Estimate, exact
 from siamese_utils.experiments.study import Bench, Outcome, Run, Study
 from siamese_utils.recognition.support import Support
@@ -46,7 +47,7 @@ def carry_out(run: Run, bench: Bench) -> Outcome:
             Path(folder) / "encoder.safetensors",
             run.settings["settings"],
             runs=bench.folder or folder,
-            other=bench.load(load_encoder, OTHER),
+            other=bench.load(as_published),
             other_name=OTHER,
             device=bench.device,
             progress=bench.progress,
@@ -56,6 +57,14 @@ def carry_out(run: Run, bench: Bench) -> Outcome:
         metrics |= {name: each.trained, f"{name}_before": each.other, f"{name}_gain": each.difference}
     metrics |= {"seconds": exact(done.info["seconds"]), "learned": exact(len(done.info["learned_classes"]))}
     return Outcome(metrics, record=_record(done.info))
+
+
+def as_published() -> NamedEncoder:
+    """The published network with plain means over positions and no centre, as features of it are usually taken."""
+    encoder = load_encoder(OTHER)
+    encoder.body.power = 1
+    encoder.centre.zero_()
+    return encoder
 
 
 def as_support(photos: Photos) -> Support:
