@@ -22,6 +22,7 @@ from siamese_utils.system.files import as_path, atomic_path
 
 _CELLS = 8_000_000  # similarities that are held at once
 _CODED = 50_000  # rows from which on codes are worth their memory
+_AT_ONCE = 100_000  # rows of codes in one product; all in one take longer
 _TOGETHER = 16  # queries that are compared with the codes at once
 _FORM = "siamese_utils.index/1"
 
@@ -202,7 +203,8 @@ class _Codes:
     def search(self, z: torch.Tensor, table: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """See ``EmbeddingIndex.search``; a few queries at a time."""
         codes, scales, errors = _coded(z)
-        products = torch._int_mm(codes, self.codes.T)  # whole numbers, exact
+        parts = [torch._int_mm(codes, rows.T) for rows in self.codes.split(_AT_ONCE)]  # whole numbers, exact
+        products = torch.cat(parts, dim=1)
         answers = []
         for query, row, scale, error in zip(z, products, scales.tolist(), errors.tolist()):
             close = (row * self.scales).mul_(scale)
