@@ -59,6 +59,7 @@ SENTENCES = {
     "07": ("faces/findings.py", "faces/figures.py"),
     "08": ("drawing/findings.py", "drawing/figures.py"),
     "09": ("cifar10/findings.py", "cifar10/pair_findings.py", "cifar10/figures.py"),
+    "10": ("own_images/findings.py", "own_images/figures.py"),
 }
 """Modules of ``siamese_utils/studies`` that hold sentences of a page, by how the page's name begins."""
 

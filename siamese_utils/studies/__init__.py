@@ -40,6 +40,7 @@ STUDIES: dict[str, str] = {
     "cifar10_leak": "cifar10.leak:CIFAR10_LEAK",
     "cifar10_strong": "cifar10.strong:CIFAR10_STRONG",
     "cifar10_strong_trials": "cifar10.strong:CIFAR10_STRONG_TRIALS",
+    "own_images": "own_images.study:OWN_IMAGES",
     "own_training": "own_images.training:OWN_TRAINING",
 }
 """Where each study is defined: module below this package, and name. The study's name is that of its table."""

@@ -1,0 +1,107 @@
+"""The study of own images: carried out on a few made-up photographs, and told from what is stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from siamese_utils.data.photos import UNKNOWN, Photos, find_photos
+from siamese_utils.data.sampling import sample_episodes
+from siamese_utils.encoders.encoder import Encoder
+from siamese_utils.errors import ResultsError
+from siamese_utils.experiments.study import Bench, Run, keep
+from siamese_utils.studies.own_images import figures, findings, study
+
+SETTINGS = {"episodes": 4, "queries": 2, "shots": list(study.SHOTS), "ways": [5, 0]}
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Photos:
+    """Twelve classes of one colour each, twelve images in each, and five of noise."""
+    rng = np.random.default_rng(0)
+    for label in range(12):
+        colour = rng.integers(0, 256, 3)
+        for number in range(12):
+            pixels = np.clip(colour + rng.normal(0, 30, (8, 8, 3)), 0, 255).astype(np.uint8)
+            path = tmp_path / "photos" / f"kind {label:02d}" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+    (tmp_path / "photos" / UNKNOWN).mkdir()
+    for number in range(5):
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(
+            tmp_path / "photos" / UNKNOWN / f"{number}.png"
+        )
+    return find_photos(tmp_path)
+
+
+@pytest.fixture
+def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    encoder = Encoder("conv3", 16, 32).eval()
+    monkeypatch.setattr(study, "eyes_of", lambda step: (encoder, "none"))
+
+
+def test_each_step_is_measured_on_both_halves(photos: Photos, no_weights: None) -> None:
+    bench = Bench("cpu", progress=False, given={(find_photos,): photos})
+    outcome = study.carry_out(Run({"step": "head"}, SETTINGS), bench)
+    rows = outcome.metrics
+    assert set(rows.metric) == set(study.METRICS) and set(rows.half) == set(study.HALVES)
+    assert len(rows) == len(study.METRICS) * 2 * 2 * len(study.SHOTS)
+    assert rows.value.between(0, 100).all() and (rows.ci95 >= 0).all()
+    bins = outcome.tables["own_images_reliability"]
+    # five classes, or the six of a half, in both halves
+    assert bins["count"].sum() == 4 * 2 * (5 + 6) * 2 * len(study.SHOTS)
+
+
+def test_classes_far_apart_are_told_and_others_are_not() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(5).repeat_interleave(8)
+    z = F.normalize(5 * torch.eye(20)[labels] + 0.2 * torch.randn(40, 20, generator=generator), dim=1)
+    strange = torch.eye(20)[10:14]
+    episodes = sample_episodes(labels, 5, 3, 4, 10, np.random.default_rng(0))
+    metrics, sure, right = study.judged(z, strange, episodes, "prototype")
+    assert metrics["acc"].value == metrics["auroc"].value == 100 and metrics["accepted"].value == 0
+    assert right.all() and sure.mean() > 0.8
+    shuffled = labels[torch.randperm(40, generator=generator)]
+    episodes = sample_episodes(shuffled, 5, 3, 4, 10, np.random.default_rng(0))
+    assert study.judged(z, strange, episodes, "prototype")[0]["acc"].value < 50
+
+
+def test_calibration_error_is_the_mean_distance_in_bins() -> None:
+    bins = study.binned(np.array([0.95, 0.96, 0.97, 1.0, 0.55, 0.55]), np.array([1, 1, 1, 0, 1, 0], dtype=bool))
+    assert bins.bin.tolist() == [5, 9] and bins["count"].tolist() == [2, 4]
+    assert bins.right.tolist() == [50, 75] and bins.probability.tolist() == pytest.approx([55, 97])
+
+
+def test_findings_and_figures_are_told_from_what_is_stored(photos: Photos, no_weights: None, project: Path) -> None:
+    told = [
+        findings.steps_table,
+        findings.unknown_table,
+        findings.accuracy_sentence,
+        findings.unknown_sentence,
+        findings.calibration_sentence,
+        figures.shots_figure,
+        figures.reliability_figure,
+        figures.unknown_figure,
+    ]
+    for finding in told:
+        with pytest.raises(ResultsError):
+            finding()
+    bench = Bench("cpu", progress=False, given={(find_photos,): photos})
+    for step in study.STEPS:
+        run = Run({"step": step}, SETTINGS)
+        keep(study.OWN_IMAGES, run, study.carry_out(run, bench))
+    accuracy = f"{findings.value('head', 'acc').value:.1f}"
+    assert accuracy in findings.accuracy_sentence() and "five new classes" in findings.accuracy_sentence()
+    assert len(findings.steps_table().frame) == len(study.STEPS) and len(findings.unknown_table().frame) == 4
+    for finding in told[-3:]:
+        shown = finding()
+        assert shown.name.startswith("10_") and "," in shown.alt
+        plt.close(shown.figure)
+    assert "AUROC" in findings.unknown_sentence() and "points" in findings.calibration_sentence()
