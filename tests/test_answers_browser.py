@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,11 +12,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from browsers import DESKTOP, browsing
 from folders import KINDS, Eyes, class_folders
+from PIL import Image
 from sites import Way, walk
 from test_answers import EVIL, answers
 
+from siamese_utils.data.photos import find_photos
+from siamese_utils.encoders.checkpoints import load_encoder
 from siamese_utils.recognition.answers import write_answers
 from siamese_utils.recognition.check import check_folder
+from siamese_utils.recognition.classifier import classify_folder
+from siamese_utils.system.files import atomic_path, write_text_atomically
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -178,3 +185,44 @@ def test_a_name_cannot_run_a_script(opened: Callable[..., Page], tmp_path: Path)
     file.write_text(html)
     page.goto(file.as_uri())
     assert page.title() == "Which of your classes is it?" and page.locator(".card").count() == 2
+
+
+# ------------------------------------------------------------------------------------------- its picture
+
+PICTURE = "10_answers_page"
+ALT = (
+    "The page of answers for photographs of ten kinds of thing, of which a class folder held five each. The answers "
+    "stand below one another, doubtful ones first: on the left the photograph, beside it the class, its probability "
+    "and bars of the similarity to five classes, on the right the three examples that are most like it. The first ones "
+    "are marked as unknown."
+)
+
+
+def take_picture(folder: Path, classes: int = 10, shots: int = 5) -> None:
+    """Save a picture of the page of answers to real photographs, and its alternative text."""
+    photos = find_photos().half("reporting")
+    with tempfile.TemporaryDirectory() as name:
+        support, queries = Path(name) / "support", Path(name) / "queries"
+        for label, kind in enumerate(photos.class_names[:classes]):
+            files = [photos.files[row] for row in (photos.labels == label).nonzero().flatten().tolist()]
+            for number, file in enumerate(files[: shots + 2]):
+                target = support / kind if number < shots else queries
+                target.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, target / (file.name if number < shots else f"{kind} {number}.jpg"))
+        for number, file in enumerate(photos.unknown[:3]):
+            shutil.copy(file, queries / f"something else {number}.jpg")
+        encoder = load_encoder("efficientnet-lite0")
+        table = classify_folder(encoder, support, queries, top=5)
+        page = write_answers(table, Path(name) / "answers.html", encoder.name, encoder.note)
+        with browsing() as browser:
+            context = browser.new_context(viewport={"width": 1180, "height": 1010}, device_scale_factor=1.5)
+            opened_page = context.new_page()
+            opened_page.goto(page.as_uri())
+            shot = Image.open(io.BytesIO(opened_page.screenshot())).convert("RGB")
+    with atomic_path(folder / f"{PICTURE}.png") as temporary:
+        shot.quantize(128, dither=Image.Dither.NONE).save(temporary, "PNG", optimize=True)
+    write_text_atomically(folder / f"{PICTURE}.alt.txt", ALT + "\n")
+
+
+if __name__ == "__main__":
+    take_picture(Path(__file__).resolve().parents[1] / "figures")

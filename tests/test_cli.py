@@ -196,6 +196,16 @@ def test_check(run: Run, folders: tuple[Path, Path], checkpoint: Path, project: 
     check_error(run("check", support, *option), "one image", "add a second image")
 
 
+def test_search_into_a_page(run: Run, folders: tuple[Path, Path], checkpoint: Path, project: Path) -> None:
+    """The images of a support folder stand in its sub-folders."""
+    path = project / "found.html"
+    options = ("--checkpoint", checkpoint, "--top", 2, "--out", path)
+    assert run("search", *folders, *options) == (0, f"6 answers are in {path}.\n", "")
+    html = path.read_text()
+    assert "Which images are most like it?" in html and str(folders[0] / "class 0") in html
+    check_error(run("search", *folders, *options[:-1], project / "found.xls"), "found.xls has the ending '.xls'")
+
+
 # ----------------------------------------------------------------------------------------------- help
 
 

@@ -26,7 +26,15 @@ from PIL.PngImagePlugin import PngInfo
 import siamese_utils
 from siamese_utils.app.drawing import read_upload
 from siamese_utils.data import cifar, faces, image_files
-from siamese_utils.data.image_files import folders_in, image_suffixes, images_in, load_image, opened, read_image
+from siamese_utils.data.image_files import (
+    folders_in,
+    image_suffixes,
+    images_below,
+    images_in,
+    load_image,
+    opened,
+    read_image,
+)
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import DataError, ImageError, SamplingError
 from siamese_utils.recognition.classifier import classify_folder
@@ -678,3 +686,12 @@ def test_threads_decode_together_and_another_limit_alone(tmp_path: Path) -> None
     assert all(count == 1 and most in (1_000, 1_500) for alone, count, most in counts if alone)
     assert {most for alone, _, most in counts if not alone} == {image_files.MAX_PIXELS // 2}
     assert limit == Image.MAX_IMAGE_PIXELS and warnings.filters == filters
+
+
+def test_images_below_a_folder_at_any_depth_and_once(tmp_path: Path) -> None:
+    for name in ("b.png", "a/c.png", "a/deep/d.png", "a/.hidden/e.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "a" / "back").symlink_to(tmp_path, target_is_directory=True)
+    found = [path.relative_to(tmp_path).as_posix() for path in images_below(tmp_path)]
+    assert found == ["b.png", "a/c.png", "a/deep/d.png"]

@@ -112,6 +112,22 @@ def images_in(*folders: Path) -> list[Path]:
     return images
 
 
+def images_below(folder: Path) -> list[Path]:
+    """The image files in a folder and in those within it, at any depth; each folder once, also if links lead back.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    places, left, seen = [], [folder], set()
+    while left:
+        place = left.pop()
+        if place.resolve() not in seen:
+            seen.add(place.resolve())
+            places.append(place)
+            left += reversed(folders_in(place))
+    return images_in(*places)
+
+
 def _listed(folder: Path) -> list[Path]:
     try:
         found = [folder / entry.name for entry in os.scandir(folder) if not is_litter(entry.name)]

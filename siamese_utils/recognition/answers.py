@@ -103,6 +103,37 @@ def answers_page(table: pd.DataFrame, encoder: str = "", note: str = "") -> Page
     )
 
 
+def write_found(table: pd.DataFrame, target: str | Path, encoder: str = "") -> Path:
+    """Write what a search has found into one file, a table or a page of pictures by its ending.
+
+    Args:
+        table: see ``search_files``.
+        target: ends in ``.csv``, ``.json``, ``.parquet`` or ``.html``.
+        encoder: its name, for the page.
+
+    Returns:
+        the file.
+
+    Raises:
+        ConfigError: another ending.
+        StorageError: it cannot be written; what was there before stays.
+    """
+    path = output_path(target)
+    if path.suffix.lower() != ".html":
+        return write_table(table, path)
+    cards = []
+    for number, (query, found) in enumerate(table.groupby("query", sort=False)):
+        near = tuple(Near(row.image, Path(row.image).parent.name, row.similarity) for row in found.itertuples())
+        best, name = float(found.similarity.max()), str(query)
+        order = (number, name, -best)
+        said = f"The most similar image: {best:.2f}."
+        cards.append(Card(name, Path(name).name, said, order=order, near=near, near_are="nearest images"))
+    sorts = (("as asked", 1), ("by file name", 1), ("most alike first", 1))
+    lead = f"Compared by the encoder {encoder}; similarities are cosines." if encoder else "Similarities are cosines."
+    write_page(path, Page("Which images are most like it?", (lead,), (), "Found", cards, "queries", sorts))
+    return path
+
+
 def _card(row: Mapping[str, Any]) -> Card:
     probability, unknown = _number(row.get("probability")), bool(row.get("unknown", False))
     sure = row["margin"] if probability is None else probability

@@ -83,28 +83,29 @@ def search(
     encoder: EncoderName = None,
     top: Annotated[int, typer.Option(help="How many of the nearest images are listed.")] = 5,
     index: Annotated[Path | None, typer.Option(help="File to store the index in, to be searched again.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Table to write: .csv, .json or .parquet.")] = None,
+    out: Out = None,
     scheduler: Annotated[
         str | None, typer.Option(help="Dask scheduler, tcp://…, whose workers read and embed the images.")
     ] = None,
     skip_unreadable: SkipUnreadable = False,
 ) -> None:
     """Find the images of a folder that are most like others."""
-    from siamese_utils.recognition.answers import TABLES, output_path, write_table
+    from siamese_utils.data.image_files import images_below
+    from siamese_utils.recognition.answers import write_found
     from siamese_utils.recognition.index import EmbeddingIndex, search_files
 
-    if out is not None:
-        output_path(out, tuple(TABLES))
+    _check_output(out)
     eyes = _loaded(encoder)
     if images.is_file():
         among = EmbeddingIndex.load(images)
     else:
-        among = EmbeddingIndex.build(eyes, images, scheduler=scheduler, skip_unreadable=skip_unreadable)
+        found = (images_below(images) if images.is_dir() else []) or images
+        among = EmbeddingIndex.build(eyes, found, scheduler=scheduler, skip_unreadable=skip_unreadable)
     if index is not None:
         among.save(index)
     table = search_files(among, eyes, queries, top, skip_unreadable)
     if out is not None:
-        say(f"{len(table):,} answers are in {write_table(table, out)}.")
+        say(f"{len(table):,} answers are in {write_found(table, out, eyes.name)}.")
         return
     for query, rows in table.groupby("query", sort=False):
         say(f"{query}: " + ", ".join(f"{row.image} ({row.similarity:.2f})" for row in rows.itertuples()))
