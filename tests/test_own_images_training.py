@@ -31,6 +31,7 @@ from siamese_utils.experiments.study import Bench, run_study
 from siamese_utils.recognition.support import read_support
 from siamese_utils.studies.own_images import training as study
 from siamese_utils.studies.own_images.training_findings import training_sentence, training_table
+from siamese_utils.system.provenance import provenance
 from siamese_utils.training import own_images, own_run
 from siamese_utils.training import own_settings as fitting
 from siamese_utils.training.own_images import part_classes, train_images
@@ -324,10 +325,13 @@ def test_the_study_of_photographs_stores_both_encoders_and_tells_of_them(
     support = read_support(folder)
     photos = Photos(support.class_names, support.files, support.labels, ())
     bench = Bench("cpu", progress=False, given={(find_photos,): photos, (study.as_published,): other})
-    runs = [dataclasses.replace(run, settings={"settings": SETTINGS}) for run in study.OWN_TRAINING.runs()]
+    runs = [dataclasses.replace(run, settings={"config": SETTINGS}) for run in study.OWN_TRAINING.runs()]
     with pytest.raises(ResultsError):
         training_table()
     list(run_study(study.OWN_TRAINING, runs[:1], bench))
+    record = study.OWN_TRAINING.read_record(runs[0])
+    assert record["provenance"]["precision"] == provenance("cpu", "auto")["precision"]
+    assert record["trained"]["encoder"] == "conv3"
     table = study.OWN_TRAINING.table().set_index("metric").value
     assert set(table.index) == set(study.OWN_TRAINING.metrics) and table.learned == 6
     assert table.acc_1s_gain == pytest.approx(table.acc_1s - table.acc_1s_before)

@@ -58,6 +58,11 @@ class OwnSettings(Config):
         if self.epochs and self.minutes:
             raise ConfigError("Epochs and minutes both say how long to train; choose one.")
 
+    @property
+    def precision(self) -> str:
+        """That of the recipe; see ``TrainConfig``."""
+        return RECIPES[self.recipe].precision
+
 
 def fitted(settings: OwnSettings, images: torch.Tensor, labels: torch.Tensor) -> TrainConfig:
     """The recipe for these images, uint8 (N, S, S, 3), of these classes, int64 (N,), numbered from 0.

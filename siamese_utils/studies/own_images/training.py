@@ -26,12 +26,12 @@ def _runs() -> list[Run]:
     return [
         Run(
             {"start": "random", "seed": 0},
-            {"settings": OwnSettings(size=64)},
+            {"config": OwnSettings(size=64)},
             "Some thirty points below the published weights: 18 classes of 16 photographs are few to learn from.",
         ),
         Run(
             {"start": OTHER, "seed": 0},
-            {"settings": tuned},
+            {"config": tuned},
             "Within the interval of the published weights: what it learns of few classes it loses of what was general.",
         ),
     ]
@@ -45,7 +45,7 @@ def carry_out(run: Run, bench: Bench) -> Outcome:
             as_support(photos),
             "photos",
             Path(folder) / "encoder.safetensors",
-            run.settings["settings"],
+            run.config,
             runs=bench.folder or folder,
             other=bench.load(as_published),
             other_name=OTHER,
@@ -73,8 +73,8 @@ def as_support(photos: Photos) -> Support:
 
 
 def _record(info: Any) -> dict[str, Any]:
-    kept = ("config", "learned_classes", "validation_classes", "report_classes", "images", "epochs", "sentence")
-    return {name: info[name] for name in kept}
+    kept = ("learned_classes", "validation_classes", "report_classes", "images", "epochs", "sentence")
+    return {"trained": info["config"], **{name: info[name] for name in kept}}
 
 
 OWN_TRAINING = Study(

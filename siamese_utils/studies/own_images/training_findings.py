@@ -18,7 +18,7 @@ def training_table() -> Table:
     for run in OWN_TRAINING.runs():
         if not store.has_rows(OWN_TRAINING.path, run.key):
             continue
-        row: dict[str, object] = {"trained from": _STARTS[str(run.key["start"])], "side": run.settings["settings"].size}
+        row: dict[str, object] = {"trained from": _STARTS[str(run.key["start"])], "side": run.config.size}
         for name, what in METRICS.items():
             row[what] = str(store.result(table, **run.key, metric=name))
             row[f"gain, {what.split()[0]}"] = str(store.result(table, **run.key, metric=f"{name}_gain"))
