@@ -31,6 +31,7 @@ from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.evaluation.protocol import evaluate_split
 from siamese_utils.experiments import store as results
 from siamese_utils.studies.budgets import study as budgets
+from siamese_utils.studies.cifar10.study import CIFAR10
 from siamese_utils.studies.drawing import study as drawing_study
 from siamese_utils.studies.faces import koch
 from siamese_utils.studies.imprinting.study import IMPRINTING_MOVED
@@ -270,6 +271,12 @@ SOURCED: tuple[Sourced, ...] = (
     *(
         Sourced("08_*", text, "size of Omniglot's parts (Lake et al., 2015)")
         for text in ("with 242 letters", "242 letters with twenty drawings", "with 964 letters")
+    ),
+    Sourced(
+        "09_*",
+        "batches of {} images where they have 512",
+        "the configuration, and the slides' code",
+        lambda: (str(CIFAR10.runs()[0].config.batch),),
     ),
     Sourced("08_*", "60,000 and 90,000 letters shown", "earlier runs, of which nothing is stored"),
 )

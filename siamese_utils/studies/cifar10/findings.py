@@ -170,7 +170,7 @@ def slides_table() -> Table:
             row[f"slides, {NAMES[name]}"] = f"{getattr(told, name):.1f}" if told else "–"
             row[f"here, {NAMES[name]}"] = _shown(name, OWN[share][place], share)
         rows.append(row)
-    row = {"training images": "100%, as many updates as theirs"}
+    row = {"training images": "all, with as many updates as theirs"}
     for name, place in (("plain", 1), ("siamese", 2)):
         row[f"slides, {NAMES[name]}"] = f"{getattr(SLIDES[100], name):.1f}"
         row[f"here, {NAMES[name]}"] = _shown(name, LONG_UPDATES[place], 100, "long")
@@ -227,7 +227,12 @@ def _leads(share: int, training: str, ways: Mapping[str, tuple[int, int]]) -> li
     return rows
 
 
-def _lead(table: pd.DataFrame, way: str, share: int = 100, training: str = "short") -> Paired:
+def lead(table: pd.DataFrame, way: str, share: int = 100, training: str = "short") -> Paired:
+    """One lead of ``gains``.
+
+    Raises:
+        ResultsError: it is not stored.
+    """
     rows = table[(table.way == way) & (table.share == share) & (table.training == training)]
     if rows.empty:
         raise ResultsError("These runs are not stored yet; run `python -m siamese_utils study cifar10`.")
@@ -253,7 +258,7 @@ def gains_table() -> Table:
 def gain_sentence() -> str:
     """What the lead is in the slides' ratio of updates, and what is left of it at equal ones; Markdown."""
     table = gains()
-    own, updates, images = (_lead(table, way) for way in ("own ratio", "equal updates", "equal images"))
+    own, updates, images = (lead(table, way) for way in ("own ratio", "equal updates", "equal images"))
     told = (
         f"With all images and updates in the slides' ratio, two towers lead one by **{own}** points ({own.seeds_told}; "
         f"in the slides by {SLIDES[100].siamese - SLIDES[100].plain:.1f}). With as many updates for both it is "
@@ -268,7 +273,7 @@ def gain_sentence() -> str:
 def long_sentence() -> str:
     """The same where both train as long as the slides do; Markdown."""
     table = gains()
-    own, updates = (_lead(table, way, training="long") for way in ("own ratio", "equal updates"))
+    own, updates = (lead(table, way, training="long") for way in ("own ratio", "equal updates"))
     return (
         f"With as many updates as the slides have, {LONG_UPDATES[1]:,} and {LONG_UPDATES[2]:,}, the lead is **{own}** "
         f"points, and **{updates}** where one tower has {LONG_UPDATES[2]:,} as well ({own.seeds_told})."
@@ -288,7 +293,7 @@ def data_sentence() -> str:
 def shifted_sentence() -> str:
     """Whether the answer is another one with augmentation; Markdown."""
     table = gains()
-    before, after = (_lead(table, "equal updates", training=kind) for kind in ("short", "shifted"))
+    before, after = (lead(table, "equal updates", training=kind) for kind in ("short", "shifted"))
     last = UPDATES[100][-1]
     gained = difference(by_seed("plain", last, training="shifted"), by_seed("plain", last))
     return (

@@ -107,7 +107,8 @@ def pairs_sentence() -> str:
 
 
 def _some(ways: list[str]) -> str:
-    return f"{ways[0]} does" if len(ways) == 1 else f"{', '.join(ways[:-1])} and {ways[-1]} do"
+    named = [f"*{way}*" for way in ways]
+    return f"{named[0]} does" if len(ways) == 1 else f"{', '.join(named[:-1])} and {named[-1]} do"
 
 
 def exactness_sentence() -> str:
@@ -162,6 +163,8 @@ def new_classes() -> pd.DataFrame:
     Raises:
         ResultsError: nothing is stored.
     """
+    if not CIFAR10_NEW_CLASSES.path.is_file():
+        raise ResultsError("Nothing is stored yet; run `python -m siamese_utils study cifar10_new_classes`.")
     table = CIFAR10_NEW_CLASSES.table()
     table = table[table.metric.isin(["balanced_accuracy", "auc"])]
     way = [WAYS.get(key) for key in zip(table.system, table.by, strict=True)]
