@@ -169,6 +169,7 @@ def test_the_lead_is_taken_apart(project: Path) -> None:
     assert table.accuracy[("plain", ours)].mean == pytest.approx(50 + 2 * np.log2(ours / 1_000), abs=0.11)
     gain = findings.gain_sentence()
     leads = table.gain[("siamese", last)], findings.difference(by_seed("siamese", last), by_seed("plain", last))
+    assert "so longer training brings 6" in gain
     assert f"lead one by **{leads[0]}** points" in gain and f"as many updates for both it is **{leads[1]}**" in gain
 
 

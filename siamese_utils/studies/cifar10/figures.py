@@ -42,6 +42,7 @@ def gains_figure() -> Illustration:
     handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     axis.legend(handles.values(), handles.keys(), loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
     axis.margins(y=0.18)
+    axis.set_xlim(-0.6, len(shares) - 0.4)
     figure.tight_layout()
     told = "; ".join(
         f"{share}% of the images: "
