@@ -246,6 +246,10 @@ class Study:
         Raises:
             ResultsError: nothing is stored, or the table is damaged.
         """
+        if not self.path.is_file():
+            raise ResultsError(
+                f"There is no results table of {self.name} yet; run `python -m siamese_utils study {self.name}`."
+            )
         return store.read_table(self.path, self.all_columns)
 
     def read_record(self, run: Run) -> dict[str, Any]:

@@ -301,8 +301,8 @@ def data_sentence() -> str:
     overs = [(share, over) for share in UPDATES if (over := _over_ensemble(share))]
     told_over = ", ".join(f"{over} at {share}%" for share, over in overs)
     return (
-        f"In the slides' ratio the lead is {told} of the images; with as many updates {told_equal}; and over two separate "
-        f"towers of as many updates, averaged, {told_over}."
+        f"In the slides' ratio the lead is {told} of the images; with as many updates {told_equal}; and over two "
+        f"separate towers of as many updates, averaged, {told_over}."
     )
 
 

@@ -163,8 +163,6 @@ def new_classes() -> pd.DataFrame:
     Raises:
         ResultsError: nothing is stored.
     """
-    if not CIFAR10_NEW_CLASSES.path.is_file():
-        raise ResultsError("Nothing is stored yet; run `python -m siamese_utils study cifar10_new_classes`.")
     table = CIFAR10_NEW_CLASSES.table()
     table = table[table.metric.isin(["balanced_accuracy", "auc"])]
     way = [WAYS.get(key) for key in zip(table.system, table.by, strict=True)]
