@@ -38,7 +38,7 @@ HALVES = ("choosing", "reporting")
 SHOTS = (1, 2, 5, 10)
 WAYS = (5, 0)
 """Classes in an episode; 0 is all of a half."""
-EPISODES, QUERIES, BINS = 150, 6, 10
+EPISODES, QUERIES, BINS = 600, 6, 10
 
 
 def _runs() -> list[Run]:
