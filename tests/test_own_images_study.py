@@ -96,7 +96,7 @@ def test_findings_and_figures_are_told_from_what_is_stored(photos: Photos, no_we
     bench = Bench("cpu", progress=False, given={(find_photos,): photos})
     for step in study.STEPS:
         run = Run({"step": step}, SETTINGS)
-        keep(study.OWN_IMAGES, run, study.carry_out(run, bench))
+        keep(study.OWN_IMAGES, run, study.carry_out(run, bench), {})
     accuracy = f"{findings.value('head', 'acc').value:.1f}"
     assert accuracy in findings.accuracy_sentence() and "five new classes" in findings.accuracy_sentence()
     assert len(findings.steps_table().frame) == len(study.STEPS) and len(findings.unknown_table().frame) == 4
