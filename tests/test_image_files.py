@@ -599,10 +599,16 @@ def test_all_unreadable_queries_are_named_at_once_or_left_out(
 def test_all_unreadable_support_images_are_named_at_once(open_folder: Path, encoder: Encoder) -> None:
     bad = [open_folder / "support" / name / "1.png" for name in "ab"]
     for path in bad:
-        path.write_bytes(b"none")
+        path.write_bytes(f"none {path.parent.name}".encode())
     with pytest.raises(ImageError, match="2 of 4 support images") as caught:
+        classify_folder(encoder, open_folder / "support", open_folder / "queries")
+    assert all(str(path) in str(caught.value) for path in bad) and "--skip-unreadable" in str(caught.value)
+    expected = len(classify_folder(encoder, open_folder / "support", open_folder / "queries", skip_unreadable=True))
+    assert expected == len(images_in(open_folder / "queries"))
+    for path in (open_folder / "support" / "a").iterdir():
+        path.write_bytes(f"none {path.name}".encode())
+    with pytest.raises(SamplingError, match="No image of the class 'a' can be read"):
         classify_folder(encoder, open_folder / "support", open_folder / "queries", skip_unreadable=True)
-    assert all(str(path) in str(caught.value) for path in bad) and "skip" not in str(caught.value)
 
 
 # ----------------------------------------------------------------------------------------------- fuzz

@@ -91,8 +91,8 @@ def test_codes_decide_nothing_that_they_cannot(made: str, coded: None, monkeypat
         table = table * torch.linspace(0.1, 9, 3_000)[:, None]
     z = torch.cat([table[:5], units(14, 32, 1)])
     whole = []
-    original = index_module.nearest
-    monkeypatch.setattr(index_module, "nearest", lambda z, t, k: whole.append(len(t) == 3_000) or original(z, t, k))
+    original = index_module._nearest
+    monkeypatch.setattr(index_module, "_nearest", lambda z, t, k: whole.append(len(t) == 3_000) or original(z, t, k))
     check(EmbeddingIndex(table).search(z, 10), z, table, 10)
     assert len(whole) == 19
     assert not all(whole) or made in ("alike", "spiky")  # else codes would be of no use
@@ -206,6 +206,15 @@ def test_another_encoder_is_refused(encoder: Encoder) -> None:
     encoder.__class__ = type("Named", (Encoder,), {"fingerprint": "abc"})
     with pytest.raises(ConfigError, match="another encoder"):
         index.check(encoder)
+
+
+def test_numbers_that_are_not_finite_are_refused_in_whatever_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_module, "_AT_ONCE", 10)
+    table = units(25)
+    table[23, 1] = torch.nan
+    for ask in (lambda: EmbeddingIndex(table), lambda: nearest(units(1), table, 1)):
+        with pytest.raises(ShapeError, match="not finite"):
+            ask()
 
 
 def test_what_cannot_be_searched() -> None:

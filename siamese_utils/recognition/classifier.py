@@ -121,19 +121,30 @@ class OneShotClassifier(ClassifierMixin, BaseEstimator):
         parts = [as_embeddings(given, f"Embeddings of {name!r}", columns) for name, given in classes.items()]
         return self._learn(Examples.of_parts(tuple(classes), parts))
 
-    def fit_folder(self, folder: str | Path) -> OneShotClassifier:
+    def fit_folder(self, folder: str | Path, skip_unreadable: bool = False) -> OneShotClassifier:
         """Learn the classes from a folder with one sub-folder a class, one image or more in each.
+
+        Args:
+            folder: with the examples.
+            skip_unreadable: leave out what cannot be read, and list it in a warning.
 
         Raises:
             DataError: see ``read_support``; or images are unreadable, and all of them are named.
-            SamplingError: see ``read_support``.
+            SamplingError: see ``read_support``; or none of a class's images can be read.
         """
+        skip_unreadable = as_flag("skip_unreadable", skip_unreadable)
         support = read_support(folder)
-        z = embed_files(
-            self._eyes(), support.files, skip_unreadable=None, progress="support images", views=self.views
-        ).z
-        names = np.array(support.class_names, dtype=object)
-        return self._learn(Examples(names, z, support.labels, tuple(map(str, support.files)), support.contents))
+        embedded = embed_files(
+            self._eyes(), support.files, skip_unreadable=skip_unreadable, progress="support images", views=self.views
+        )
+        kept = list(embedded.kept)
+        labels = support.labels[kept]
+        for label, name in enumerate(support.class_names):
+            if not bool((labels == label).any()):
+                raise SamplingError(f"No image of the class {name!r} can be read; replace them or remove the class.")
+        names, files = np.array(support.class_names, dtype=object), tuple(str(support.files[row]) for row in kept)
+        contents = tuple(support.contents[row] for row in kept)
+        return self._learn(Examples(names, embedded.z, labels, files, contents))
 
     def _learn(self, examples: Examples) -> OneShotClassifier:
         if self.head != "auto":
@@ -340,7 +351,7 @@ def classify_folder(
         encoder: see ``OneShotClassifier``.
         support: folder with one sub-folder a class, one image or more in each.
         queries: image files, or folders of image files; one may stand alone.
-        skip_unreadable: leave out queries that cannot be read, and list them in a warning.
+        skip_unreadable: leave out images that cannot be read, and list them in a warning.
         top: how many classes are listed for each image; if left out, there is a column a class.
 
     Returns:
@@ -350,4 +361,4 @@ def classify_folder(
         CheckpointError, ConfigError: see ``OneShotClassifier``.
         DataError, SamplingError: see ``fit_folder`` and ``predict_files``.
     """
-    return OneShotClassifier(encoder).fit_folder(support).predict_files(queries, skip_unreadable, top)
+    return OneShotClassifier(encoder).fit_folder(support, skip_unreadable).predict_files(queries, skip_unreadable, top)
