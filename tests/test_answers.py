@@ -101,6 +101,11 @@ def test_doubtful_answers_come_first(tmp_path: Path) -> None:
     assert [near.said for near in first.near] == ["moss"] * 3
 
 
+def test_a_query_that_stands_among_the_examples_says_so(tmp_path: Path) -> None:
+    page = answers_page(answers(tmp_path, 2).assign(in_support=[True, False]))
+    assert [card.said.endswith("; it stands among the examples") for card in page.cards] == [False, True]
+
+
 def test_answers_without_probability_go_by_their_lead(tmp_path: Path) -> None:
     table = answers(tmp_path)[["query", "prediction", "similarity", "margin"]]
     table.margin = [0.3, 0.1, 0.2, 0.4]

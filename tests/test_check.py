@@ -44,6 +44,11 @@ def test_a_sound_folder(folder: Path) -> None:
     assert "100.0% (95% interval 86.2 to 100.0) of 24 images" in str(report)
 
 
+def test_few_examples_are_said_to_do_better_than_by_one_fewer(folder: Path, tmp_path: Path) -> None:
+    assert "one example fewer" not in str(check(folder))
+    assert "one example fewer" in str(check(class_folders(tmp_path / "few", dict.fromkeys(KINDS, 3))))
+
+
 def test_leave_one_out_is_what_it_says(folder: Path) -> None:
     """Against the definition, an image at a time."""
     for number in range(6):  # a fifth class that is half of one colour and half of another

@@ -145,7 +145,8 @@ def _card(row: Mapping[str, Any]) -> Card:
         file,
         "none of these" if unknown else prediction,
         f"rather {prediction} than another; " * unknown
-        + ", ".join(f"{name} {value:.2f}" for name, value in measured.items() if value is not None),
+        + ", ".join(f"{name} {value:.2f}" for name, value in measured.items() if value is not None)
+        + "; it stands among the examples" * bool(row.get("in_support", False)),
         mark,
         (prediction,),
         (mark or "sure",),

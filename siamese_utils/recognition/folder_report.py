@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from siamese_utils.evaluation.estimates import Estimate
 
 _SHOWN = 10  # rows of each kind on a terminal
+_SMALL = 5  # examples of a class up to which one fewer makes a difference
 _WEAK = 80  # percent right below which the encoder is no judge of labels
 _MISLABELLED, _DOUBLED, _TAKEN = "looks mislabelled", "doubled", "taken for another"
 
@@ -79,6 +80,8 @@ class FolderReport:
             f"{self.judged:,} images; with one example of each class it would be "
             f"{self.one_shot.value:.1f} ± {self.one_shot.ci95:.1f}%.",
         ]
+        if self.classes.images.median() <= _SMALL:
+            said.append("Each is named by one example fewer than new images will be, so these may do somewhat better.")
         if self.accuracy < _WEAK and len(self.suspects):
             said.append("With so many mistakes, an example that looks mislabelled may well be right.")
         return [*said, self.note] if self.note else said
