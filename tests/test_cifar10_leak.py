@@ -139,11 +139,11 @@ def test_the_leak_is_told_from_the_stored_rows() -> None:
         rows = {name: Estimate(value, 0.9, 10_000) for name, value in zip(names, values, strict=True)}
         store_rows(leak.CIFAR10_LEAK.path, {"system": system, "seed": 0}, rows, "", leak.CIFAR10_LEAK.all_columns)
 
-    store("plain", 70.0, 50.0, 80.0)
+    store("two-towers", 69.0, 48.0, 78.5)
     with pytest.raises(ResultsError, match="study cifar10_leak"):
         strong_findings.leak_table()
-    store("two-towers", 69.0, 48.0, 78.5)
+    store("plain", 70.0, 50.0, 80.0)
     text = " ".join(strong_findings.leak_sentences())
-    assert "two towers name **+9.5** points" in text and "gains **+10.0**" in text
-    assert "trails by 1.0 points here. The slides' 3.3 points" in text
+    assert "names **+10.0** points more right" in text and "lead of 3.3 points (84.9 to 88.2)" in text
+    assert "worth **+9.5** points. Asked honestly, they trail one tower by 1.0 points" in text
     assert strong_findings.leak_table().frame["itself"].tolist() == ["70.0 ± 0.9", "69.0 ± 0.9"]
