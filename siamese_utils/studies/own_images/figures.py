@@ -32,7 +32,7 @@ def shots_figure() -> Illustration:
         axis.set_xticks(SHOTS, [str(shots) for shots in SHOTS])
         axis.minorticks_off()
     axes[0].set_ylabel("accuracy (%)")
-    axes[1].legend(loc="lower right")
+    axes[0].legend(loc="lower right")
     figure.tight_layout()
     told = "; ".join(
         f"{label} {value(step, 'acc').value:.1f} percent with one example and {value(step, 'acc', shots=5).value:.1f} "
@@ -89,7 +89,7 @@ def unknown_figure() -> Illustration:
         heights, bars = [row.value for row in rows], [row.ci95 for row in rows]
         axes[1].errorbar(SHOTS, heights, bars, fmt=look, color=plotting.UNSEEN, capsize=3, label=label)
     axes[0].set(ylabel="AUROC (%)", title="known against unknown")
-    axes[1].set(ylabel="errors (%)", title="at the threshold that the support gives")
+    axes[1].set(ylabel="errors (%)", title="at the threshold from the support")
     for axis in axes:
         axis.set(xscale="log", xlabel="examples a class")
         axis.set_xticks(SHOTS, [str(shots) for shots in SHOTS])
