@@ -166,7 +166,7 @@ def new_classes_figure() -> Illustration:
     axis.set(
         xlabel="area under the ROC curve (%), 50 is guessing", title="Same or different, for classes learned and not"
     )
-    axis.legend(loc="upper center", bbox_to_anchor=(0.4, -0.22), ncols=2)
+    axis.legend(loc="upper center", bbox_to_anchor=(0.4, -0.6 / (0.5 * len(ways) + 0.5)), ncols=2)
     figure.tight_layout()
     means = table.groupby("way")[["learned", "new"]].mean()
     told = ", ".join(f"{way} {means.learned[way]:.0f} and {means.new[way]:.0f}" for way in ways)
