@@ -13,6 +13,7 @@ from siamese_utils.data.photos import Photos, find_photos
 from siamese_utils.errors import SiameseError
 from siamese_utils.recognition.support import content_digest
 from siamese_utils.studies.own_images import checks
+from siamese_utils.studies.own_images.checks_findings import doubles_table, wrong_labels_table
 
 
 @pytest.fixture
@@ -74,3 +75,13 @@ def test_wrong_labels_among_photographs(users_cache: None) -> None:
     z = checks.embed_files(checks.load_encoder(checks.ENCODER), files).z
     found = set(checks._report(support, z).suspects.file)
     assert {str(files[row]) for row in planted} <= found and len(found) <= 3
+
+
+def test_tables_for_the_page_hold_the_stored_rows() -> None:
+    labels, doubles = wrong_labels_table().frame, doubles_table().frame
+    stored = checks.FOLDER_CHECKS.table()
+    recall = stored[(stored.half == "reporting") & (stored.metric == "wrong_recall")]
+    assert [cell.partition(" ")[0] for cell in labels["wrong labels that are named"]] == [
+        f"{value:.1f}" for value in recall.value
+    ]
+    assert len(doubles) == len(checks.COPIES) and doubles.found[0].startswith("100.0")
