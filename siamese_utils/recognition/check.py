@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 CLEARLY = 0.5
 """An example looks mislabelled if it is nearer to another class by more than this share of the median lead of those
-that are named right; chosen on half of the classes of photographs."""
+that are named right; chosen on photographs, some of whose classes are among those reported on."""
 FEW = 3
 """Examples below which a class is said to have few."""
 _OUTLYING = 3  # robust standard deviations below the median likeness, of a class that is too varied

@@ -27,7 +27,7 @@ def wrong_labels_table() -> Table:
     return Table(
         pd.DataFrame(rows),
         "A check of folders of photographs with 5% of labels planted wrong, classes of the reporting half: "
-        "percent and points, with 95% intervals; the threshold was chosen on the other half",
+        "percent and points, with 95% intervals; the threshold was chosen on some of these classes and others",
         1,
     )
 
