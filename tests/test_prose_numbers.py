@@ -30,6 +30,7 @@ from siamese_utils.data import symbols
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.evaluation.protocol import evaluate_split
 from siamese_utils.experiments import store as results
+from siamese_utils.recognition.cache import MOST_BYTES
 from siamese_utils.studies.budgets import study as budgets
 from siamese_utils.studies.cifar10 import pair_findings
 from siamese_utils.studies.cifar10.study import CIFAR10
@@ -37,6 +38,7 @@ from siamese_utils.studies.drawing import study as drawing_study
 from siamese_utils.studies.faces import koch
 from siamese_utils.studies.imprinting.study import IMPRINTING_MOVED
 from siamese_utils.studies.networks.study import DISTANCES
+from siamese_utils.studies.own_images.checks import WRONG
 from siamese_utils.studies.validation import JUDGED_IMAGES, trial_runs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,7 +69,13 @@ SENTENCES = {
         "cifar10/strong_findings.py",
         "drawing/letter_findings.py",
     ),
-    "10": ("own_images/findings.py", "own_images/figures.py"),
+    "10": (
+        "own_images/findings.py",
+        "own_images/figures.py",
+        "own_images/checks_findings.py",
+        "own_images/training_findings.py",
+        "own_images/demonstrations.py",
+    ),
 }
 """Modules of ``siamese_utils/studies`` that hold sentences of a page, by how the page's name begins."""
 
@@ -175,6 +183,9 @@ SOURCED: tuple[Sourced, ...] = (
     # README
     computed("README.md", "Python {} or newer", lowest_python),
     Sourced("docs/commands.md", "169 MB", "size of cifar-100-python.tar.gz"),
+    Sourced("README.md", "CC BY 4.0", "name of a licence"),
+    computed("10_own_images.ipynb", "with {}% of labels planted wrong", lambda: round(100 * WRONG)),
+    computed("docs/commands.md", "at most about {} GB", lambda: MOST_BYTES // 2**30),
     Sourced("docs/sources.md", "Science 350, 2015", "volume of a journal"),
     Sourced("docs/sources.md", "cosine triplet loss, 150 epochs", "setting of the seed project"),
     computed("README.md", "{} a class draw", lambda: about("three hours", hours_of("cifar100-*-draw0"))),

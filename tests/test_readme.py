@@ -75,12 +75,15 @@ def test_readme_update_changes_a_wrong_number_and_nothing_else(tmp_path: Path, m
     monkeypatch.chdir(ROOT)
     (tmp_path / "docs").mkdir()
     right = {}
-    for page, name in (("README.md", "headline"), ("docs/numbers.md", "speed")):
-        right[page] = (ROOT / page).read_text(encoding="utf-8")
-        begin, end = readme._marks(name)
-        head, rest = right[page].split(begin)
-        block, tail = rest.split(end)
-        (tmp_path / page).write_text(head + begin + re.sub(r"\d", "7", block) + end + tail, encoding="utf-8")
+    for page, names in (("README.md", ("headline", "own-images")), ("docs/numbers.md", ("speed",))):
+        text = right[page] = (ROOT / page).read_text(encoding="utf-8")
+        for name in names:
+            begin, end = readme._marks(name)
+            head, rest = text.split(begin)
+            block, tail = rest.split(end)
+            text = head + begin + re.sub(r"\d", "7", block) + end + tail
+            assert text != right[page]
+        (tmp_path / page).write_text(text, encoding="utf-8")
     assert readme.update_readme(tmp_path / "README.md") is True
     assert {page: (tmp_path / page).read_text(encoding="utf-8") for page in right} == right
     assert readme.update_readme(tmp_path / "README.md") is False

@@ -24,6 +24,7 @@ from siamese_utils.studies.networks import findings as networks
 from siamese_utils.studies.networks.study import ENCODERS_EQUAL_IMAGES, ENCODERS_EQUAL_TIME, EQUAL_MINUTES
 from siamese_utils.studies.objectives import findings as objectives
 from siamese_utils.studies.objectives.systems import stored_systems
+from siamese_utils.studies.own_images import findings as own_images
 from siamese_utils.studies.recipe import findings as recipe
 from siamese_utils.studies.reference import seed_reference
 from siamese_utils.studies.splits import findings as splits
@@ -365,6 +366,16 @@ def symbols_named() -> str:
     )
 
 
+def own_photographs() -> str:
+    """What is recognised of photographs by published features, beside the report's own network."""
+    one, five = (own_images.value("head", "acc", shots=shots).value for shots in (1, 5))
+    own = own_images.value("report", "acc").value
+    return (
+        f"Of five new classes of photographs, **{one:.1f}%** are recognised from one example and {five:.1f}% from five "
+        f"by features that ImageNet taught; by the report's own network {own:.1f}% from one."
+    )
+
+
 def second_tower() -> str:
     """The lead of two towers over one in the slides' ratio of updates, and at equal ones."""
     table = cifar10.gains()
@@ -401,6 +412,7 @@ ON_PAGE: dict[str, OnPage] = {
     "07_face_verification": OnPage(people_told_apart, "07_accuracy"),
     "08_drawing_demo": OnPage(symbols_named, "08_draw_pairs"),
     "09_siamese_or_plain": OnPage(second_tower, "09_parts"),
+    "10_own_images": OnPage(own_photographs, "10_shots"),
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from siamese_utils.experiments.findings import Table
 from siamese_utils.studies import reference as studies_reference
 from siamese_utils.studies.ensembles.study import ENSEMBLES, TOGETHER
 from siamese_utils.studies.objectives.systems import SPLIT, TRIPLET_SYSTEMS
+from siamese_utils.studies.own_images import findings as own_images
 from siamese_utils.studies.splits.findings import over_draws, swept
 from siamese_utils.studies.splits.study import SPLIT_SWEEP
 from siamese_utils.system import project
@@ -275,23 +276,25 @@ def update_readme(readme: Path) -> bool:
         ResultsError: a file lacks its markers; none is changed then.
     """
     numbers = readme.parent / "docs" / "numbers.md"
-    new = {
-        readme: _with_block(readme, "headline", headline_text()),
-        numbers: _with_block(numbers, "speed", speed_text()),
-    }
+    blocks = {"headline": headline_text(), "own-images": own_images.readme_text()}
+    new = {readme: _with_blocks(readme, blocks), numbers: _with_blocks(numbers, {"speed": speed_text()})}
     changed = {file: text for file, text in new.items() if text != file.read_text(encoding="utf-8")}
     for file, text in changed.items():
         write_text_atomically(file, text)
     return bool(changed)
 
 
-def _with_block(file: Path, block: str, text: str) -> str:
-    begin, end = _marks(block)
-    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-    old = file.read_text(encoding="utf-8") if file.is_file() else ""
-    if not pattern.search(old):
-        raise ResultsError(f"{file} has no {block} markers; put {begin} and {end} where the block belongs.")
-    return pattern.sub(lambda _: f"{begin}\n{text}\n{end}", old)
+def _with_blocks(file: Path, blocks: Mapping[str, str]) -> str:
+    """The file's text with each block's between its markers."""
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    for block, made in blocks.items():
+        begin, end = _marks(block)
+        before, found, rest = text.partition(begin)
+        _, ended, after = rest.partition(end)
+        if not (found and ended):
+            raise ResultsError(f"{file} has no {block} markers; put {begin} and {end} where the block belongs.")
+        text = f"{before}{begin}\n{made}\n{end}{after}"
+    return text
 
 
 def headline_figure() -> tuple[Figure, str]:
