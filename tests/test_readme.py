@@ -75,7 +75,7 @@ def test_readme_update_changes_a_wrong_number_and_nothing_else(tmp_path: Path, m
     monkeypatch.chdir(ROOT)
     (tmp_path / "docs").mkdir()
     right = {}
-    for page, names in (("README.md", ("headline", "own-images")), ("docs/numbers.md", ("speed",))):
+    for page, names in (("README.md", ("headline", "photographs")), ("docs/numbers.md", ("speed",))):
         text = right[page] = (ROOT / page).read_text(encoding="utf-8")
         for name in names:
             begin, end = readme._marks(name)

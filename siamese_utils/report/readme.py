@@ -276,7 +276,7 @@ def update_readme(readme: Path) -> bool:
         ResultsError: a file lacks its markers; none is changed then.
     """
     numbers = readme.parent / "docs" / "numbers.md"
-    blocks = {"headline": headline_text(), "own-images": own_images.readme_text()}
+    blocks = {"headline": headline_text(), "photographs": own_images.readme_text()}
     new = {readme: _with_blocks(readme, blocks), numbers: _with_blocks(numbers, {"speed": speed_text()})}
     changed = {file: text for file, text in new.items() if text != file.read_text(encoding="utf-8")}
     for file, text in changed.items():
