@@ -357,11 +357,10 @@ def support_folder_gone_wrong(data: st.DataObject, bench: Bench) -> None:
     for entry in sorted(folder.rglob("*"), reverse=True):
         entry.rmdir() if entry.is_dir() else entry.unlink()
     folder.mkdir(exist_ok=True)
-    image = (bench.support / "class0" / "0.png").read_bytes()
     fault = data.draw(st.sampled_from(["empty class", "one class", "no class", "damaged", "text", "missing", "query"]))
     for number in range({"one class": 1, "no class": 0}.get(fault, data.draw(st.integers(2, 4)))):
         (folder / f"class{number}").mkdir()
-        (folder / f"class{number}" / "0.png").write_bytes(image)
+        Image.new("RGB", (32, 32), (60 * number, 90, 120)).save(folder / f"class{number}" / "0.png")
     queries: Any = bench.support / "class0" / "0.png"
     named: object = ""
     victim = folder / "class1" / "0.png"
@@ -369,6 +368,7 @@ def support_folder_gone_wrong(data: st.DataObject, bench: Bench) -> None:
         victim.unlink()
         named = victim.parent
     elif fault in ("damaged", "text"):
+        image = victim.read_bytes()
         victim.write_bytes(image[: data.draw(st.integers(0, len(image) // 2))] if fault == "damaged" else b"text")
         named = victim
     elif fault == "missing":

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from siamese_utils.encoders.checkpoints import checkpoint_info
 from siamese_utils.encoders.imprinting import FineTuneConfig
 from siamese_utils.errors import ConfigError, SiameseError, UnknownNameError
+from siamese_utils.studies.cifar10.fit import FitConfig
 from siamese_utils.studies.faces.koch import KochConfig
 from siamese_utils.studies.faces.systems import EMBEDDING, FaceConfig
 from siamese_utils.studies.imprinting.settings import BaseConfig, ImprintingConfig, MovedConfig
@@ -27,6 +28,7 @@ from siamese_utils.training.augment import AugmentConfig
 from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.losses import OBJECTIVES, Term
 from siamese_utils.training.optimizers import OPTIMIZERS
+from siamese_utils.training.own_settings import OwnSettings
 from siamese_utils.training.recipes import RECIPES
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -42,6 +44,8 @@ EXAMPLES: list[Config] = [
     MovedConfig(),
     TuningConfig(),
     FineTuneConfig(),
+    OwnSettings(),
+    FitConfig((2, 4)),
     *RECIPES.values(),
 ]
 
@@ -317,7 +321,13 @@ def stored_configurations() -> list[tuple[str, dict[str, Any]]]:
 def test_every_stored_configuration_reads_back() -> None:
     found = stored_configurations()
     assert len(found) > 300
-    kinds = {"terms": TrainConfig, "channels": KochConfig, "judged_crops": FaceConfig, "shots": ImprintingConfig}
+    kinds = {
+        "judged": FitConfig,
+        "terms": TrainConfig,
+        "channels": KochConfig,
+        "judged_crops": FaceConfig,
+        "shots": ImprintingConfig,
+    }
     for name, stored in found:
         kind = next(kind for field, kind in kinds.items() if field in stored)
         read = kind.from_json(stored)

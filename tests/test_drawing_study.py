@@ -372,7 +372,7 @@ def test_findings_say_what_is_stored(project: Path) -> None:
         key = {"train_on": train_on, "draw": draw, "seed": draw}
         store.store_rows(DRAWING.path, key, metrics, columns=DRAWING.all_columns)
 
-    with pytest.raises(ResultsError, match="run the study"):
+    with pytest.raises(ResultsError, match="study drawing"):
         findings.official_accuracy()
     for draw, value in enumerate((60.0, 70.0)):
         put("2-8", draw, pair_auc_unseen_digits=Estimate(value, 1.0, 9))

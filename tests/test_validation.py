@@ -197,7 +197,11 @@ def test_judging_is_on_the_given_images_alone(train_set: ImageSet) -> None:
 
 # ------------------------------------------------------------------------------------------ the studies
 
-ON_VALIDATION_CLASSES = [one for one in all_studies() if "classes" in one.runs()[0].settings]
+ON_VALIDATION_CLASSES = [
+    one
+    for one in all_studies()
+    if "classes" in one.runs()[0].settings and isinstance(one.runs()[0].settings.get("config"), TrainConfig)
+]
 names = [one.name for one in ON_VALIDATION_CLASSES]
 
 

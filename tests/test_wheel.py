@@ -99,7 +99,7 @@ def test_what_is_installed_works_from_an_empty_folder(
     said = done.stdout
     assert done.returncode == 0 and "Traceback" not in said, said + done.stderr
     assert said.startswith(f"{site}\n")
-    assert "support/red/0.png: red (similarity" in said.replace("\\", "/")
+    assert "support/red/0.png: red (probability" in said.replace("\\", "/")
     assert "same (probability of the same person" in said and "draws with DrawingModel" in said
     assert said.count("needs a checkout of the project") == 4
     assert f"11 of them would be stored in {here / 'siamese_runs'}" in said

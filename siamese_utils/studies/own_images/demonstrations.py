@@ -13,8 +13,9 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps
+from PIL import Image
 
+from siamese_utils.data.image_files import load_image
 from siamese_utils.data.photos import find_photos
 from siamese_utils.data.sampling import named_rng
 from siamese_utils.data.sources import MissingDataError
@@ -125,8 +126,7 @@ def _answers_figure(answers: pd.DataFrame, truth: Sequence[str], example: Exampl
     figure, axes = plt.subplots(2, len(shown), figsize=(1.3 * len(shown), 3.5), squeeze=False)
     for column, row in enumerate(shown.itertuples()):
         for axis, file in zip(axes[:, column], (row.query, row.nearest_1), strict=True):
-            with Image.open(file) as image:
-                axis.imshow(ImageOps.fit(image.convert("RGB"), (_SIDE, _SIDE)))
+            axis.imshow(load_image(file, _SIDE))
             axis.set_axis_off()
         said = "unknown" if row.unknown else _wrapped(row.prediction)
         sound = row.unknown if truth[column] == "none of them" else row.prediction == truth[column] and not row.unknown
