@@ -57,11 +57,15 @@ def make_images(folder: Path, count: int) -> list[Path]:
 def peak_memory() -> Iterator[list[float]]:
     """Give a list of one number, the peak of the process's memory in MB so far, looked at fifty times a second."""
     pages, ended = os.sysconf("SC_PAGE_SIZE"), threading.Event()
-    peak = [0.0]
+
+    def used() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * pages / 1e6
+
+    peak = [used()]
 
     def look() -> None:
         while not ended.wait(0.02):
-            peak[0] = max(peak[0], int(Path("/proc/self/statm").read_text().split()[1]) * pages / 1e6)
+            peak[0] = max(peak[0], used())
 
     watch = threading.Thread(target=look, daemon=True)
     watch.start()

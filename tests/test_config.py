@@ -323,6 +323,7 @@ def test_every_stored_configuration_reads_back() -> None:
     assert len(found) > 300
     kinds = {
         "judged": FitConfig,
+        "minutes": OwnSettings,
         "terms": TrainConfig,
         "channels": KochConfig,
         "judged_crops": FaceConfig,
