@@ -337,6 +337,8 @@ def test_the_study_of_photographs_stores_both_encoders_and_tells_of_them(
     assert table.acc_1s_gain == pytest.approx(table.acc_1s - table.acc_1s_before)
     shown = training_table()
     assert len(shown.frame) == 1 and "6 classes learned" in shown.caption
+    assert shown.frame["1-shot accuracy"][0].startswith(f"{table.acc_1s:.1f} ± ")
+    assert f"1-shot accuracy {table.acc_1s_before:.1f} ± " in shown.caption
     assert f"{table.acc_1s_gain:+.1f}" in training_sentence()
     list(run_study(study.OWN_TRAINING, runs, bench))
     assert len(training_table().frame) == 2 and training_sentence().count("points") == 2

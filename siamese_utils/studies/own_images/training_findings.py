@@ -6,6 +6,8 @@ import pandas as pd
 
 from siamese_utils.experiments import store
 from siamese_utils.experiments.findings import Table
+from siamese_utils.experiments.seeds import cell
+from siamese_utils.experiments.study import Run
 from siamese_utils.studies.own_images.training import METRICS, OTHER, OWN_TRAINING
 
 _STARTS = {"random": "random weights", OTHER: f"{OTHER}'s weights"}
@@ -20,12 +22,11 @@ def training_table() -> Table:
             continue
         row: dict[str, object] = {"trained from": _STARTS[str(run.key["start"])], "side": run.config.size}
         for name, what in METRICS.items():
-            row[what] = str(store.result(table, **run.key, metric=name))
-            row[f"gain, {what.split()[0]}"] = str(store.result(table, **run.key, metric=f"{name}_gain"))
+            row[what] = _told(table, run, name)
+            row[f"gain, {what.split()[0]}"] = _told(table, run, f"{name}_gain")
         rows.append({**row, "minutes": store.result(table, **run.key, metric="seconds").value / 60})
     before = ", ".join(
-        f"{what} {store.result(table, **OWN_TRAINING.runs()[0].key, metric=f'{name}_before')}"
-        for name, what in METRICS.items()
+        f"{what} {_told(table, OWN_TRAINING.runs()[0], f'{name}_before')}" for name, what in METRICS.items()
     )
     learned = store.result(table, **OWN_TRAINING.runs()[0].key, metric="learned").value
     return Table(
@@ -34,6 +35,11 @@ def training_table() -> Table:
         f"{learned:.0f} classes learned; {OTHER} as published: {before}",
         1,
     )
+
+
+def _told(table: pd.DataFrame, run: Run, metric: str) -> str:
+    row = store.result(table, **run.key, metric=metric)
+    return cell(row.value, row.ci95)
 
 
 def training_sentence() -> str:
