@@ -22,7 +22,7 @@ def search_table() -> Table:
 def half_hour_table() -> Table:
     """Every trial of half an hour of one core that is stored: what was changed, expected and found, seed by seed."""
     values = _half_hour_values()
-    log = study_log(RECIPE_SEARCH, _half_hours()).drop(columns=["minutes", "images/s"])
+    log = study_log(RECIPE_SEARCH, _half_hours()).drop(columns=["images (k)", "minutes", "images/s"])
     log.insert(1, "seed", values.index.get_level_values("seed"))
     log["core-minutes"] = values.core_minutes.round().astype("Int64").to_numpy()
     caption = "The long trials: percent on CIFAR-FS's validation classes, 95% intervals over episodes"
