@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,23 @@ def write_table(table: pd.DataFrame, target: str | Path) -> Path:
     return path
 
 
+def write_either(target: str | Path, table: Callable[[], pd.DataFrame], page: Callable[[], Page]) -> Path:
+    """Write a table or a page of pictures, as the file's ending says; only that one is made.
+
+    Returns:
+        the file.
+
+    Raises:
+        ConfigError: another ending.
+        StorageError: it cannot be written; what was there before stays.
+    """
+    path = output_path(target)
+    if path.suffix.lower() != ".html":
+        return write_table(table(), path)
+    write_page(path, page())
+    return path
+
+
 def write_answers(table: pd.DataFrame, target: str | Path, encoder: str = "", note: str = "") -> Path:
     """Write answers into one file, a table or a page of pictures by its ending.
 
@@ -72,11 +89,7 @@ def write_answers(table: pd.DataFrame, target: str | Path, encoder: str = "", no
         ConfigError: another ending.
         StorageError: it cannot be written; what was there before stays.
     """
-    path = output_path(target)
-    if path.suffix.lower() != ".html":
-        return write_table(table, path)
-    write_page(path, answers_page(table, encoder, note))
-    return path
+    return write_either(target, lambda: table, lambda: answers_page(table, encoder, note))
 
 
 def answers_page(table: pd.DataFrame, encoder: str = "", note: str = "") -> Page:
@@ -118,9 +131,10 @@ def write_found(table: pd.DataFrame, target: str | Path, encoder: str = "") -> P
         ConfigError: another ending.
         StorageError: it cannot be written; what was there before stays.
     """
-    path = output_path(target)
-    if path.suffix.lower() != ".html":
-        return write_table(table, path)
+    return write_either(target, lambda: table, lambda: _found_page(table, encoder))
+
+
+def _found_page(table: pd.DataFrame, encoder: str) -> Page:
     cards = []
     for number, (query, found) in enumerate(table.groupby("query", sort=False)):
         near = tuple(Near(row.image, Path(row.image).parent.name, row.similarity) for row in found.itertuples())
@@ -130,8 +144,7 @@ def write_found(table: pd.DataFrame, target: str | Path, encoder: str = "") -> P
         cards.append(Card(name, Path(name).name, said, order=order, near=near, near_are="nearest images"))
     sorts = (("as asked", 1), ("by file name", 1), ("most alike first", 1))
     lead = f"Compared by the encoder {encoder}; similarities are cosines." if encoder else "Similarities are cosines."
-    write_page(path, Page("Which images are most like it?", (lead,), (), "Found", cards, "queries", sorts))
-    return path
+    return Page("Which images are most like it?", (lead,), (), "Found", cards, "queries", sorts)
 
 
 def _card(row: Mapping[str, Any]) -> Card:

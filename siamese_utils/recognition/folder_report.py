@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from siamese_utils.errors import printable
-from siamese_utils.recognition.answers import output_path, write_table
-from siamese_utils.recognition.pages import Card, Near, Page, PageTable, write_page
+from siamese_utils.recognition.answers import write_either
+from siamese_utils.recognition.pages import Card, Near, Page, PageTable
 
 if TYPE_CHECKING:
     from siamese_utils.evaluation.estimates import Estimate
@@ -151,11 +151,7 @@ class FolderReport:
             ConfigError: another ending.
             StorageError: it cannot be written; what was there before stays.
         """
-        path = output_path(target)
-        if path.suffix.lower() != ".html":
-            return write_table(self.table(), path)
-        write_page(path, self.page())
-        return path
+        return write_either(target, self.table, self.page)
 
     def page(self) -> Page:
         """The page of pictures."""
