@@ -33,6 +33,7 @@ from siamese_utils.experiments.study import Bench, Outcome, Run, Study, as_store
 from siamese_utils.studies.cifar10.judging import named
 from siamese_utils.system.project import results_dir
 from siamese_utils.training.augment import AugmentConfig
+from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.recipes import DEFAULT_RECIPE, recipe
 from siamese_utils.training.task import first_of_each_class
 
@@ -52,7 +53,10 @@ TRIAL = dataclasses.replace(
     resolutions=((0.0, 24), (0.65, 32)),
     held_out_images=500,
 )
-STRONG = dataclasses.replace(TRIAL, recipe="cifar10-strong", epochs=12, held_out_images=50)
+SHORT = dataclasses.replace(TRIAL, recipe="cifar10-strong", epochs=12, held_out_images=50)
+# Twelve passes end with 98% of the training images named right, so twice as many need images that vary more. How much
+# is that of D. Page, *How to train your ResNet* (2018), whose 24 passes reach 94%.
+LONG = dataclasses.replace(SHORT, recipe="cifar10-strong-long", epochs=25, augment=AugmentConfig(translate=4, cutout=8))
 
 
 # ----------------------------------------------------------------------------------------------------- judging
@@ -194,15 +198,26 @@ def test_metrics(encoder: Encoder, judge: Judge, test_set: ImageSet) -> dict[str
 # -------------------------------------------------------------------------------------------------------- runs
 
 
-def checkpoint_path(seed: int = 0) -> Path:
-    """Where the encoder is stored; of three trainings the first is kept."""
-    return results_dir() / "checkpoints" / f"cifar10-strong-seed{seed}.safetensors"
+def checkpoint_path(config: TrainConfig = LONG) -> Path:
+    """Where the encoder of a recipe is stored; of its trainings the first is kept."""
+    return results_dir() / "checkpoints" / f"{config.recipe}-seed{config.seed}.safetensors"
 
 
 def _runs() -> list[Run]:
-    expectation = "About 94%, as published trainings of as many operations reach."
-    configs = [dataclasses.replace(STRONG, seed=seed) for seed in SEEDS]
-    return [Run({"seed": config.seed}, {"config": config}, expectation, config.epochs * 49_500) for config in configs]
+    expected = {
+        SHORT: "About 94%, as published trainings of as many operations reach.",
+        LONG: "A point and a half more than after twelve passes, just below 94%.",
+    }
+    configs = [SHORT, *(dataclasses.replace(LONG, seed=seed) for seed in SEEDS)]
+    return [
+        Run(
+            {"passes": config.epochs, "seed": config.seed},
+            {"config": config},
+            expected[dataclasses.replace(config, seed=0)],
+            config.epochs * 49_500,
+        )
+        for config in configs
+    ]
 
 
 def _carry_out(run: Run, bench: Bench) -> Outcome:
@@ -234,7 +249,7 @@ def _judged(encoder: Encoder, info: Mapping[str, Any], bench: Bench) -> dict[str
 
 
 def _checkpoint(run: Run) -> Path | None:
-    return checkpoint_path() if run.key["seed"] == 0 else None
+    return checkpoint_path(run.config) if run.key["seed"] == 0 else None
 
 
 def _again(path: Path, bench: Bench) -> Mapping[str, Mapping[str, Estimate]]:
@@ -254,7 +269,7 @@ CIFAR10_STRONG = Study(
     "How far does the project's own training get on CIFAR-10 in twenty minutes of two cores?",
     _runs,
     _carry_out,
-    key=("seed",),
+    key=("passes", "seed"),
     metrics={
         "accuracy": "CIFAR-10 test images, three views of each: share that is nearest to the mean of its own class",
         "accuracy_one_view": "the same, each image seen once",
