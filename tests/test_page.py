@@ -239,6 +239,18 @@ def test_what_is_not_stored_yet_is_said_once(real: None, shown: list[Any]) -> No
     assert "Accuracy is not stored; run `python -m siamese_utils sweep`" in first.data and "Speed" in second.data
 
 
+def test_a_figure_whose_numbers_are_missing_leaves_no_empty_one(real: None, shown: list[Any]) -> None:
+    page, open_before = start(), [plt.figure().number, *plt.get_fignums()]
+    page.show(begun_too_early)
+    assert set(plt.get_fignums()) == set(open_before)
+    plt.close(open_before[0])
+
+
+def begun_too_early() -> Illustration:
+    plt.figure()
+    raise ResultsError("Accuracy is not stored.")
+
+
 def test_other_errors_of_a_finding_come_through(real: None, shown: list[Any]) -> None:
     with pytest.raises(DataError):
         start().show(load_nothing)

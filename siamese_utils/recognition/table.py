@@ -9,9 +9,9 @@ import pandas as pd
 import torch
 
 from siamese_utils.errors import printable
+from siamese_utils.recognition.index import nearest
 
 _NEAREST = 3  # support images that are shown with an answer
-_BLOCK = 1_024  # queries that are compared with all support images at once
 
 
 def shown_names(names: Sequence[object]) -> list[object]:
@@ -78,10 +78,8 @@ def add_nearest(table: pd.DataFrame, queries: torch.Tensor, support: torch.Tenso
         support: float32 (M, D).
         files: of the support.
     """
-    count = min(_NEAREST, len(files))
-    found = [(some @ support.T).topk(count, dim=1) for some in queries.split(_BLOCK)]
-    values, indices = torch.cat([one.values for one in found]), torch.cat([one.indices for one in found])
-    for place in range(count):
+    values, indices = nearest(queries, support, _NEAREST)
+    for place in range(indices.shape[1]):
         table[f"nearest_{place + 1}"] = [printable(files[index]) for index in indices[:, place].tolist()]
         table[f"nearest_{place + 1}_similarity"] = values[:, place].clamp(-1, 1).numpy()
 

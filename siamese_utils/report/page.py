@@ -25,6 +25,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import HTML, Image, Markdown, display
@@ -161,9 +162,12 @@ class Page:
         Raises:
             ConfigError: a figure without an alternative text.
         """
+        drawn = set(plt.get_fignums())
         try:
             found = finding(*args, **kwargs) if callable(finding) else finding
         except ResultsError as error:
+            for number in set(plt.get_fignums()) - drawn:  # begun before its numbers were found missing
+                plt.close(number)
             if str(error) not in self._missing:
                 self._missing.add(str(error))
                 display(Markdown(f"*Not stored yet.* {error}"))
