@@ -139,13 +139,70 @@ def test_saving_what_was_loaded_changes_nothing(saved: Path, tmp_path: Path) -> 
     assert checkpoint_info(again) == checkpoint_info(saved)
 
 
-def test_file_is_small(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bits", [16, 8])
+def test_file_is_small(bits: int, tmp_path: Path) -> None:
     path = tmp_path / "e.safetensors"
     encoder = Encoder("resnet9-32")
-    save_encoder(encoder, path)
+    save_encoder(encoder, path, bits=bits)
     weights = sum(p.numel() for p in encoder.parameters())
-    assert path.stat().st_size < 2.1 * weights + 50_000  # two bytes a weight
-    assert path.stat().st_size <= 8 * 2**20
+    assert path.stat().st_size < 1.05 * bits / 8 * weights + 50_000
+    assert path.stat().st_size <= bits / 2 * 2**20
+
+
+@pytest.mark.parametrize("name", ["conv3", "resnet9-16", "resnet20"])
+def test_codes_of_8_bits_lie_within_half_a_step(name: str, tmp_path: Path) -> None:
+    encoder, path = make_encoder(name), tmp_path / "e.safetensors"
+    save_encoder(encoder, path, bits=8)
+    loaded = load_encoder(path)
+    old, new = encoder.state_dict(), loaded.state_dict()
+    assert list(old) == list(new)
+    for key in old:
+        assert new[key].dtype == old[key].dtype
+        if old[key].ndim > 1:
+            for channel, kept in zip(old[key], new[key], strict=True):
+                assert (channel - kept).abs().max() <= channel.abs().max() / 127 * 0.5001, key
+        else:
+            assert torch.equal(new[key], old[key]), key
+    images = some_images(32, seed=1)
+    assert (encoder.embed(images) * loaded.embed(images)).sum(dim=1).min() > 0.99
+    again = tmp_path / "again.safetensors"
+    save_encoder(loaded, again, bits=8)
+    first, second = load_file(path), load_file(again)
+    assert all(torch.equal(first[key], second[key]) for key in first if first[key].dtype == torch.int8)
+
+
+def test_channels_of_nothing_but_zeros_stay_zero(tmp_path: Path) -> None:
+    encoder = make_encoder()
+    with torch.no_grad():
+        encoder.projection.weight[3] = 0
+    save_encoder(encoder, tmp_path / "e.safetensors", bits=8)
+    weight = load_encoder(tmp_path / "e.safetensors").projection.weight
+    assert not weight[3].any() and weight[2].any()
+
+
+@pytest.mark.parametrize("bits", [4, 32, "8", None])
+def test_other_numbers_of_bits_are_refused(bits: Any, encoder: Encoder, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="8 or 16 bits"):
+        save_encoder(encoder, tmp_path / "e.safetensors", bits=bits)
+
+
+@pytest.mark.parametrize("change", ["short", "no codes", "codes of 16 bits"])
+def test_codes_and_scales_belong_together(change: str, encoder: Encoder, tmp_path: Path) -> None:
+    path = tmp_path / "e.safetensors"
+    save_encoder(encoder, path, bits=8)
+    with safe_open(path, framework="pt") as file:
+        metadata = dict(file.metadata())
+    del metadata["checksum"]
+    scales = "projection.weight.scale_of_codes"
+    changed: dict[str, dict[str, torch.Tensor]] = {
+        "short": {scales: torch.ones(7)},
+        "no codes": {"centre.scale_of_nothing.scale_of_codes": torch.ones(8)},
+        "codes of 16 bits": {"projection.weight": load_file(path)["projection.weight"].half()},
+    }
+    rewrite(path, metadata, **changed[change])
+    with pytest.raises(CheckpointError, match="do not fit") as error:
+        load_encoder(path)
+    check_one_sentence(error, path)
 
 
 def test_loading_leaves_the_random_state_usable_and_the_weights_trainable(saved: Path) -> None:

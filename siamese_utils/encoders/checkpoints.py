@@ -17,15 +17,18 @@ from siamese_utils.encoders.backbones import ENCODERS
 from siamese_utils.encoders.base import ImageEncoder
 from siamese_utils.encoders.encoder import Encoder, checked_encoder
 from siamese_utils.encoders.named import is_name, named_encoder, stored_checkpoint
-from siamese_utils.errors import CheckpointError, reason
+from siamese_utils.errors import CheckpointError, ConfigError, reason
 from siamese_utils.system.devices import pick_device
 from siamese_utils.system.files import as_path, atomic_path
 
 FORMAT = "siamese_utils.encoder/1"
+_FORMAT_OF_CODES = "siamese_utils.encoder/2"  # which versions that know whole numbers for no weights refuse by name
+_BITS = (8, 16)
+_SCALE = ".scale_of_codes"  # stands behind the name of the weights that it is for
 _KEYS = {"format", "encoder", "info", "checksum"}
 
 
-def save_encoder(encoder: Encoder, path: str | Path, info: Mapping[str, Any] | None = None) -> None:
+def save_encoder(encoder: Encoder, path: str | Path, info: Mapping[str, Any] | None = None, bits: int = 16) -> None:
     """Write an encoder as one safetensors file.
 
     Matrices and kernels are stored in half precision, which halves the file and moves no published metric
@@ -35,22 +38,31 @@ def save_encoder(encoder: Encoder, path: str | Path, info: Mapping[str, Any] | N
         encoder: what to save.
         path: ends in ``.safetensors``; missing folders are made.
         info: anything that JSON can hold, for example the training configuration; see ``checkpoint_info``.
+        bits: of each number of a matrix or kernel: 16, or 8 for whole numbers from -127 to 127 and one scale an output
+            channel, which halves the file once more. Judge the encoder as it is loaded again.
 
     Raises:
         CheckpointError: the weights are not finite, or the file cannot be written.
+        ConfigError: another number of bits.
     """
     path = as_path(path, CheckpointError)
     if not isinstance(encoder, Encoder):
         raise CheckpointError(f"An Encoder can be saved, but not a {type(encoder).__name__}.")
-    tensors = {}
+    if bits not in _BITS:
+        raise ConfigError(f"Weights are stored in 8 or 16 bits, not in {bits!r}.")
+    tensors: dict[str, torch.Tensor] = {}
     for key, tensor in encoder.state_dict().items():
-        compact = tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor
-        if compact.is_floating_point() and not compact.isfinite().all():
+        tensor = tensor.detach().cpu()
+        large = tensor.is_floating_point() and tensor.ndim > 1
+        if tensor.is_floating_point() and not (tensor.half() if large else tensor).isfinite().all():
             raise CheckpointError(
                 f"The encoder's {key} holds numbers that are not finite or beyond half precision, so it is not saved; "
                 "train it again."
             )
-        tensors[key] = compact.detach().cpu().contiguous()
+        if large and bits == 8:
+            tensors[key], tensors[key + _SCALE] = _coded(tensor)
+        else:
+            tensors[key] = (tensor.half() if large else tensor).contiguous()
     design = {
         "name": encoder.name,
         "embedding_dim": encoder.embedding_dim if encoder.projected else None,
@@ -61,7 +73,7 @@ def save_encoder(encoder: Encoder, path: str | Path, info: Mapping[str, Any] | N
         plain = json.dumps({} if info is None else dict(info))
     except (TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"The info for {path} is more than JSON can hold ({reason(error)}).") from error
-    metadata = {"format": FORMAT, "encoder": json.dumps(design), "info": plain}
+    metadata = {"format": FORMAT if bits == 16 else _FORMAT_OF_CODES, "encoder": json.dumps(design), "info": plain}
     metadata["checksum"] = _checksum(metadata, tensors)
     try:
         with atomic_path(path) as temporary:
@@ -70,6 +82,34 @@ def save_encoder(encoder: Encoder, path: str | Path, info: Mapping[str, Any] | N
         raise CheckpointError(
             f"Cannot write {path} ({reason(error)}); choose a folder with room and write access."
         ) from error
+
+
+def _coded(weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights float (C, …) as codes int8 of the same shape and their scales float32 (C,)."""
+    rows = weights.float().flatten(1)
+    scales = rows.abs().amax(dim=1) / 127
+    codes = (rows / scales.clamp(min=torch.finfo(torch.float32).tiny)[:, None]).round().to(torch.int8)
+    return codes.view(weights.shape), scales
+
+
+def _decoded(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights of a file as float32, whatever they are stored in.
+
+    Raises:
+        ValueError: codes without scales for each of their channels, or scales without codes.
+    """
+    decoded = {}
+    for key, tensor in tensors.items():
+        if key.endswith(_SCALE):
+            if key.removesuffix(_SCALE) not in tensors:
+                raise ValueError(key)
+        elif (scales := tensors.get(key + _SCALE)) is not None:
+            if tensor.dtype != torch.int8 or scales.shape != tensor.shape[:1]:
+                raise ValueError(key)
+            decoded[key] = tensor.float() * scales.float().view(-1, *[1] * (tensor.ndim - 1))
+        else:
+            decoded[key] = tensor.float() if tensor.is_floating_point() else tensor
+    return decoded
 
 
 def load_encoder(path: str | Path, device: str = "cpu") -> ImageEncoder:
@@ -123,10 +163,8 @@ def _of_file(path: Path) -> Encoder:
             f"{path} has unreadable encoder metadata; fetch or train the checkpoint again."
         ) from error
     try:
-        encoder.load_state_dict(
-            {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
-        )
-    except RuntimeError as error:
+        encoder.load_state_dict(_decoded(tensors))
+    except (RuntimeError, ValueError) as error:
         raise _misfit(path, design["name"]) from error
     if not all(tensor.isfinite().all() for tensor in encoder.state_dict().values() if tensor.is_floating_point()):
         raise CheckpointError(f"{path} holds weights that are not finite numbers; fetch or train it again.")
@@ -200,6 +238,6 @@ def _read(path: Path, with_tensors: bool = True) -> tuple[dict[str, str], dict[s
             f"{path} is damaged or not a safetensors file (pickled checkpoints are refused, since opening one can "
             "run code); fetch it again."
         ) from error
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") not in (FORMAT, _FORMAT_OF_CODES):
         raise CheckpointError(f"{path} was not written by siamese_utils.save_encoder; use one of its checkpoints.")
     return metadata, tensors
