@@ -88,6 +88,9 @@ class TrainConfig(Config):
         mixing: mix the images of some batches in pairs, ``"cutmix"`` or ``"manifold"`` (see ``mixing``); their loss is
             that of the terms that know all classes, so one of these must be there. Empty for none.
         mixing_share: share of the steps that mix.
+        teachers: names of checkpoints of the report whose likeness of images is learned beside the terms (see
+            ``distillation``); they must have learned no other classes.
+        teaching_weight: weight of that loss.
         held_out_images: training images a class kept out of training, for choosing thresholds.
         validation_classes: training classes kept out of training, for choosing recipes; 0 for a final run.
         patience: stop when the validation accuracy has not risen for so many epochs; 0 never stops early.
@@ -127,6 +130,8 @@ class TrainConfig(Config):
     rotation_share: Share = younger(0.5)
     mixing: Annotated[str, one_of("mixing", MIXINGS, or_empty=True)] = younger("")
     mixing_share: Share = younger(0.5)
+    teachers: tuple[str, ...] = younger(())
+    teaching_weight: Positive = younger(1.0)
     held_out_images: Natural = 20
     validation_classes: Annotated[Natural, AfterValidator(_none_or_two)] = 0
     patience: Natural = 0
@@ -142,6 +147,8 @@ class TrainConfig(Config):
             raise ConfigError("TrainConfig: fresh_statistics are those of averaged weights; set average_decay too.")
         if self.rotation_weight and self.turned_classes:
             raise ConfigError("TrainConfig: turned_classes are told apart by their turn; leave rotation_weight at 0.")
+        if self.teachers and self.turned_classes:
+            raise ConfigError("TrainConfig: teachers know no turned classes; leave turned_classes off.")
         if self.mixing and not any(term.mixes and (term.begin, term.end) == (0, 1) for term in self.terms):
             raise ConfigError(
                 "TrainConfig: mixed images are learned from by proxies alone; add a proxy term that lasts the whole "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import time
@@ -28,6 +29,7 @@ from siamese_utils.system.devices import autocast_dtype, pick_device
 from siamese_utils.system.memory import freed_memory_kept
 from siamese_utils.training.augment import augment_batch, draw_turns, turn
 from siamese_utils.training.config import TrainConfig
+from siamese_utils.training.distillation import DistillationObjective, taught_embeddings
 from siamese_utils.training.losses import ObjectiveOutput, RotationObjective, WeightedSum, embedding_spread
 from siamese_utils.training.mixing import cut_mix, draw_mixture, mixable_layers, mixed_features
 from siamese_utils.training.optimizers import WeightAverage, make_optimizer
@@ -100,11 +102,15 @@ def train(
     Raises:
         CollapseError: all embeddings have become the same.
         TrainingError: the loss is not finite, or ``stop_after`` was reached.
-        CheckpointError: ``run_dir`` holds a damaged state or that of another run.
+        CheckpointError: ``run_dir`` holds a damaged state or that of another run, or a teacher cannot teach.
         DataError: ``train_set`` holds test images.
         SplitError, SamplingError, ConfigError, UnknownNameError: the configuration does not fit the data.
     """
     task = prepare(config, train_set, classes, validation)
+    if config.teachers:
+        where = pick_device(device)
+        taught = taught_embeddings(config.teachers, task.images, task.classes, train_set.name, where)
+        task = dataclasses.replace(task, taught=taught)
 
     def score(encoder: Encoder) -> float:
         return validation_accuracy(encoder, train_set, task.validation_classes)
@@ -210,7 +216,9 @@ class Step(NamedTuple):
     gradient_norm: float
 
 
-def step(learner: Learner, images: torch.Tensor, labels: torch.Tensor, progress: float) -> Step:
+def step(
+    learner: Learner, images: torch.Tensor, labels: torch.Tensor, progress: float, taught: torch.Tensor | None = None
+) -> Step:
     """One step of the training.
 
     Args:
@@ -218,13 +226,14 @@ def step(learner: Learner, images: torch.Tensor, labels: torch.Tensor, progress:
         images: uint8 (B, H, W, 3).
         labels: int64 (B,).
         progress: share of the training that is done, in [0, 1).
+        taught: float (B, E), what the teachers make of the images; mixed images have no teacher.
     """
     learner.optimizer.set_rate(learning_rate_at(progress, learner.config))
     pixels = learner.augment(images, progress)
     if learner.mixes():
         embeddings, output = learner.learn_mixed(pixels, labels, progress)
     else:
-        embeddings, output = learner.learn(pixels, labels, progress)
+        embeddings, output = learner.learn(pixels, labels, progress, taught)
     learner.optimizer.zero_grad()
     output.loss.backward()
     norm = nn.utils.clip_grad_norm_(learner.parameters(), learner.config.clip_norm)
@@ -256,7 +265,8 @@ class Learner:
         head: between the embeddings and the objectives, thrown away after the training.
         objective: the terms of the recipe.
         rotation: tells by which quarter turn an image was turned, thrown away after the training; or ``None``.
-        optimizer: of all four.
+        distillation: compares with what teachers make of the images, where there are any.
+        optimizer: of encoder, head, objective and rotation.
         average: running average of the encoder's weights, or ``None``.
         generator: of the augmentation, on the CPU.
     """
@@ -277,6 +287,7 @@ class Learner:
         self.objective = objective or WeightedSum(config.terms, num_labels, self.encoder.embedding_dim)
         weight = config.rotation_weight
         self.rotation = RotationObjective(self.encoder.embedding_dim, weight) if weight else None
+        self.distillation = DistillationObjective(config.teaching_weight)
         self._heads = [head for head in (self.head, self.objective, self.rotation) if head is not None]
         if config.mixing == "manifold":
             mixable_layers(self.encoder.body)  # refused now, not after the first steps
@@ -323,7 +334,7 @@ class Learner:
         return turn(pixels.permute(0, 2, 3, 1), turns).permute(0, 3, 1, 2), turns
 
     def learn(
-        self, pixels: torch.Tensor, labels: torch.Tensor, progress: float
+        self, pixels: torch.Tensor, labels: torch.Tensor, progress: float, taught: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, ObjectiveOutput]:
         """Embeddings of a batch, float32 (B, D), and the loss."""
         pixels, turns = self.turn(pixels)
@@ -331,6 +342,8 @@ class Learner:
         output = self.objective(self.head(embeddings), labels, progress)
         if self.rotation:
             output += self.rotation(embeddings, turns)
+        if taught is not None:
+            output += self.distillation(embeddings, taught)
         return embeddings, output
 
     def mixes(self) -> bool:
@@ -454,7 +467,8 @@ def _train_epoch(epoch: int, learner: Learner, task: Task, watch: _CollapseWatch
     values: dict[str, list[float]] = defaultdict(list)
     for number, examples in enumerate(todo):
         try:
-            made = step(learner, *task.batch(examples), (done + number) / task.steps)
+            progress = (done + number) / task.steps
+            made = step(learner, *task.batch(examples), progress, task.lesson(examples))
         except DivergedError as error:
             raise _diverged("loss", math.nan, epoch, number) from error
         _check_finite(made, epoch, number)

@@ -43,6 +43,7 @@ class Task:
         held_out: int64, positions in the training set of the images kept out for the threshold.
         batches: of examples, such as ``PKBatches``.
         steps: how many of them are learned from.
+        taught: float (M, E), what the teachers make of the images, or ``None``.
     """
 
     images: torch.Tensor
@@ -54,6 +55,7 @@ class Task:
     held_out: torch.Tensor
     batches: Batches
     steps: int
+    taught: torch.Tensor | None = None
 
     @property
     def num_labels(self) -> int:
@@ -70,14 +72,19 @@ class Task:
         images = self.images.index_select(0, self.rows[examples])
         return turn(images, self.turns[examples]), self.labels[examples]
 
+    def lesson(self, examples: torch.Tensor) -> torch.Tensor | None:
+        """What the teachers make of the images of examples int64 (B,): float (B, E), or ``None`` without teachers."""
+        return None if self.taught is None else self.taught.index_select(0, self.rows[examples])
+
     def some_of_each_class(self, most: int) -> torch.Tensor:
         """The first ``most`` images of every class as they are, uint8."""
         upright = self.turns == 0
         return self.images[self.rows[upright][first_of_each_class(self.labels[upright], most)]]
 
     def to(self, device: torch.device) -> Task:
-        """The same with images, turns and labels on a device."""
-        moved = {name: getattr(self, name).to(device) for name in ("images", "rows", "turns", "labels")}
+        """The same with images, turns, labels and lessons on a device."""
+        names = ("images", "rows", "turns", "labels", *(["taught"] if self.taught is not None else []))
+        moved = {name: getattr(self, name).to(device) for name in names}
         return dataclasses.replace(self, **moved)
 
 

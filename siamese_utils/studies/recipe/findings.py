@@ -32,7 +32,11 @@ def half_hour_table() -> Table:
 _CHANGES = {
     "half-hour-rotation": "a rotation head",
     "half-hour-jitter": "colour jitter",
-    "half-hour-rotation-jitter": "both",
+    "half-hour-rotation-jitter": "a rotation head and jitter",
+    "half-hour-rotation-cutmix": "a rotation head and mixed images",
+    "half-hour-rotation-manifold": "a rotation head and mixed features",
+    "half-hour-rotation-jitter-48": "rotation head, jitter and half as much width again with half of the images",
+    "half-hour-taught": "rotation head, jitter and three teachers",
     "half-hour-average": "averaged weights",
     "half-hour-manifold": "mixed features",
     "half-hour-cutmix": "mixed images",

@@ -30,12 +30,18 @@ _FEW = dataclasses.replace(
 _HALF_HOUR = dataclasses.replace(
     recipe(DEFAULT_RECIPE), recipe="", epochs=1, least_images=5_900 * 256, most_images=5_900 * 256
 )
+_ROTATION = {"rotation_weight": 0.5, "rotation_share": 0.5}
 _JITTER = AugmentConfig(brightness=0.3, contrast=0.3, saturation=0.3)
 _CROPS = AugmentConfig(smallest_crop=0.4)
 
 
 def _but(base: TrainConfig = _SHORT, **changes: Any) -> TrainConfig:
     return dataclasses.replace(base, **changes)
+
+
+def _images(part: int) -> dict[str, int]:
+    """A part of the images, for networks that take as many times longer for each."""
+    return dict.fromkeys(("least_images", "most_images"), _HALF_HOUR.most_images // part)
 
 
 def _half_hour(name: str, expectation: str, **changes: Any) -> Trial:
@@ -93,8 +99,7 @@ RECIPE_SEARCH = validation_study(
         _half_hour(
             "half-hour-rotation",
             "A point better, at one shot more than at five: turns are still to be learned when the classes are known.",
-            rotation_weight=0.5,
-            rotation_share=0.5,
+            **_ROTATION,
         ),
         _half_hour(
             "half-hour-jitter",
@@ -104,8 +109,7 @@ RECIPE_SEARCH = validation_study(
         _half_hour(
             "half-hour-rotation-jitter",
             "The best of the five, by a little less than the sum of both.",
-            rotation_weight=0.5,
-            rotation_share=0.5,
+            **_ROTATION,
             augment=_JITTER,
         ),
         _half_hour(
@@ -134,7 +138,36 @@ RECIPE_SEARCH = validation_study(
             "Level at one shot and a point better at five: from a quarter of the images, which is what as many "
             "multiplications allow a network twice as wide.",
             encoder="resnet9-64",
-            **dict.fromkeys(("least_images", "most_images"), _HALF_HOUR.most_images // 4),
+            **_images(4),
+        ),
+        _half_hour(
+            "half-hour-rotation-cutmix",
+            "Little more than the rotation head alone: both keep images from being known by heart, and once is enough.",
+            **_ROTATION,
+            mixing="cutmix",
+        ),
+        _half_hour(
+            "half-hour-rotation-manifold",
+            "The same with mixed features, which leave the turn of an image as it is.",
+            **_ROTATION,
+            mixing="manifold",
+        ),
+        _half_hour(
+            "half-hour-rotation-jitter-48",
+            "Level at one shot and better at five with half as many images: with turns to learn, width has a use.",
+            **_ROTATION,
+            augment=_JITTER,
+            encoder="resnet9-48",
+            **_images(2),
+        ),
+        _half_hour(
+            "half-hour-taught",
+            "A point better at five shots: three networks together are a point better than one, and a long training "
+            "has time to learn from all of them.",
+            **_ROTATION,
+            augment=_JITTER,
+            teachers=("cifar-fs-seed0", "cifar-fs-seed1", "cifar-fs-seed2"),
+            teaching_weight=2.0,
         ),
     ],
 )
