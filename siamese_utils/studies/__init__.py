@@ -31,6 +31,7 @@ STUDIES: dict[str, str] = {
     "face_trials": "faces.trials:FACE_TRIALS",
     "face_grid": "faces.trials:FACE_GRID",
     "imprinting": "imprinting.study:IMPRINTING",
+    "imprinting_base_trials": "imprinting.base_trials:IMPRINTING_BASE_TRIALS",
     "imprinting_trials": "imprinting.study:IMPRINTING_TRIALS",
     "imprinting_moved": "imprinting.study:IMPRINTING_MOVED",
     "imprinting_moved_trials": "imprinting.study:IMPRINTING_MOVED_TRIALS",
