@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
-import numpy as np
 from matplotlib.axes import Axes
 
 from siamese_utils.experiments import plotting
@@ -58,10 +57,10 @@ def gains_figure() -> Illustration:
 
 def _points(axis: Axes, x: float, single: Sequence[float], lead: Paired, colour: str, label: str) -> None:
     axis.plot([x] * len(single), single, "o", color=colour, alpha=0.35, ms=5, mew=0)
-    half = None if np.isnan(lead.half) else lead.half
-    axis.errorbar(x, lead.mean, half, fmt="o", color=colour, ms=9, capsize=3, label=label)
+    axis.errorbar(x, lead.mean, lead.drawn, fmt="o", color=colour, ms=9, capsize=3, label=label)
+    top = max(lead.mean + (lead.drawn or 0), *single)
     text = f"{lead.mean:+.1f}"
-    axis.annotate(text, (x, lead.mean), (8, 0), textcoords="offset points", va="center", fontsize=9, color=colour)
+    axis.annotate(text, (x, top), (0, 7), textcoords="offset points", ha="center", fontsize=9, color=colour)
 
 
 def parts_figure() -> Illustration:
@@ -76,12 +75,12 @@ def parts_figure() -> Illustration:
     labels = []
     for place, row in enumerate(table.itertuples()):
         colour = plotting.RED if row.system == "siamese" else plotting.BLUE
-        half = None if np.isnan(row.gain.half) else row.gain.half
+        half = row.gain.drawn
         axis.barh(place, row.gain.mean, color=colour, alpha=0.75, height=0.6, xerr=half, capsize=3)
         axis.plot(row.single, [place] * len(row.single), "o", color="black", ms=4, alpha=0.6)
         axis.annotate(
             f"{row.accuracy.mean:.1f}%",
-            (max(row.gain.mean, *row.single, 0) + (half or 0), place),
+            (max(row.gain.mean + (half or 0), *row.single, 0), place),
             (6, 0),
             textcoords="offset points",
             va="center",

@@ -73,6 +73,11 @@ class Paired:
         return f"{self.mean:+.1f}" + ("" if np.isnan(self.half) else f" ± {self.half:.1f}")
 
     @property
+    def drawn(self) -> float | None:
+        """The interval as figures draw it: that of two seeds alone is wider than all that is to be seen."""
+        return self.half if self.seeds > 2 else None
+
+    @property
     def seeds_told(self) -> str:
         """``one seed`` or ``5 seeds``."""
         return "one seed" if self.seeds == 1 else f"{self.seeds} seeds"
