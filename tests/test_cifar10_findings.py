@@ -189,3 +189,26 @@ def test_operating_points_come_back_from_accuracy_and_f1() -> None:
     wrong = share - hits + hits / precision - hits
     point = pair_findings._operating_point(1 - wrong, 2 * hits / (2 * hits + wrong))
     assert point == pytest.approx((recall, precision))
+
+
+def test_of_classes_never_learned_the_lead_is_that_of_the_same_choices(project: Path) -> None:
+    store(project, (0, 1, 2))
+    table = pd.read_csv(CIFAR10_NEW_CLASSES.path)
+    new = (table.classes == "new") & (table.metric == "auc")
+    choices = list(dict.fromkeys(table.left_out))
+    for name, low, high in zip(choices, (51.0, 52.0, 53.0), (90.0, 60.0, 61.0), strict=True):
+        chosen = new & (table.left_out == name)
+        table.loc[chosen, "value"] = low
+        table.loc[chosen & (table.system == "contrastive"), "value"] = high
+    table.to_csv(CIFAR10_NEW_CLASSES.path, index=False)
+    told = pair_findings.new_classes_sentence()
+    lead = findings.Paired.of(pd.Series([39.0, 8.0, 8.0]))
+    assert "of **52.0%** at best" in told and "contrastive loss with **70.3%** (3 choices of classes)" in told
+    assert f"ahead in 3 of 3 choices, by **{lead}** points, with 60% for {choices[1].replace('-', ' and ')}" in told
+    assert told.endswith(f"and 90% for {choices[0].replace('-', ' and ')}.")
+
+
+def test_figures_leave_out_the_interval_of_two_seeds() -> None:
+    two, three = (findings.Paired.of(pd.Series(values)) for values in ([1.0, 4.0], [1.0, 4.0, 2.0]))
+    assert two.half > 15 and two.drawn is None and three.drawn == three.half
+    assert findings.Paired.of(pd.Series([1.0])).drawn is None

@@ -209,14 +209,26 @@ def new_classes_table() -> Table:
 def new_classes_sentence() -> str:
     """How comparing predicted classes fares on classes never learned beside the best other way; Markdown."""
     table = new_classes()
-    scores = table[table.metric == "auc"].groupby("way").new.mean()
-    classes = scores[[way for way in scores.index if way.endswith("classes compared")]]
-    others = scores.drop(classes.index)
-    if classes.empty or others.empty:
+    scores = table[table.metric == "auc"].pivot_table(index="left_out", columns="way", values="new")
+    by_class = [way for way in scores if way.endswith("classes compared")]
+    means = scores.mean()
+    if not by_class or len(by_class) == len(means):
         raise ResultsError("These runs are not stored yet; run `python -m siamese_utils study cifar10_new_classes`.")
-    choices = table.left_out.nunique()
-    return (
-        f"For two classes never learned, compared classes have an area under the curve of **{classes.max():.1f}%** at "
-        f"best, where blind guessing has 50; the best other way is {others.idxmax()} with **{others.max():.1f}%** "
-        f"({'one choice' if choices == 1 else f'{choices} choices'} of classes)."
+    named, other = means[by_class].idxmax(), means.drop(by_class).idxmax()
+    lead = (scores[other] - scores[named]).dropna()
+    told = (
+        f"For two classes never learned, compared classes have an area under the curve of **{means[named]:.1f}%** at "
+        f"best, where blind guessing has 50; the best other way is {other} with **{means[other]:.1f}%** "
+        f"({'one choice' if len(scores) == 1 else f'{len(scores)} choices'} of classes)."
     )
+    if len(lead) < 2:
+        return told
+    return (
+        f"{told} It is ahead in {(lead > 0).sum()} of {len(lead)} choices, by **{Paired.of(lead)}** points, with "
+        f"{scores[other].min():.0f}% for {_pair(scores[other].idxmin())} and {scores[other].max():.0f}% for "
+        f"{_pair(scores[other].idxmax())}."
+    )
+
+
+def _pair(left_out: str) -> str:
+    return left_out.replace("-", " and ")
