@@ -141,8 +141,10 @@ def test_nothing_stored_ends_in_one_sentence(project: Path) -> None:
 def test_what_is_missing_is_left_out_and_the_rest_is_told(project: Path) -> None:
     store(project, (0,), ("short",))
     assert findings.gain_sentence() and len(findings.gains_table().frame) == len(UPDATES)
-    with pytest.raises(ResultsError, match="not stored yet; run"):
+    with pytest.raises(ResultsError, match="slides' length are not stored yet; run"):
         findings.long_sentence()
+    with pytest.raises(ResultsError, match="shifted and mirrored images are not stored yet; run"):
+        findings.shifted_sentence()
 
 
 def test_a_paired_difference_is_the_paired_t_test(project: Path) -> None:

@@ -232,6 +232,13 @@ def _leads(share: int, training: str, ways: Mapping[str, tuple[int, int]]) -> li
     return rows
 
 
+_RUNS = {
+    "short": "These runs",
+    "shifted": "The runs with shifted and mirrored images",
+    "long": "The runs of the slides' length",
+}
+
+
 def lead(table: pd.DataFrame, way: str, share: int = 100, training: str = "short") -> Paired:
     """One lead of ``gains``.
 
@@ -240,7 +247,7 @@ def lead(table: pd.DataFrame, way: str, share: int = 100, training: str = "short
     """
     rows = table[(table.way == way) & (table.share == share) & (table.training == training)]
     if rows.empty:
-        raise ResultsError("These runs are not stored yet; run `python -m siamese_utils study cifar10`.")
+        raise ResultsError(f"{_RUNS[training]} are not stored yet; run `python -m siamese_utils study cifar10`.")
     return rows.lead.iloc[0]
 
 

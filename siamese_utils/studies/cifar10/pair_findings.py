@@ -85,8 +85,8 @@ def pairs_table() -> Table:
     spread = table[table.metric == "accuracy"].ci95.max()
     return Table(
         pd.DataFrame(rows),
-        "Are two test images of one class? Percent, over 20 random orders of the test images, one pair in ten *same*; "
-        "means over seeds ± 95% interval where there are two or more. One order alone may be off by "
+        "Are two test images of one class? Percent, over 20 random orders of the test images; one pair in ten is the "
+        "same; means over seeds ± 95% interval where there are two or more. One order alone may be off by "
         f"{spread:.1f} points of accuracy. Accuracy and F1 at the threshold of the best F1 on held-out images, "
         "balanced accuracy at its own. The slides’ column has their accuracy and F1.",
     )
