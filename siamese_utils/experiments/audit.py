@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from siamese_utils.errors import SiameseError, unknown
 from siamese_utils.experiments.store import metric_rows, read_table
 from siamese_utils.experiments.study import Bench, Rows, Study
+from siamese_utils.system.memory import freed_memory_kept
 from siamese_utils.system.project import project_root, results_dir
 
 SLACK = 0.02
@@ -66,9 +67,11 @@ def audit(
         for checkpoint, study, rows in jobs
     ]
     with parallel_config("loky", n_jobs=min(processes, max(1, len(jobs))), inner_max_num_threads=1):
-        judged = Parallel(return_as="generator", batch_size=1)(calls)
+        judged = Parallel(return_as="generator_unordered", batch_size=1)(calls)
         shown = tqdm(judged, total=len(jobs), unit="checkpoint", desc="audit", disable=not bench.progress)
-        found = sorted(shown, key=lambda rows: rows[0][1] if rows else "")  # in the order in which people look for them
+        found = sorted(
+            shown, key=lambda rows: (rows[0][1], rows[0][0]) if rows else ("", "")
+        )  # as people look for them
     return pd.DataFrame([row for rows in found for row in rows], columns=list(AUDIT_COLUMNS))
 
 
@@ -94,7 +97,8 @@ def _judged(
     """Rows of ``AUDIT_COLUMNS`` for one checkpoint."""
     assert study.again is not None
     try:
-        again: Mapping[str, Rows] = study.again(path, bench)
+        with freed_memory_kept():
+            again: Mapping[str, Rows] = study.again(path, bench)
     except SiameseError as error:
         missing, reason = float("nan"), f"cannot be computed: {error}"
         return [
