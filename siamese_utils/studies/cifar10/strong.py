@@ -281,8 +281,8 @@ CIFAR10_STRONG = Study(
             for name, how in WAYS.items()
         },
         **{f"pair_f1_{name}": f"F1 of the same calls, {how}" for name, how in WAYS.items()},
-        "seconds": "of training",
-        "core_minutes": "of training: minutes times the cores that were busy",
+        "seconds": "seconds of training",
+        "core_minutes": "core-minutes of training: minutes times the cores that were busy",
     },
     checkpoint=_checkpoint,
     again=_again,
