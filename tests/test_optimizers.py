@@ -86,6 +86,23 @@ def test_muon_treats_a_kernel_as_a_matrix() -> None:
     torch.testing.assert_close(kernel.detach().flatten(1), matrix.detach())
 
 
+@pytest.mark.parametrize("scale", [0.01, 1.0, 30.0])
+def test_with_fixed_norms_a_step_turns_a_kernel_alike_whatever_its_scale(scale: float) -> None:
+    torch.manual_seed(0)
+    begun, gradient = torch.randn(4, 3, 2, 2), torch.randn(4, 3, 2, 2)
+    kernel = nn.Parameter(scale * begun)
+    kernel.grad = gradient.clone()
+    Muon([kernel], lr=0.1, momentum=0.6, fixed_norms=True).step()
+    moved = orthogonalise((gradient * 0.4 * 0.6 + gradient * 0.4).flatten(1)).view_as(begun)
+    torch.testing.assert_close(kernel.detach(), 2 * begun / begun.norm() - 0.1 * moved, atol=1e-5, rtol=1e-5)
+
+
+def test_muon_is_made_with_its_momentum_and_norms() -> None:
+    muon = make_optimizer("muon", network(), [], 0.01, 0.3, 0.02, muon_momentum=0.6, fixed_norms=True).optimizers[0]
+    assert muon.param_groups[0]["momentum"] == 0.6 and muon.fixed_norms
+    assert not make_optimizer("muon", network(), [], 0.01, 0.3, 0.02).optimizers[0].fixed_norms
+
+
 def test_muon_refuses_biases() -> None:
     with pytest.raises(ConfigError, match="matrices"):
         Muon([nn.Parameter(torch.zeros(3))])

@@ -309,6 +309,7 @@ def test_validation_survives_a_resume(larger_set: ImageSet, tmp_path: Path) -> N
     [
         {"optimizer": "sgd"},
         {"optimizer": "muon"},
+        {"optimizer": "muon", "muon_momentum": 0.6, "fixed_norms": True, "warmup": 0.0},
         {"average_decay": 0.8},
         {"optimizer": "muon", "average_decay": 0.5},
         {"head_width": 12},

@@ -64,6 +64,9 @@ class TrainConfig(Config):
         optimizer: ``"adamw"``, ``"sgd"`` or ``"muon"`` (see ``optimizers.make_optimizer``).
         learning_rate: peak rate of AdamW or SGD.
         muon_rate: peak rate of Muon for the kernels.
+        muon_momentum: share of the average gradient that stays at each step of Muon.
+        fixed_norms: whether Muon keeps the kernels' norms, so that its rate says by how much a step turns them (see
+            ``optimizers.Muon``); their weight decay then has no effect.
         weight_decay: decay of matrices and kernels (not of biases and normalisation).
         warmup: share of the training in which the rate rises linearly; afterwards it falls along a cosine.
         clip_norm: largest norm of the gradient.
@@ -116,6 +119,8 @@ class TrainConfig(Config):
     optimizer: Annotated[str, one_of("optimizer", OPTIMIZERS)] = "adamw"
     learning_rate: Positive = 2e-3
     muon_rate: Positive = 0.02
+    muon_momentum: ShareBelowOne = younger(0.95)
+    fixed_norms: bool = younger(False)
     weight_decay: NotNegative = 0.05
     warmup: ShareBelowOne = 0.2
     clip_norm: Positive = 1.0

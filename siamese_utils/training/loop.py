@@ -307,6 +307,8 @@ class Learner:
             config.weight_decay,
             config.muon_rate,
             self._lower,
+            config.muon_momentum,
+            config.fixed_norms,
         )
         self.average = WeightAverage(self.encoder, config.average_decay) if config.average_decay else None
         self._forward = torch.compile(self.encoder) if config.compile else self.encoder

@@ -48,6 +48,10 @@ class Muon(torch.optim.Optimizer):
         momentum: share of the old average that stays; the update looks one step ahead (Nesterov).
         weight_decay: decoupled weight decay.
         dtype: what the orthogonalisation multiplies in, see ``orthogonalise``.
+        fixed_norms: give each kernel the norm of a matrix of its shape with orthogonal rows before it is updated, the
+            square root of O (Jordan, *94% on CIFAR-10 in 3.29 seconds on a single GPU*, in its version with Muon). A
+            normalisation behind it undoes the scale, and kernels that grow would be turned less and less by steps of
+            one size.
 
     Raises:
         ConfigError: a parameter has fewer than two dimensions.
@@ -60,9 +64,10 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         weight_decay: float = 0.0,
         dtype: torch.dtype | None = None,
+        fixed_norms: bool = False,
     ) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-        self.dtype = dtype
+        self.dtype, self.fixed_norms = dtype, fixed_norms
         if any(p.ndim < 2 for group in self.param_groups for p in group["params"]):
             raise ConfigError("Muon updates matrices and kernels only; give biases and scales to another optimiser.")
 
@@ -80,6 +85,8 @@ class Muon(torch.optim.Optimizer):
                 ahead = parameter.grad.lerp(average, group["momentum"]).flatten(1)
                 update = orthogonalise(ahead, dtype=self.dtype)
                 rows, columns = ahead.shape
+                if self.fixed_norms:
+                    parameter.mul_(rows**0.5 / parameter.norm().clamp(min=1e-7))
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.add_(update.view_as(parameter), alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
 
@@ -138,6 +145,8 @@ def make_optimizer(
     weight_decay: float,
     muon_rate: float,
     dtype: torch.dtype | None = None,
+    muon_momentum: float = 0.95,
+    fixed_norms: bool = False,
 ) -> OptimizerSet:
     """The optimiser of a recipe.
 
@@ -152,6 +161,7 @@ def make_optimizer(
         weight_decay: decoupled for AdamW and Muon, added to the gradient for SGD.
         muon_rate: peak rate of Muon.
         dtype: what Muon multiplies in; ``None`` for the parameters' own precision.
+        muon_momentum, fixed_norms: see ``Muon``.
 
     Raises:
         UnknownNameError: no such optimiser.
@@ -164,7 +174,8 @@ def make_optimizer(
         kernels = [p for p in body.parameters() if p.ndim == 4 and p.shape[1] > 3]
         chosen = {id(p) for p in kernels}
         parameters = [p for p in parameters if id(p) not in chosen]
-        sets.append(Muon([{"params": kernels, "weight_decay": weight_decay}], lr=muon_rate, dtype=dtype))
+        chosen_kernels = [{"params": kernels, "weight_decay": weight_decay}]
+        sets.append(Muon(chosen_kernels, muon_rate, muon_momentum, dtype=dtype, fixed_norms=fixed_norms))
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
