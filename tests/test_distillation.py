@@ -18,6 +18,7 @@ from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import CheckpointError, ConfigError, DivergedError, SamplingError, ShapeError, TrainingError
 from siamese_utils.system import project as place
 from siamese_utils.training.distillation import DistillationObjective, taught_embeddings
+from siamese_utils.training.loop import train_task
 from siamese_utils.training.task import prepare
 
 TAUGHT = dataclasses.replace(TINY, teachers=("teacher",), teaching_weight=5.0)
@@ -157,3 +158,8 @@ def test_a_taught_training_comes_nearer_and_goes_on_after_a_kill(
 def test_settings_without_teachers_are_stored_as_before() -> None:
     assert not {"teachers", "teaching_weight"} & set(TINY.to_json())
     assert type(TAUGHT).from_json(TAUGHT.to_json()) == TAUGHT
+
+
+def test_a_recipe_with_teachers_is_not_trained_without_their_lessons(small_set: ImageSet) -> None:
+    with pytest.raises(ConfigError, match="belong together"):
+        train_task(TAUGHT, prepare(TAUGHT, small_set, CLASSES), progress=False)

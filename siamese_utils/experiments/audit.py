@@ -69,9 +69,8 @@ def audit(
     with parallel_config("loky", n_jobs=min(processes, max(1, len(jobs))), inner_max_num_threads=1):
         judged = Parallel(return_as="generator_unordered", batch_size=1)(calls)
         shown = tqdm(judged, total=len(jobs), unit="checkpoint", desc="audit", disable=not bench.progress)
-        found = sorted(
-            shown, key=lambda rows: (rows[0][1], rows[0][0]) if rows else ("", "")
-        )  # as people look for them
+        # As people look for them.
+        found = sorted(shown, key=lambda rows: (rows[0][1], rows[0][0]) if rows else ("", ""))
     return pd.DataFrame([row for rows in found for row in rows], columns=list(AUDIT_COLUMNS))
 
 

@@ -125,7 +125,7 @@ def _carry_out(trials: Mapping[str, Trial], run: Run, bench: Bench) -> Outcome:
             "images": exact(round(shown)),
             "operations": exact(round(shown) * operations(run.config, trained.encoder)),
             "seconds": exact(trained.seconds),
-            "core_minutes": exact(history.cpu_seconds.sum() / 60),
+            "core_minutes": exact(trained.core_minutes),
             "images_per_second": exact(shown / trained.seconds),
         },
         record=training_record(trained),

@@ -23,7 +23,7 @@ from siamese_utils.data.images import ImageSet
 from siamese_utils.data.sampling import named_rng
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.encoders.pretrained import load_pretrained
-from siamese_utils.errors import CollapseError, DivergedError, TrainingError
+from siamese_utils.errors import CollapseError, ConfigError, DivergedError, TrainingError
 from siamese_utils.evaluation.episodes import few_shot_accuracy
 from siamese_utils.system.devices import autocast_dtype, pick_device
 from siamese_utils.system.memory import freed_memory_kept
@@ -64,6 +64,11 @@ class TrainResult:
     validation_classes: tuple[int, ...]
     held_out: torch.Tensor
     seconds: float
+
+    @property
+    def core_minutes(self) -> float:
+        """Minutes of processor time that the training took, over all threads and resumptions."""
+        return float(self.history.cpu_seconds.sum()) / 60
 
 
 def train(
@@ -153,11 +158,13 @@ def train_task(
 
     Args:
         config: the recipe.
-        task: what is learned from.
+        task: what is learned from, with what the recipe's teachers make of it, if it has any.
         judge: scores the encoder after each epoch; needed to stop early.
         objective: takes the place of the recipe's terms: called like ``WeightedSum``.
         run_dir, device, progress, stop_after: see ``train``, as for errors.
     """
+    if bool(config.teachers) != (task.taught is not None):
+        raise ConfigError("Teachers and what they make of the images belong together; `train` sees to both.")
     belongs_to = {
         "config": json.dumps(config.to_json()),
         "classes": list(task.classes),
@@ -265,7 +272,7 @@ class Learner:
         head: between the embeddings and the objectives, thrown away after the training.
         objective: the terms of the recipe.
         rotation: tells by which quarter turn an image was turned, thrown away after the training; or ``None``.
-        distillation: compares with what teachers make of the images, where there are any.
+        distillation: compares with what the teachers make of the images, or ``None``.
         optimizer: of encoder, head, objective and rotation.
         average: running average of the encoder's weights, or ``None``.
         generator: of the augmentation, on the CPU.
@@ -287,7 +294,7 @@ class Learner:
         self.objective = objective or WeightedSum(config.terms, num_labels, self.encoder.embedding_dim)
         weight = config.rotation_weight
         self.rotation = RotationObjective(self.encoder.embedding_dim, weight) if weight else None
-        self.distillation = DistillationObjective(config.teaching_weight)
+        self.distillation = DistillationObjective(config.teaching_weight) if config.teachers else None
         self._heads = [head for head in (self.head, self.objective, self.rotation) if head is not None]
         if config.mixing == "manifold":
             mixable_layers(self.encoder.body)  # refused now, not after the first steps
@@ -344,7 +351,7 @@ class Learner:
         output = self.objective(self.head(embeddings), labels, progress)
         if self.rotation:
             output += self.rotation(embeddings, turns)
-        if taught is not None:
+        if self.distillation and taught is not None:
             output += self.distillation(embeddings, taught)
         return embeddings, output
 

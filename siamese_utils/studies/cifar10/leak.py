@@ -27,7 +27,7 @@ from siamese_utils.evaluation.estimates import Estimate, exact, mean_estimate, s
 from siamese_utils.experiments.study import Bench, Outcome, Run, Study, training_record
 from siamese_utils.studies.cifar10.data import drawn_pairs, pixels
 from siamese_utils.studies.cifar10.fit import FitConfig, fit, outputs
-from siamese_utils.studies.cifar10.strong import means_of_classes
+from siamese_utils.studies.class_means import means_of_classes
 from siamese_utils.system.devices import pick_device
 from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.losses import Term
@@ -166,7 +166,7 @@ def _fine_tuned(run: Run, bench: Bench) -> Outcome:
     """VGG-19 from published weights, by the project's own training: an image is of the class with the nearest mean."""
     train, test = bench.load(load_cifar10, "train"), bench.load(load_cifar10, "test")
     trained = bench.train(run.config, train, range(train.num_classes))
-    classifier = means_of_classes(trained.encoder, train, trained.held_out)
+    classifier = means_of_classes(trained.encoder, train, trained.classes, trained.held_out)
     hits = classifier.predict(trained.encoder.embed(test.images)) == test.labels
     metrics = {"accuracy_same_image": share_estimate(hits), "seconds": exact(trained.seconds)}
     return Outcome(

@@ -31,14 +31,13 @@ from siamese_utils.evaluation.estimates import Estimate, exact, share_estimate
 from siamese_utils.evaluation.pairs import pair_auc
 from siamese_utils.experiments.study import Bench, Outcome, Run, Study, as_stored, training_record
 from siamese_utils.studies.cifar10.judging import named
+from siamese_utils.studies.class_means import held_out_metrics, means_of_classes
 from siamese_utils.system.project import results_dir
 from siamese_utils.training.augment import AugmentConfig
 from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.recipes import DEFAULT_RECIPE, recipe
-from siamese_utils.training.task import first_of_each_class
 
 SEEDS = (0, 1, 2)
-EXAMPLES = 500  # training images of each class that its mean is taken of
 SHIFTS = ((0, 0), (1, 1), (-1, -1))  # pixels down and right; the views of an image that is judged, each mirrored too
 SCALES = np.geomspace(4, 64, 33)  # of the softmax over classes, from which that of held-out images is chosen
 
@@ -103,15 +102,6 @@ def shifted(images: torch.Tensor, down: int, right: int) -> torch.Tensor:
     return images[:, places(images.shape[1], down)][:, :, places(images.shape[2], right)]
 
 
-def means_of_classes(encoder: Encoder, train_set: ImageSet, held_out: torch.Tensor) -> CosineClassifier:
-    """The classes' means, from some training images of each that were learned."""
-    learned = torch.ones(len(train_set), dtype=torch.bool)
-    learned[held_out] = False
-    rows = learned.nonzero().flatten()
-    rows = rows[first_of_each_class(train_set.labels[rows], EXAMPLES)]
-    return CosineClassifier.from_means(encoder.embed(train_set.images[rows]), train_set.labels[rows])
-
-
 def judge_from(encoder: Encoder, train_set: ImageSet, held_out: torch.Tensor) -> Judge:
     """Means of the classes, and scale and thresholds from images that were not learned.
 
@@ -120,7 +110,7 @@ def judge_from(encoder: Encoder, train_set: ImageSet, held_out: torch.Tensor) ->
         train_set: what it learned from.
         held_out: int64, positions of the images that it did not learn.
     """
-    classifier = means_of_classes(encoder, train_set, held_out)
+    classifier = _means(encoder, train_set, held_out)
     z, labels = views(encoder, train_set.images[held_out]), train_set.labels[held_out]
     cosine = classifier.scores(z) / classifier.scale
     losses = [float(F.cross_entropy(scale * cosine, labels)) for scale in SCALES]
@@ -128,6 +118,10 @@ def judge_from(encoder: Encoder, train_set: ImageSet, held_out: torch.Tensor) ->
     probabilities = classifier.scores(z).softmax(dim=1)
     thresholds = {"embeddings": z, "probabilities": probabilities}
     return Judge(classifier, {name: best_threshold(rows, labels) for name, rows in thresholds.items()})
+
+
+def _means(encoder: Encoder, train_set: ImageSet, held_out: torch.Tensor) -> CosineClassifier:
+    return means_of_classes(encoder, train_set, tuple(range(train_set.num_classes)), held_out)
 
 
 def best_threshold(rows: torch.Tensor, labels: torch.Tensor) -> float:
@@ -239,7 +233,7 @@ def _carry_out(run: Run, bench: Bench) -> Outcome:
     metrics = {
         **_judged(encoder, info, bench),
         "seconds": exact(trained.seconds),
-        "core_minutes": exact(float(trained.history.cpu_seconds.sum()) / 60),
+        "core_minutes": exact(trained.core_minutes),
     }
     kept = checkpoint if _checkpoint(run) else None
     return Outcome(metrics, kept, {**training_record(trained), **{key: info[key] for key in ("scale", "thresholds")}})
@@ -247,7 +241,7 @@ def _carry_out(run: Run, bench: Bench) -> Outcome:
 
 def _judged(encoder: Encoder, info: Mapping[str, Any], bench: Bench) -> dict[str, Estimate]:
     held_out = torch.tensor(info["held_out"])
-    means = means_of_classes(encoder, bench.load(load_cifar10, "train"), held_out)
+    means = _means(encoder, bench.load(load_cifar10, "train"), held_out)
     judge = Judge(dataclasses.replace(means, scale=info["scale"]), info["thresholds"])
     return test_metrics(encoder, judge, bench.load(load_cifar10, "test"))
 
@@ -330,14 +324,7 @@ def _trials() -> list[Run]:
 def _carry_out_trial(run: Run, bench: Bench) -> Outcome:
     train_set = bench.load(load_cifar10, "train")
     trained = bench.train(run.config, train_set, range(train_set.num_classes))
-    held_out, encoder = trained.held_out, trained.encoder
-    classifier = means_of_classes(encoder, train_set, held_out)
-    nearest = classifier.predict(encoder.embed(train_set.images[held_out]))
-    metrics = {
-        "acc_validation": share_estimate(nearest == train_set.labels[held_out]),
-        "core_minutes": exact(float(trained.history.cpu_seconds.sum()) / 60),
-    }
-    return Outcome(metrics, record=training_record(trained))
+    return Outcome(held_out_metrics(trained, train_set), record=training_record(trained))
 
 
 CIFAR10_STRONG_TRIALS = Study(
@@ -347,7 +334,7 @@ CIFAR10_STRONG_TRIALS = Study(
     _carry_out_trial,
     key=("trial", "seed"),
     metrics={
-        "acc_validation": "training images held out: share that is nearest to the mean of its own class",
+        "acc_held_out": "training images held out: share that is nearest to the mean of its own class",
         "core_minutes": CIFAR10_STRONG.metrics["core_minutes"],
     },
 )

@@ -152,7 +152,7 @@ def trials_table() -> Table:
     rows = []
     for run in CIFAR10_STRONG_TRIALS.runs():
         if run.key["trial"] in set(table.trial):
-            score = result(table, **run.key, metric="acc_validation")
+            score = result(table, **run.key, metric="acc_held_out")
             minutes = result(table, **run.key, metric="core_minutes").value
             shown = {"trial": run.key["trial"], "expectation": run.expectation}
             rows.append({**shown, "named right (%)": cell(score.value, score.ci95), "core-minutes": minutes})

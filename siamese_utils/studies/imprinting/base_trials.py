@@ -11,9 +11,8 @@ import dataclasses
 from typing import Any
 
 from siamese_utils.data.splits import class_split
-from siamese_utils.encoders.imprinting import CosineClassifier
-from siamese_utils.evaluation.estimates import exact, share_estimate
 from siamese_utils.experiments.study import Bench, Outcome, Run, Study, training_record
+from siamese_utils.studies.class_means import held_out_metrics
 from siamese_utils.studies.imprinting.settings import WHOLE, ImprintingConfig
 from siamese_utils.training.config import TrainConfig
 
@@ -67,17 +66,7 @@ def _carry_out(run: Run, bench: Bench) -> Outcome:
     train_set, base = bench.train_set, ImprintingConfig.from_yaml(WHOLE).base
     seen = class_split(base.split, base.draw, train_set.num_classes).seen
     trained = bench.train(run.config, train_set, seen)
-    rows = train_set.indices_of(seen)
-    learned = rows[~rows.unsqueeze(1).eq(trained.held_out).any(dim=1)]
-    classifier = CosineClassifier.from_means(
-        trained.encoder.embed(train_set.images[learned]), train_set.labels[learned]
-    )
-    images, labels = train_set.images[trained.held_out], train_set.labels[trained.held_out]
-    metrics = {
-        "acc_held_out": share_estimate(classifier.predict(trained.encoder.embed(images)) == labels),
-        "core_minutes": exact(float(trained.history.cpu_seconds.sum()) / 60),
-    }
-    return Outcome(metrics, record=training_record(trained))
+    return Outcome(held_out_metrics(trained, train_set), record=training_record(trained))
 
 
 IMPRINTING_BASE_TRIALS = Study(
