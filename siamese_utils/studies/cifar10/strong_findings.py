@@ -84,21 +84,18 @@ def strong_table() -> Table:
     table = CIFAR10_STRONG.table()
     aims = {"accuracy": AIM, "core_minutes": AIM_CORE_MINUTES}
     aims |= {f"pair_accuracy_{way}": AIM_PAIRS for way in WAYS} | {f"pair_f1_{way}": AIM_F1 for way in WAYS}
-    rows = []
+    longest, rows = table.passes.max(), []
     for metric, meaning in CIFAR10_STRONG.metrics.items():
+        found = over_seeds(table, metric, ["passes"]).set_index("passes")
         shown = {"what": meaning}
-        for passes, some in table.groupby("passes"):
-            found = over_seeds(some, metric, ["metric"]).iloc[0]
-            shown[f"{passes} passes"] = cell(found["mean"], found.ci95 if found.ci95 else float("nan"), 2)
-        aim = aims.get(metric)
+        for passes in found.index:
+            shown[f"{passes} passes"] = cell(found["mean"][passes], found.ci95[passes] or float("nan"), 2)
+        aim, spread = aims.get(metric), found.sd[longest]
         limit = "" if aim is None else f"{'at most' if metric == 'core_minutes' else 'at least'} {aim:g}"
-        rows.append(shown | {"sd of seeds": "" if pd.isna(found.sd) else f"{found.sd:.2f}", "aim": limit})
+        told = "" if pd.isna(spread) else f"{spread:.2f}"
+        rows.append(shown | {f"sd of seeds, {longest} passes": told, "aim": limit})
     told = "; ".join(f"{passes} passes: {_seeds(some)}" for passes, some in table.groupby("passes"))
     return Table(pd.DataFrame(rows), f"Percent, but for times; {told}; 95% intervals over test images")
-
-
-def _longest(table: pd.DataFrame) -> pd.DataFrame:
-    return table[table.passes == table.passes.max()]
 
 
 def _seeds(table: pd.DataFrame) -> str:
@@ -116,7 +113,7 @@ def _planned(passes: int) -> int:
 def strong_sentences() -> list[str]:
     """Whether each aim is met by the longest training, by how much, and what blind answers score."""
     table = CIFAR10_STRONG.table()
-    longest = _longest(table)
+    longest = table[table.passes == table.passes.max()]
 
     def mean(metric: str, some: pd.DataFrame = longest) -> float:
         return float(over_seeds(some, metric, ["metric"])["mean"].iloc[0])
