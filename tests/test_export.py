@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from siamese_utils.encoders import export
+from siamese_utils.encoders.checkpoints import load_encoder, save_encoder
 from siamese_utils.encoders.encoder import Encoder, Ensemble
 from siamese_utils.encoders.export import export_onnx
 from siamese_utils.errors import CheckpointError, ConfigError, MissingPackageError, UnknownNameError
@@ -126,3 +128,18 @@ def test_unchecked_where_onnxruntime_is_missing(
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
     path = export_onnx(encoder, tmp_path / "encoder.onnx")
     assert path.read_bytes() == b"anything" and "unchecked; install onnxruntime" in caplog.text
+
+
+def test_the_command_writes_the_file_and_says_what_goes_in(
+    tmp_path: Path, encoder: Encoder, command_line: Callable[..., tuple[int, str, str]]
+) -> None:
+    stored = tmp_path / "own.safetensors"
+    save_encoder(encoder, stored)
+    code, out, _ = command_line("export", str(tmp_path / "own.onnx"), "--encoder", str(stored), "--views", "shifts")
+    side = encoder.input_side("shifts")
+    assert code == 0 and f"uint8 (N, {side}, {side}, 3), to embeddings, (N, 8)" in out
+    session, images = onnxruntime.InferenceSession(tmp_path / "own.onnx"), some_images(3, side)
+    kept = load_encoder(stored).embed(images, views="shifts")
+    np.testing.assert_allclose(session.run(None, {"images": images})[0], kept, atol=1e-4)
+    code, _, err = command_line("export", str(tmp_path / "own.onxx"), "--encoder", str(stored))
+    assert code == 1 and ".onnx" in err and not (tmp_path / "own.onxx").exists()
