@@ -316,6 +316,22 @@ def _trials() -> list[Run]:
             "far as their kernels are long, and ever less. Large steps find what holds for new images too.",
             **_TURNING,
         ),
+        _trial(
+            "turning-varied-less",
+            "Better than with the larger variations, by more than the usual steps gain: large steps learn little by "
+            "heart as it is.",
+            **_TURNING,
+            augment=SHORT.augment,
+        ),
+        _trial(
+            "turning-full-size",
+            "The best of all, for half as much time again: nearly what is published, but for proxies in place of a "
+            "linear layer.",
+            **_TURNING,
+            augment=SHORT.augment,
+            terms=_PROXIES,
+            resolutions=(),
+        ),
         _trial("small-batches", "A little better for a little more time: twice the steps.", batch_size=250),
         _trial("varied-less", "Better in so few passes, where nothing is known by heart yet.", augment=SHORT.augment),
     ]
