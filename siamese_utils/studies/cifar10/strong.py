@@ -35,7 +35,7 @@ from siamese_utils.studies.class_means import held_out_metrics, means_of_classes
 from siamese_utils.system.project import results_dir
 from siamese_utils.training.augment import AugmentConfig
 from siamese_utils.training.config import TrainConfig
-from siamese_utils.training.recipes import DEFAULT_RECIPE, recipe
+from siamese_utils.training.recipes import DEFAULT_RECIPE, TURNING_STEPS, recipe
 
 SEEDS = (0, 1, 2)
 SHIFTS = ((0, 0), (1, 1), (-1, -1))  # pixels down and right; the views of an image that is judged, each mirrored too
@@ -56,9 +56,7 @@ SHORT = dataclasses.replace(
 # is that of D. Page, *How to train your ResNet* (2018), whose 24 passes reach 94%.
 LONG = dataclasses.replace(SHORT, recipe="cifar10-strong-long", epochs=25, augment=AugmentConfig(translate=4, cutout=8))
 TRIED = dataclasses.replace(LONG, epochs=8, held_out_images=500)  # what the trials change
-# Rates and momentum of the quickest trainings with Muon (K. Jordan, github.com/KellerJordan/cifar10-airbench), for
-# batches of a quarter of theirs; the rate falls from the first step on.
-_TURNING: dict[str, Any] = {"fixed_norms": True, "muon_rate": 0.12, "muon_momentum": 0.6, "warmup": 0.0}
+_TURNING: dict[str, Any] = {**TURNING_STEPS, "muon_rate": 0.12}  # half the published rate, for a quarter of the batch
 _PROXIES = tuple(term for term in LONG.terms if term.objective == "proxy")
 
 
