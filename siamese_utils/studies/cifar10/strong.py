@@ -55,9 +55,14 @@ SHORT = dataclasses.replace(
 # Twelve passes end with 98% of the training images named right, so twice as many need images that vary more. How much
 # is that of D. Page, *How to train your ResNet* (2018), whose 24 passes reach 94%.
 LONG = dataclasses.replace(SHORT, recipe="cifar10-strong-long", epochs=25, augment=AugmentConfig(translate=4, cutout=8))
-TRIED = dataclasses.replace(LONG, epochs=8, held_out_images=500)  # what the trials change
 _TURNING: dict[str, Any] = {**TURNING_STEPS, "muon_rate": 0.12}  # half the published rate, for a quarter of the batch
 _PROXIES = tuple(term for term in LONG.terms if term.objective == "proxy")
+# As the trials below advise: what they share with the quickest trainings, over images that vary as in twice as many
+# passes they must, and as many passes as fit into forty core-minutes.
+FINAL = dataclasses.replace(
+    LONG, recipe="cifar10-strong-turning", epochs=23, terms=_PROXIES, resolutions=(), learning_rate=1e-2, **_TURNING
+)
+TRIED = dataclasses.replace(LONG, epochs=8, held_out_images=500)  # what the trials change
 
 
 # ----------------------------------------------------------------------------------------------------- judging
@@ -194,7 +199,7 @@ def test_metrics(encoder: Encoder, judge: Judge, test_set: ImageSet) -> dict[str
 # -------------------------------------------------------------------------------------------------------- runs
 
 
-def checkpoint_path(config: TrainConfig = LONG) -> Path:
+def checkpoint_path(config: TrainConfig = FINAL) -> Path:
     """Where the encoder of a recipe is stored; of its trainings the first is kept."""
     return results_dir() / "checkpoints" / f"{config.recipe}-seed{config.seed}.safetensors"
 
@@ -203,8 +208,10 @@ def _runs() -> list[Run]:
     expected = {
         SHORT: "About 94%, as published trainings of as many operations reach.",
         LONG: "A point and a half more than after twelve passes, just below 94%.",
+        FINAL: "Half a point more than the 25 passes, so just above 94%: in eight passes these steps gain a point, and "
+        "longer trainings catch up with a part of it.",
     }
-    configs = [SHORT, *(dataclasses.replace(LONG, seed=seed) for seed in SEEDS)]
+    configs = [SHORT, LONG, *(dataclasses.replace(FINAL, seed=seed) for seed in SEEDS)]
     return [
         Run(
             {"passes": config.epochs, "seed": config.seed},
