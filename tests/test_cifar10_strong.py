@@ -170,6 +170,21 @@ def test_trials_are_judged_by_images_held_out(bench: Bench) -> None:
     assert outcome.metrics["acc_held_out"].n == 60 and outcome.metrics["acc_held_out"].value > 50
 
 
+@pytest.mark.usefixtures("project")
+def test_each_change_is_told_beside_the_trial_without_it() -> None:
+    study = strong.CIFAR10_STRONG_TRIALS
+    with pytest.raises(ResultsError):
+        strong_findings.trials_sentence()
+    stored = {"base": (90.0, 10.0), "turning-steps": (91.2, 9.98), "turning-full-size-gelu": (92.0, 12.0)}
+    for trial, (accuracy, minutes) in stored.items():
+        rows = {"acc_held_out": Estimate(accuracy, 0.8, 5_000), "core_minutes": Estimate(minutes, 0.0, 1)}
+        store_rows(study.path, {"trial": trial, "seed": 0}, rows, "", study.all_columns)
+    told = strong_findings.trials_sentence()
+    assert "In 8 passes the best of them, *turning-full-size-gelu*, names **92.0%**" in told and "names 90.0%" in told
+    assert told.endswith("Step by step: steps that turn the kernels +1.2 points for +0.0 core-minutes.")
+    assert strong_findings.trials_table().frame.trial.tolist() == list(stored)
+
+
 def test_three_seeds_of_the_final_training_are_planned_and_one_encoder_of_each_is_kept() -> None:
     runs = strong.CIFAR10_STRONG.runs()
     short, long, final = (config.epochs for config in (strong.SHORT, strong.LONG, strong.FINAL))

@@ -307,20 +307,10 @@ def _full_size(name: str, expectation: str, **changes: Any) -> Run:
 
 
 def _trials() -> list[Run]:
+    """One change after the other, and in the end two beside each other."""
+    varied_less = {**_TURNING, "augment": SHORT.augment}
     return [
         _trial("base", "What the others are compared with: about 90%."),
-        _trial(
-            "proxies-alone", "Level: triplets are for distances, and classes are told apart without.", terms=_PROXIES
-        ),
-        _trial(
-            "full-size",
-            "Worse with fewer passes for as many operations: small images teach the coarse features for less.",
-            resolutions=(),
-            epochs=6,
-        ),
-        _trial(
-            "quick-muon", "A little better: fewer and larger steps than in the recipe want longer ones.", muon_rate=0.1
-        ),
         _trial(
             "turning-steps",
             "Two points better, for it is what the quick trainings have: steps that turn the kernels at the start as "
@@ -331,8 +321,13 @@ def _trials() -> list[Run]:
             "turning-varied-less",
             "Better than with the larger variations, by more than the usual steps gain: large steps learn little by "
             "heart as it is.",
-            **_TURNING,
-            augment=SHORT.augment,
+            **varied_less,
+        ),
+        _trial(
+            "turning-proxies-alone",
+            "Level: triplets are for distances, and classes are told apart without.",
+            **varied_less,
+            terms=_PROXIES,
         ),
         _full_size(
             "turning-full-size",
@@ -346,8 +341,6 @@ def _trials() -> list[Run]:
             "a quarter of the passes by it.",
             learning_rate=1e-2,
         ),
-        _trial("small-batches", "A little better for a little more time: twice the steps.", batch_size=250),
-        _trial("varied-less", "Better in so few passes, where nothing is known by heart yet.", augment=SHORT.augment),
     ]
 
 

@@ -164,3 +164,42 @@ def trials_table() -> Table:
             rows.append({**shown, "named right (%)": cell(score.value, score.ci95), "core-minutes": minutes})
     caption = "Short trainings with one change each, judged on 5,000 training images held out"
     return Table(pd.DataFrame(rows), caption, decimals=1)
+
+
+_STEPS = (  # what is changed, the trial that has it, and the one that has not
+    ("steps that turn the kernels", "turning-steps", "base"),
+    ("images that vary less", "turning-varied-less", "turning-steps"),
+    ("proxies without triplets", "turning-proxies-alone", "turning-varied-less"),
+    ("whole images from the first step on", "turning-full-size", "turning-proxies-alone"),
+    ("whole images from the first step on, and proxies without triplets", "turning-full-size", "turning-varied-less"),
+    ("the published activation", "turning-full-size-gelu", "turning-full-size"),
+    ("a larger rate for biases and proxies", "turning-full-size-quick-biases", "turning-full-size"),
+)
+
+
+def trials_sentence() -> str:
+    """What each change is worth, in points and core-minutes beside the trial without it; Markdown.
+
+    Raises:
+        ResultsError: no trial is stored.
+    """
+    table = CIFAR10_STRONG_TRIALS.table()
+    found = {
+        metric: table[table.metric == metric].set_index("trial")["value"] for metric in CIFAR10_STRONG_TRIALS.metrics
+    }
+    hits, minutes = found["acc_held_out"], found["core_minutes"]
+    told = [
+        f"{what} {_change(hits[new] - hits[old])} points for {_change(minutes[new] - minutes[old])} core-minutes"
+        for what, new, old in _STEPS
+        if {new, old} <= set(hits.index)
+    ]
+    base, best = float(hits["base"]), hits.idxmax()
+    passes = {str(run.key["trial"]): run.config.epochs for run in CIFAR10_STRONG_TRIALS.runs()}[best]
+    return (
+        f"In {passes} passes the best of them, *{best}*, names **{hits[best]:.1f}%** of the images held out right, "
+        f"where the first names {base:.1f}%. Step by step: " + "; ".join(told) + "."
+    )
+
+
+def _change(value: float) -> str:
+    return f"{round(value, 1) + 0.0:+.1f}"  # no minus before a zero
