@@ -17,6 +17,7 @@ STUDIES: dict[str, str] = {
     "triplet_sensitivity": "objectives.study:TRIPLET_SENSITIVITY",
     "recipe_search": "recipe.study:RECIPE_SEARCH",
     "few_classes": "recipe.study:FEW_CLASSES",
+    "quick_search": "recipe.quick:QUICK_SEARCH",
     "precision": "recipe.study:PRECISION",
     "split_sweep": "splits.study:SPLIT_SWEEP",
     "cifar_fs": "ensembles.cifar_fs:CIFAR_FS",
