@@ -15,6 +15,7 @@ from siamese_utils.data.cifar import CIFAR10_CLASSES
 from siamese_utils.errors import ResultsError
 from siamese_utils.evaluation.estimates import Estimate
 from siamese_utils.experiments.findings import Illustration, Table
+from siamese_utils.experiments.seeds import Paired
 from siamese_utils.experiments.store import metric_rows
 from siamese_utils.experiments.study import Run
 from siamese_utils.studies.cifar10 import figures, findings, pair_findings
@@ -204,13 +205,13 @@ def test_of_classes_never_learned_the_lead_is_that_of_the_same_choices(project: 
         table.loc[chosen & (table.system == "contrastive"), "value"] = high
     table.to_csv(CIFAR10_NEW_CLASSES.path, index=False)
     told = pair_findings.new_classes_sentence()
-    lead = findings.Paired.of(pd.Series([39.0, 8.0, 8.0]))
+    lead = Paired.of(pd.Series([39.0, 8.0, 8.0]))
     assert "of **52.0%** at best" in told and "contrastive loss with **70.3%** (3 choices of classes)" in told
     assert f"ahead in 3 of 3 choices, by **{lead}** points, with 60% for {choices[1].replace('-', ' and ')}" in told
     assert told.endswith(f"and 90% for {choices[0].replace('-', ' and ')}.")
 
 
 def test_figures_leave_out_the_interval_of_two_seeds() -> None:
-    two, three = (findings.Paired.of(pd.Series(values)) for values in ([1.0, 4.0], [1.0, 4.0, 2.0]))
+    two, three = (Paired.of(pd.Series(values)) for values in ([1.0, 4.0], [1.0, 4.0, 2.0]))
     assert two.half > 15 and two.drawn is None and three.drawn == three.half
-    assert findings.Paired.of(pd.Series([1.0])).drawn is None
+    assert Paired.of(pd.Series([1.0])).drawn is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -11,7 +12,8 @@ from siamese_utils.errors import ResultsError
 from siamese_utils.evaluation.estimates import Estimate, exact
 from siamese_utils.experiments import plotting, store
 from siamese_utils.experiments.study import Study
-from siamese_utils.studies.recipe import figures, findings
+from siamese_utils.studies.recipe import figures, findings, quick_findings
+from siamese_utils.studies.recipe.quick import BASE, IMAGES, QUICK_SEARCH, SEEDS
 from siamese_utils.studies.recipe.study import FEW_CLASSES, PRECISION, RECIPE_SEARCH
 from siamese_utils.studies.validation import trial_runs
 
@@ -111,3 +113,27 @@ def test_precisions_are_compared_seed_by_seed(project: Path) -> None:
     told = findings.precision_sentence()
     assert "60.0 and 60.5, 61.2 and 61.0 percent" in told and "± 0.3 over episodes" in told
     assert told.endswith("**+0.1** points on average, between -0.2 and +0.5.")
+
+
+def test_quick_trials_show_equally_many_images_and_gain_over_the_recipe_of_their_seed(project: Path) -> None:
+    runs = QUICK_SEARCH.runs()
+    assert {run.images for run in runs} == {IMAGES} and {run.key["seed"] for run in runs} == set(SEEDS)
+    assert trial_runs(QUICK_SEARCH)["quick"].config == dataclasses.replace(BASE, recipe="quick_search/quick")
+    put(QUICK_SEARCH, "turning", 0, 54.0, core_minutes=exact(0.8))
+    with pytest.raises(ResultsError, match="The trial quick is not stored"):
+        quick_findings.quick_table()
+    put(QUICK_SEARCH, "quick", 0, 52.0, core_minutes=exact(0.8))
+    assert "the best, *turning*, **54.0**, a difference of +2.0 (one seed)." in quick_findings.quick_sentence()
+    put(QUICK_SEARCH, "quick", 1, 52.5, core_minutes=exact(0.8))
+    put(QUICK_SEARCH, "turning", 1, 54.3, core_minutes=exact(0.8))
+    put(QUICK_SEARCH, "quick-no-warmup", 1, 52.0, core_minutes=exact(0.7))
+    told = quick_findings.quick_sentence()
+    assert "reaches 52.2 percent" in told and "**54.1**, a difference of +1.9 ± 1.3 (2 seeds)" in told
+    assert told.endswith("Gains that are larger than their intervals: *turning*.")
+    table = quick_findings.quick_table().frame.set_index("trial")
+    assert list(table.index) == ["quick", "quick-no-warmup", "turning"] and table.gain.tolist() == [
+        "",
+        "-0.5",
+        "+1.9 ± 1.3",
+    ]
+    assert table["5-way 1-shot"]["turning"] == "54.1 (54.0 to 54.3)" and table.change["quick"] == "–"

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
+from scipy.stats import t
 
+from siamese_utils.errors import ResultsError
 from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.losses import Term
 
@@ -26,6 +30,48 @@ def over_seeds(table: pd.DataFrame, metric: str, by: Sequence[str]) -> pd.DataFr
     rows = table[table.metric == metric].groupby(list(by), sort=False)
     found = rows["value"].agg(mean="mean", sd="std", low="min", high="max", seeds="count")
     return found.assign(ci95=rows["ci95"].mean()).reset_index()
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A mean over seeds with its 95% interval, NaN for a single seed; of a difference, between runs of one seed."""
+
+    mean: float
+    half: float
+    seeds: int
+
+    @classmethod
+    def of(cls, values: pd.Series) -> Paired:
+        """From one value a seed, by Student's t.
+
+        Raises:
+            ResultsError: there is none.
+        """
+        count = len(values)
+        if not count:
+            raise ResultsError(
+                "No seed of these runs is stored yet; `python -m siamese_utils study` lists all studies."
+            )
+        half = t.ppf(0.975, count - 1) * values.std() / count**0.5 if count > 1 else float("nan")
+        return cls(float(values.mean()), float(half), count)
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.1f}" + ("" if np.isnan(self.half) else f" ± {self.half:.1f}")
+
+    @property
+    def drawn(self) -> float | None:
+        """The interval as figures draw it: that of two seeds alone is wider than all that is to be seen."""
+        return self.half if self.seeds > 2 else None
+
+    @property
+    def seeds_told(self) -> str:
+        """``one seed`` or ``5 seeds``."""
+        return "one seed" if self.seeds == 1 else f"{self.seeds} seeds"
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval leaves out zero; never with one seed."""
+        return abs(self.mean) > self.half
 
 
 def cell(value: float, half: float, decimals: int = 1) -> str:

@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 
 from siamese_utils.experiments import plotting
 from siamese_utils.experiments.findings import Illustration
+from siamese_utils.experiments.seeds import Paired
 from siamese_utils.studies.cifar10 import findings, pair_findings
-from siamese_utils.studies.cifar10.findings import NAMES, SLIDES, Paired
+from siamese_utils.studies.cifar10.findings import NAMES, SLIDES
 from siamese_utils.studies.cifar10.study import OWN
 
 _WAY_COLOURS = {"own ratio": plotting.RED, "equal updates": plotting.BLUE, "equal images": plotting.GREEN}

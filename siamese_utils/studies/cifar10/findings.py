@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t
 
 from siamese_utils.data.cifar import CIFAR10_CLASSES
 from siamese_utils.errors import ResultsError
 from siamese_utils.experiments import store
 from siamese_utils.experiments.findings import Table
-from siamese_utils.experiments.seeds import cell
+from siamese_utils.experiments.seeds import Paired, cell
 from siamese_utils.experiments.study import stored
 from siamese_utils.studies.cifar10.networks import Plain, TwoTowers
 from siamese_utils.studies.cifar10.new_classes import CIFAR10_NEW_CLASSES
@@ -46,46 +45,6 @@ NAMES = {name: system.told for name, system in SYSTEMS.items()} | {"ensemble": "
 
 
 # -------------------------------------------------------------------------------- what is stored, and pairs of it
-
-
-@dataclass(frozen=True)
-class Paired:
-    """A mean over seeds with its 95% interval, NaN for a single seed; of a difference, between runs of one seed."""
-
-    mean: float
-    half: float
-    seeds: int
-
-    @classmethod
-    def of(cls, values: pd.Series) -> Paired:
-        """From one value a seed, by Student's t.
-
-        Raises:
-            ResultsError: there is none.
-        """
-        count = len(values)
-        if not count:
-            raise ResultsError("No seed of these runs is stored yet; run `python -m siamese_utils study cifar10`.")
-        half = t.ppf(0.975, count - 1) * values.std() / count**0.5 if count > 1 else float("nan")
-        return cls(float(values.mean()), float(half), count)
-
-    def __str__(self) -> str:
-        return f"{self.mean:+.1f}" + ("" if np.isnan(self.half) else f" ± {self.half:.1f}")
-
-    @property
-    def drawn(self) -> float | None:
-        """The interval as figures draw it: that of two seeds alone is wider than all that is to be seen."""
-        return self.half if self.seeds > 2 else None
-
-    @property
-    def seeds_told(self) -> str:
-        """``one seed`` or ``5 seeds``."""
-        return "one seed" if self.seeds == 1 else f"{self.seeds} seeds"
-
-    @property
-    def is_clear(self) -> bool:
-        """Whether the interval leaves out zero; never with one seed."""
-        return abs(self.mean) > self.half
 
 
 def by_seed(

@@ -9,8 +9,7 @@ import pandas as pd
 from siamese_utils.errors import ResultsError
 from siamese_utils.experiments import store
 from siamese_utils.experiments.findings import Table
-from siamese_utils.experiments.seeds import cell
-from siamese_utils.studies.cifar10.findings import Paired
+from siamese_utils.experiments.seeds import Paired, cell
 from siamese_utils.studies.cifar10.judging import RECALLS, of_rates
 from siamese_utils.studies.cifar10.new_classes import CIFAR10_NEW_CLASSES
 from siamese_utils.studies.cifar10.study import pair_updates
