@@ -42,6 +42,14 @@ QUICK_SEARCH = validation_study(
         _turning("turning", "Three points better: on CIFAR-10 these steps learn fastest at the beginning."),
         _turning("turning-quick-biases", "Half a point more, as little as on CIFAR-10.", learning_rate=1e-2),
         _turning("turning-larger-steps", "Level: the rate is forgiving.", muon_rate=0.15),
+        # Thought of after the first seed of the others: its larger steps were worth more than any other change.
+        _turning("turning-largest-steps", "Level with the larger steps: there must be an end to it.", muon_rate=0.25),
+        _turning(
+            "turning-larger-steps-quick-biases",
+            "The sum of both, half a point more than the larger steps.",
+            muon_rate=0.15,
+            learning_rate=1e-2,
+        ),
         _turning(
             "turning-small-batches",
             "A point better: twice as many steps, and few there are.",
