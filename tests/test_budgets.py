@@ -19,6 +19,7 @@ from siamese_utils.experiments.study import Bench, Outcome, Run, keep
 from siamese_utils.studies.budgets import figures, findings
 from siamese_utils.studies.budgets.study import CLASSES_OR_IMAGES, TRAINING_TIME, thinned
 from siamese_utils.studies.splits.study import SPLIT_SWEEP
+from siamese_utils.training.recipes import DEFAULT_RECIPE, QUICK_RECIPE
 
 TINY = dataclasses.replace(
     tiny.TINY, batch_size=20, images_per_class=2, held_out_images=4, least_images=60, most_images=60
@@ -46,7 +47,9 @@ def test_budgets_double_and_are_all_planned() -> None:
         assert run.config.most_images == run.config.least_images == run.images == run.key["images"]
     images = sorted({run.images for run in runs})
     assert [2 * few for few in images[:-1]] == images[1:]
-    assert {run.key["seed"] for run in runs} == {0, 1, 2} and len(runs) == 3 * len(images)
+    assert {run.key["seed"] for run in runs} == {0, 1, 2} and len(runs) == 2 * 3 * len(images)
+    assert {run.key["recipe"]: run.config.fixed_norms for run in runs} == {DEFAULT_RECIPE: False, QUICK_RECIPE: True}
+    assert len({TRAINING_TIME.record_path(run) for run in runs}) == len(runs)
 
 
 def class_run(count: int, per_class: int, seed: int = 1) -> Run:
@@ -82,10 +85,12 @@ def test_sentence_wants_every_seed_past_the_reference(project: Path) -> None:
         "split,metric,value,ci95,source\n90-10,acc_5w1s,62.2,0.4,measured\n90-10,training_hours,45,,measured\n"
     )
     where = {"processor": "one", "threads": 2, "precision": "float32"}
-    store.write_record(TRAINING_TIME.record_path(TRAINING_TIME.runs()[0]), {"provenance": where})
+    for place in (0, -15):
+        run = TRAINING_TIME.runs()[place]
+        store.write_record(TRAINING_TIME.record_path(run), {"provenance": where | {"threads": 2 + place}})
 
-    def put(images: int, seed: int, accuracy: float, seconds: float) -> None:
-        key = {"images": images, "seed": seed, "recipe": "r"}
+    def put(images: int, seed: int, accuracy: float, seconds: float, recipe: str = DEFAULT_RECIPE) -> None:
+        key = {"images": images, "seed": seed, "recipe": recipe}
         metrics = {"acc_5w1s": Estimate(accuracy, 0.5, 9), "seconds": Estimate(seconds, 0, 1)}
         store.store_rows(TRAINING_TIME.path, key, metrics, columns=TRAINING_TIME.all_columns)
 
@@ -104,6 +109,19 @@ def test_sentence_wants_every_seed_past_the_reference(project: Path) -> None:
     told = findings.time_sentence()
     assert "**45 seconds**" in told and "each of its 2 seeds" in told and "67.0 ± 0.5" in told
     assert "45 hours" in told and f"**{45 * 3600 / 45:,.0f}** times less" in told
+    with pytest.raises(ResultsError, match=QUICK_RECIPE):
+        findings.quick_time_sentence()
+    put(200, 0, 62.5, 18, QUICK_RECIPE)
+    assert "none of its trainings is past them with every seed" in findings.quick_time_sentence()
+    put(400, 0, 70.0, 42, QUICK_RECIPE)
+    told = findings.quick_time_sentence()
+    assert "with 400 images, after **42 seconds** (one, -13 threads, float32): 70.0 ± 0.5, the lowest of its" in told
+    assert told.endswith("by images shown: -0.8 with 200, +3.0 with 400.")
+    shown = figures.time_figure()
+    texts = [text.get_text() for text in shown.figure.axes[0].texts]
+    assert texts[-3:] == ["62.5\n18 s", "70.0\n42 s", "the quick recipe"]
+    assert "by the quick recipe 62.5 percent with 200 images in 18 seconds, 70.0" in shown.alt
+    plt.close(shown.figure)
 
 
 # ------------------------------------------------------------------------------------- classes or images

@@ -12,7 +12,7 @@ from siamese_utils import load_encoder
 from siamese_utils.data.images import ImageSet
 from siamese_utils.data.sampling import named_rng
 from siamese_utils.data.splits import class_split
-from siamese_utils.encoders.checkpoints import checkpoint_info
+from siamese_utils.encoders.checkpoints import checkpoint_info, save_encoder
 from siamese_utils.evaluation.episodes import few_shot_accuracy
 from siamese_utils.experiments import store
 from siamese_utils.experiments.audit import audit
@@ -70,3 +70,21 @@ def test_checkpoint_says_what_it_was_trained_on() -> None:
     encoder = load_encoder(CHECKPOINT)
     assert not encoder.training
     assert encoder.embed(torch.zeros(2, 32, 32, 3, dtype=torch.uint8)).shape == (2, encoder.embedding_dim)
+
+
+@pytest.mark.real_data
+def test_8_bits_a_weight_keep_the_headline_within_a_tenth_of_a_point(
+    cifar100: tuple[ImageSet, ImageSet], tmp_path: Path
+) -> None:
+    _, test_set = cifar100
+    encoder = load_encoder(CHECKPOINT)
+    save_encoder(encoder, tmp_path / "small.safetensors", bits=8)
+    assert (tmp_path / "small.safetensors").stat().st_size < 0.52 * CHECKPOINT.stat().st_size
+    positions = test_set.indices_of(class_split("90-10").unseen)
+    labels = test_set.labels[positions]
+    for shots in (1, 5):
+        whole, small = (
+            few_shot_accuracy(each.embed(test_set.images[positions]), labels, named_rng(0, f"{shots}"), shots=shots)
+            for each in (encoder, load_encoder(tmp_path / "small.safetensors"))
+        )
+        assert small.value == pytest.approx(whole.value, abs=0.1)

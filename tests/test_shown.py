@@ -169,14 +169,16 @@ def test_what_the_whole_training_reached_is_the_stored_number() -> None:
 
 
 def test_times_are_drawn_and_told_as_stored() -> None:
-    table = TRAINING_TIME.table()
+    table = TRAINING_TIME.table().query("recipe == 'muon-proxy-triplet'")
     means = table[table.metric == "acc_5w1s"].groupby("images").value.mean()
     seconds = table[table.metric == "seconds"].groupby("images").value.mean()
     shown = budget_figures.time_figure()
     aim = result(seed_reference(), split="90-10", metric="acc_5w1s", source="measured").value
     assert line(shown, 0, 0)[1].tolist() == [aim, aim]
-    assert np.allclose(np.stack(line(shown, 0, 1)), np.stack([seconds, means]))
-    assert all(f"{means[n]:.1f} percent after {seconds[n]:.0f} seconds" in shown.alt for n in means.index)
+    assert np.allclose(np.stack(line(shown, 0, 1)), np.stack([means.index, means]))
+    assert all(
+        f"{means[n]:.1f} percent with {n:,} images in {seconds[n]:.0f} seconds" in shown.alt for n in means.index
+    )
     assert shown.alt.endswith(f"reach {aim:.1f}.")
 
 

@@ -26,7 +26,7 @@ from siamese_utils.evaluation.pairs import pair_auc
 from siamese_utils.experiments.study import Bench, Outcome, Run, Study, training_record
 from siamese_utils.studies.splits.growth import common_classes
 from siamese_utils.system.project import results_dir
-from siamese_utils.training.recipes import DEFAULT_RECIPE, recipe
+from siamese_utils.training.recipes import DEFAULT_RECIPE, QUICK_RECIPE, recipe
 
 SPLIT, DRAW, SEEDS = "90-10", 0, (0, 1, 2)  # the split of which the seed project's training time is known
 BUDGETS = (10_240, 20_480, 40_960, 81_920, 163_840)  # images shown, whole batches
@@ -36,14 +36,14 @@ IMAGES_SHOWN = 65_000
 
 
 def _time_runs() -> list[Run]:
-    """The recipe, shown so many images and no more."""
-    base = dataclasses.replace(recipe(DEFAULT_RECIPE), epochs=1)
+    """The recipe, and the quick one, shown so many images and no more."""
     return [
         Run(
-            {"images": images, "seed": seed, "recipe": base.recipe},
-            {"config": dataclasses.replace(base, seed=seed, least_images=images, most_images=images)},
+            {"images": images, "seed": seed, "recipe": name},
+            {"config": dataclasses.replace(recipe(name), epochs=1, seed=seed, least_images=images, most_images=images)},
             images=images,
         )
+        for name in (DEFAULT_RECIPE, QUICK_RECIPE)
         for seed in SEEDS
         for images in BUDGETS
     ]
@@ -72,7 +72,10 @@ TRAINING_TIME = Study(
     _time_one,
     key=("images", "seed", "recipe"),
     metrics={"acc_5w1s": "90-10, unseen classes: 5-way 1-shot accuracy", "seconds": "of training"},
-    record=lambda run: _runs_record(f"training-time-{run.key['images']}-seed{run.key['seed']}"),
+    record=lambda run: _runs_record(
+        f"training-time-{run.key['images']}-seed{run.key['seed']}"
+        + (f"-{run.key['recipe']}" if run.key["recipe"] == QUICK_RECIPE else "")
+    ),
 )
 
 
