@@ -345,6 +345,12 @@ def _trials() -> list[Run]:
         # been worth most for classes that are not learned (``quick_search``).
         _full_size("turning-full-size-larger-steps", "Half a point better.", muon_rate=0.3),
         _full_size(
+            "turning-full-size-smaller-steps",
+            "Half a point better: larger steps lost, and there are several times as many of them as in the quick "
+            "trials that asked for large ones.",
+            muon_rate=0.05,
+        ),
+        _full_size(
             "turning-full-size-larger-steps-smoother",
             "A little better: the published trainings smooth their targets by as much.",
             muon_rate=0.3,
