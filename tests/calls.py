@@ -313,11 +313,17 @@ def make_calls(folder: Path) -> dict[str, Call]:
         "ProxyObjective": Call(
             losses.ProxyObjective, lambda: {"num_classes": 4, "embedding_dim": 6, "scale": 16.0, "smoothing": 0.1}
         ),
+        "LinearObjective": Call(
+            losses.LinearObjective, lambda: {"num_classes": 4, "embedding_dim": 6, "scale": 1.0, "smoothing": 0.1}
+        ),
         "SupConObjective": Call(losses.SupConObjective, lambda: {"temperature": 0.1}),
         "ContrastiveObjective": Call(losses.ContrastiveObjective, lambda: {"distance": "euclidean", "margin": 0.5}),
         "PairObjective": Call(losses.PairObjective, lambda: {"embedding_dim": 6}),
         **{f"objective {name}": _objective(name) for name in losses.OBJECTIVES},
         "ProxyObjective.logits": Call(losses.ProxyObjective(4, 6).logits, lambda: {"embeddings": z_and_labels()["z"]}),
+        "LinearObjective.logits": Call(
+            losses.LinearObjective(4, 6).logits, lambda: {"embeddings": z_and_labels()["z"]}
+        ),
         "PairObjective.all_logits": Call(
             losses.PairObjective(6).all_logits, lambda: {"embeddings": z_and_labels()["z"]}
         ),

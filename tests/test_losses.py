@@ -24,6 +24,7 @@ from siamese_utils.training.losses import (
     OBJECTIVE_FIELDS,
     OBJECTIVES,
     ContrastiveObjective,
+    LinearObjective,
     ObjectiveOutput,
     PairObjective,
     ProxyObjective,
@@ -483,6 +484,23 @@ def test_proxy_gradients_agree_with_pytorch_metric_learning() -> None:
     torch.testing.assert_close(objective.proxies.grad, softmax.W.grad.T, atol=1e-6, rtol=1e-4)
 
 
+def test_linear_loss_agrees_with_a_loop_and_counts_lengths() -> None:
+    z, labels = batch()
+    objective = LinearObjective(5, 6, scale=0.5, smoothing=0.2)
+    weights = objective.proxies.detach().double().numpy()
+    losses = []
+    for point, label in zip(z.double().numpy(), labels.tolist(), strict=True):
+        logits = [0.5 * sum(a * b for a, b in zip(point, row, strict=True)) for row in weights]
+        log_sum = math.log(sum(math.exp(logit) for logit in logits))
+        target = [0.2 / 5 + (0.8 if c == label else 0.0) for c in range(5)]
+        losses.append(sum(share * (log_sum - logit) for share, logit in zip(target, logits, strict=True)))
+    output = objective(z, labels)
+    assert float(output.loss.detach()) == pytest.approx(np.mean(losses), rel=1e-5)
+    assert set(output.stats) == {"linear_loss", "linear_accuracy"}
+    torch.testing.assert_close(objective.logits(3 * z), 3 * objective.logits(z))
+    assert (Term("linear").scale, Term("proxy").scale, Term("linear", scale=0.25).settings()["scale"]) == (1, 16, 0.25)
+
+
 def test_proxies_start_from_the_seed() -> None:
     torch.manual_seed(3)
     first = ProxyObjective(4, 5).proxies
@@ -695,8 +713,8 @@ EVERY_TERM = [  # of the triplets two: all their distances and miners are tried 
 ]
 
 
-def every_term(*, but: str = "") -> pytest.MarkDecorator:
-    terms = [term for term in EVERY_TERM if term.objective != but]
+def every_term(*, but: tuple[str, ...] = ()) -> pytest.MarkDecorator:
+    terms = [term for term in EVERY_TERM if term.objective not in but]
     return pytest.mark.parametrize(
         "term", terms, ids=lambda t: "-".join(map(str, (t.objective, *t.settings().values())))
     )
@@ -769,7 +787,7 @@ def test_following_any_gradient_lowers_the_loss(term: Term) -> None:
     assert np.mean(losses[-3:]) < 0.85 * losses[0]
 
 
-@every_term(but="proxy")  # which needs no partners in the batch
+@every_term(but=("proxy", "linear"))  # which need no partners in the batch
 def test_batches_without_pairs_are_an_error(term: Term) -> None:
     with pytest.raises(SamplingError, match="no negatives"):
         built(term)(torch.randn(4, 6), torch.zeros(4, dtype=torch.int64))
@@ -947,7 +965,7 @@ def test_registries_hold_what_is_documented() -> None:
         "batch_hard": mine_batch_hard,
         "semi_hard": mine_semi_hard,
     } == MINERS
-    assert set(OBJECTIVES) == {"triplet", "proxy", "supcon", "contrastive", "pair_bce"}
+    assert set(OBJECTIVES) == {"triplet", "proxy", "linear", "supcon", "contrastive", "pair_bce"}
 
 
 # ------------------------------------------------------------------------------------------- spread

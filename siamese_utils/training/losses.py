@@ -328,9 +328,11 @@ class ProxyObjective(nn.Module):
         ConfigError: a number out of range.
     """
 
+    kind = "proxy"
+
     def __init__(self, num_classes: int, embedding_dim: int, scale: float = 16.0, smoothing: float = 0.1) -> None:
         super().__init__()
-        num_classes = as_count("The number of classes of a proxy objective", num_classes)
+        num_classes = as_count(f"The number of classes of a {self.kind} objective", num_classes)
         embedding_dim = as_count("The size of an embedding", embedding_dim)
         self.proxies = nn.Parameter(torch.randn(num_classes, embedding_dim) / embedding_dim**0.5)
         self.scale, self.smoothing = as_positive("The scale", scale), as_number("The smoothing", smoothing)
@@ -357,13 +359,44 @@ class ProxyObjective(nn.Module):
         last = len(self.proxies) - 1
         if not 0 <= int(labels.min()) <= int(labels.max()) <= last:
             raise ShapeError(
-                f"Labels of a proxy objective must lie in 0..{last}, but {int(labels.min())}..{int(labels.max())} were "
-                "found; number the training classes from 0."
+                f"Labels of a {self.kind} objective must lie in 0..{last}, but {int(labels.min())}.."
+                f"{int(labels.max())} were found; number the training classes from 0."
             )
         logits = self.logits(z)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
         accuracy = (logits.argmax(dim=1) == labels).float().mean()
-        return ObjectiveOutput(loss, {"proxy_loss": loss.detach(), "proxy_accuracy": accuracy.detach()})
+        return ObjectiveOutput(loss, {f"{self.kind}_loss": loss.detach(), f"{self.kind}_accuracy": accuracy.detach()})
+
+
+class LinearObjective(ProxyObjective):
+    """Softmax over a linear layer, as classifiers learn: scaled dot products where ``ProxyObjective`` takes cosines.
+
+    The length of an embedding counts, and so does that of a class's weights. The layer has no bias and is thrown away
+    after training.
+
+    Args:
+        num_classes: number of training classes; labels must be 0 .. num_classes-1.
+        embedding_dim: D.
+        scale: factor of the products.
+        smoothing: label smoothing.
+
+    Raises:
+        ConfigError: a number out of range.
+    """
+
+    kind = "linear"
+
+    def __init__(self, num_classes: int, embedding_dim: int, scale: float = 1.0, smoothing: float = 0.1) -> None:
+        super().__init__(num_classes, embedding_dim, scale, smoothing)
+
+    def logits(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Scaled products of embeddings float (B, D) with every class's weights, float32 (B, num_classes).
+
+        Raises:
+            ShapeError: no table of finite numbers of this width.
+        """
+        z = as_embeddings(embeddings, columns=self.proxies.shape[1]).float()
+        return self.scale * F.linear(z, self.proxies)
 
 
 class SupConObjective(nn.Module):
@@ -598,12 +631,14 @@ class RotationObjective(nn.Module):
 OBJECTIVE_FIELDS: dict[str, tuple[str, ...]] = {
     "triplet": ("distance", "mining", "margin", "temperature"),
     "proxy": ("scale", "smoothing"),
+    "linear": ("scale", "smoothing"),
     "supcon": ("temperature",),
     "contrastive": ("distance", "margin"),
     "pair_bce": (),
 }
 
 _DEFAULT_MARGIN = {"contrastive": 0.5}  # of the others: 0.2
+_DEFAULT_SCALE = {"linear": 1.0}  # of the others: 16
 _DEFAULT_TEMPERATURE = {"supcon": 0.1}  # of the others: None
 
 
@@ -617,6 +652,7 @@ class Term(Config):
     =============== ============================================ ========================
     ``triplet``     ``distance, mining, margin, temperature``    ``TripletObjective``
     ``proxy``       ``scale, smoothing``                         ``ProxyObjective``
+    ``linear``      ``scale, smoothing``                         ``LinearObjective``
     ``supcon``      ``temperature``                              ``SupConObjective``
     ``contrastive`` ``distance, margin``                         ``ContrastiveObjective``
     ``pair_bce``    none                                         ``PairObjective``
@@ -631,7 +667,7 @@ class Term(Config):
         mining: a name in ``MINERS``.
         margin: in units of the distance; left out, 0.2, and 0.5 for contrastive pairs.
         temperature: of the soft margin or of the contrast; left out, a hinge for triplets, and 0.1 for supcon.
-        scale: inverse temperature of the softmax over proxies.
+        scale: inverse temperature of the softmax over proxies, or factor of a linear layer; left out, 16 and 1.
         smoothing: label smoothing.
 
     Raises:
@@ -647,13 +683,15 @@ class Term(Config):
     mining: Annotated[str, one_of("mining", MINERS)] = "semi_hard"
     margin: Positive | None = None
     temperature: Positive | None = None
-    scale: Positive = 16.0
+    scale: Positive | None = None
     smoothing: ShareBelowOne = 0.1
 
     def __post_init__(self) -> None:
         # Defaults that depend on the objective are filled in here, so that a stored term says what was used.
         if self.margin is None:
             object.__setattr__(self, "margin", _DEFAULT_MARGIN.get(self.objective, 0.2))
+        if self.scale is None:
+            object.__setattr__(self, "scale", _DEFAULT_SCALE.get(self.objective, 16.0))
         if self.temperature is None:
             object.__setattr__(self, "temperature", _DEFAULT_TEMPERATURE.get(self.objective))
         if self.begin >= self.end:
@@ -666,7 +704,7 @@ class Term(Config):
     @property
     def mixes(self) -> bool:
         """Whether its objective can learn from images of two classes at once."""
-        return self.objective == "proxy"
+        return self.objective in ("proxy", "linear")
 
     def settings(self) -> dict[str, str | float | None]:
         """The fields that its objective reads, by name: what a table or a plot should say of the term."""
@@ -676,6 +714,7 @@ class Term(Config):
 OBJECTIVES: dict[str, Callable[[Term, int, int], nn.Module]] = {
     "triplet": lambda term, num_classes, dim: TripletObjective(**term.settings()),
     "proxy": lambda term, num_classes, dim: ProxyObjective(num_classes, dim, **term.settings()),
+    "linear": lambda term, num_classes, dim: LinearObjective(num_classes, dim, **term.settings()),
     "supcon": lambda term, num_classes, dim: SupConObjective(**term.settings()),
     "contrastive": lambda term, num_classes, dim: ContrastiveObjective(**term.settings()),
     "pair_bce": lambda term, num_classes, dim: PairObjective(dim),

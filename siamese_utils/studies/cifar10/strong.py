@@ -35,6 +35,7 @@ from siamese_utils.studies.class_means import held_out_metrics, means_of_classes
 from siamese_utils.system.project import results_dir
 from siamese_utils.training.augment import AugmentConfig
 from siamese_utils.training.config import TrainConfig
+from siamese_utils.training.losses import Term
 from siamese_utils.training.recipes import DEFAULT_RECIPE, TURNING_STEPS, recipe
 
 SEEDS = (0, 1, 2)
@@ -349,6 +350,13 @@ def _trials() -> list[Run]:
             "Half a point better: larger steps lost, and there are several times as many of them as in the quick "
             "trials that asked for large ones.",
             muon_rate=0.05,
+        ),
+        # A try of two passes had shown how much lies in the proxies' cosines.
+        _full_size(
+            "turning-full-size-linear",
+            "Two points better: with a linear layer in place of proxies it is nearly the published training.",
+            learning_rate=1e-2,
+            terms=(Term("linear", scale=1 / 9, smoothing=0.2),),
         ),
         _full_size(
             "turning-full-size-larger-steps-smoother",

@@ -142,8 +142,8 @@ def strong_sentences() -> list[str]:
     if not before.empty:
         sentences.append(
             f"That is **{accuracy - mean('accuracy', before):+.2f}** points beside {LONG.epochs} passes with small "
-            f"images first and the steps of the report's other trainings, for "
-            f"{minutes - mean('core_minutes', before):+.0f} core-minutes."
+            f"images first and the steps of the report's other trainings, in {minutes:.0f} core-minutes in place of "
+            f"{mean('core_minutes', before):.0f}."
         )
     return sentences
 
@@ -174,6 +174,9 @@ _STEPS = (  # what is changed, the trial that has it, and the one that has not
     ("whole images from the first step on, and proxies without triplets", "turning-full-size", "turning-varied-less"),
     ("the published activation", "turning-full-size-gelu", "turning-full-size"),
     ("a larger rate for biases and proxies", "turning-full-size-quick-biases", "turning-full-size"),
+    ("larger steps", "turning-full-size-larger-steps", "turning-full-size"),
+    ("targets that are smoother", "turning-full-size-larger-steps-smoother", "turning-full-size-larger-steps"),
+    ("smaller steps", "turning-full-size-smaller-steps", "turning-full-size"),
 )
 
 

@@ -57,6 +57,13 @@ QUICK_SEARCH = validation_study(
             muon_rate=0.065,
         ),
         _turning("turning-proxies", "Level, as in the recipe's own search.", terms=(Term("proxy"),)),
+        # For classes that are learned, a linear layer turned out to be far better than proxies (notebook 09).
+        _turning(
+            "turning-linear",
+            "Worse: it is judged by cosines, and proxies learn by them.",
+            muon_rate=0.25,
+            terms=(Term("linear", scale=1 / 9, smoothing=0.2), *BASE.terms[1:]),
+        ),
         _turning(
             "turning-small-images",
             "A point worse for a fifth less time: the last quarter at full size is where details are learned.",
