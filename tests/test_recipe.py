@@ -12,8 +12,9 @@ from siamese_utils.errors import ResultsError
 from siamese_utils.evaluation.estimates import Estimate, exact
 from siamese_utils.experiments import plotting, store
 from siamese_utils.experiments.study import Study
+from siamese_utils.studies.networks.study import SEEDS
 from siamese_utils.studies.recipe import figures, findings, quick_findings
-from siamese_utils.studies.recipe.quick import BASE, IMAGES, QUICK_SEARCH, SEEDS
+from siamese_utils.studies.recipe.quick import BASE, IMAGES, QUICK_SEARCH
 from siamese_utils.studies.recipe.study import FEW_CLASSES, PRECISION, RECIPE_SEARCH
 from siamese_utils.studies.validation import trial_runs
 

@@ -9,32 +9,27 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from siamese_utils.studies.networks.study import compared
 from siamese_utils.studies.validation import Trial, validation_study
-from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.losses import Term
 from siamese_utils.training.recipes import DEFAULT_RECIPE, TURNING_STEPS, recipe
 
 IMAGES = 51_200
-SEEDS = (0, 1, 2)
 BASE = dataclasses.replace(recipe(DEFAULT_RECIPE), epochs=1, least_images=IMAGES, most_images=IMAGES)
 # Rates of steps that turn kernels: the published one of batches of 2,000 images, by the root of the batch's size.
 TURNING: dict[str, Any] = {**TURNING_STEPS, "muon_rate": 0.09}
 
 
-def _trial(name: str, config: TrainConfig, expectation: str) -> Trial:
-    return Trial(name, config, expectation, SEEDS, judged_by_epoch=False)
-
-
 def _turning(name: str, expectation: str, **changes: Any) -> Trial:
-    return _trial(name, dataclasses.replace(BASE, **(TURNING | changes)), expectation)
+    return compared(name, dataclasses.replace(BASE, **(TURNING | changes)), expectation)
 
 
 QUICK_SEARCH = validation_study(
     "quick_search",
     "Which recipe learns most from 51,200 images?",
     [
-        _trial("quick", BASE, "The recipe as it is, in whole trainings of this length: the measure."),
-        _trial(
+        compared("quick", BASE, "The recipe as it is, in whole trainings of this length: the measure."),
+        compared(
             "quick-no-warmup",
             dataclasses.replace(BASE, warmup=0.0),
             "Half a point better: a fifth of the images is spent on rising rates.",

@@ -7,7 +7,8 @@ import pandas as pd
 from siamese_utils.errors import ResultsError
 from siamese_utils.experiments.findings import Table
 from siamese_utils.experiments.seeds import Paired, describe_change, over_seeds
-from siamese_utils.studies.recipe.quick import BASE, IMAGES, QUICK_SEARCH, SEEDS
+from siamese_utils.studies.networks.study import SEEDS
+from siamese_utils.studies.recipe.quick import BASE, IMAGES, QUICK_SEARCH
 from siamese_utils.studies.validation import trial_runs
 
 MEASURE = "quick"
