@@ -65,7 +65,8 @@ TURNING = dataclasses.replace(
     LONG, recipe="cifar10-strong-turning", epochs=23, terms=_PROXIES, resolutions=(), learning_rate=1e-2, **_TURNING
 )
 # As the later ones advise, which came after its test images had been read once.
-FINAL = dataclasses.replace(TURNING, recipe="cifar10-strong-linear", epochs=22, terms=_LINEAR)
+_LARGE_BATCHES: dict[str, Any] = {"batch_size": 2000, "muon_rate": 0.24}  # as published
+FINAL = dataclasses.replace(TURNING, recipe="cifar10-strong-linear", epochs=24, terms=_LINEAR, **_LARGE_BATCHES)
 TRIED = dataclasses.replace(LONG, epochs=8, held_out_images=500)  # what the trials change
 
 
@@ -214,7 +215,7 @@ def _runs() -> list[Run]:
         LONG: "A point and a half more than after twelve passes, just below 94%.",
         TURNING: "Half a point more than the 25 passes, so just above 94%: in eight passes these steps gain a point, "
         "and longer trainings catch up with a part of it.",
-        FINAL: "A third of a point more than 23 passes with proxies, as in the trials of eight, so just past 94%.",
+        FINAL: "Half a point more than 23 passes with proxies, half of what the trials of eight passes gain: 94.3%.",
     }
     configs = [SHORT, LONG, TURNING, *(dataclasses.replace(FINAL, seed=seed) for seed in SEEDS)]
     return [
@@ -361,6 +362,15 @@ def _trials() -> list[Run]:
             "Two points better: with a linear layer in place of proxies it is nearly the published training.",
             learning_rate=1e-2,
             terms=_LINEAR,
+        ),
+        # A try outside the study had shown it before.
+        _full_size(
+            "turning-full-size-linear-large-batches",
+            "Half a point better: the published batches and rate. Twice the rate for four times the images leaves the "
+            "noise of the steps as it was, but there are fewer of them.",
+            learning_rate=1e-2,
+            terms=_LINEAR,
+            **_LARGE_BATCHES,
         ),
         _full_size(
             "turning-full-size-larger-steps-smoother",
