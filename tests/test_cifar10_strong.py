@@ -227,12 +227,12 @@ def test_aims_are_held_against_the_stored_rows() -> None:
     stored(final, 1, 0.4, 36.0)
     stored(long, 0, -0.4, 39.0)
     text = " ".join(strong_findings.strong_sentences())
-    assert "**94.00%**" in text and "**37 core-minutes** (mean of 2 seeds of the 3 planned)" in text
+    assert "**94.00%**" in text and "**37 core-minutes** (mean of 2 seeds of the 3 planned, 93.70 to 94.30)" in text
     assert "the aim, 94% in at most 40, is met" in text and "**98.10%** right with an F1 of **94.1**" in text
     assert "98.5 (missed) and 93 (met)" in text
     assert f"**+0.50** points beside {long} passes" in text and "in 37 core-minutes in place of 39." in text
     found = strong_findings.strong_table()
     first, told = found.frame.iloc[0], strong_findings.TRAININGS
     assert [first[told[passes]] for passes in (short, long, final)] == ["92.90 ± 0.30", "93.50 ± 0.30", "94.00 ± 0.30"]
-    assert (first["sd of seeds"], first["aim"]) == ("0.42", "at least 94")
+    assert (first[strong_findings._SPREAD], first["aim"]) == ("0.42", "at least 94")
     assert f"{told[short]}: one seed; " in found.caption
