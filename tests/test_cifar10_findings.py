@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -117,6 +118,20 @@ def store(folder: Path, seeds: tuple[int, ...], trainings: tuple[str, ...] = ("s
 def no_figure_stays() -> Iterator[None]:
     yield
     plt.close("all")
+
+
+def test_two_towers_are_held_against_two_separate_ones_too(project: Path) -> None:
+    store(project, (0, 1))
+    for told in (findings.long_sentence(), findings.shifted_sentence()):
+        assert re.search(r"; over two separate towers, averaged, it is -1\.[01] ± \d\.\d \(2 seeds\)\.$", told)
+    path = CIFAR10.path
+    table = pd.read_csv(path)
+    table[~table.metric.str.startswith("ensemble")].to_csv(path, index=False)
+    assert "separate" not in findings.long_sentence() + findings.shifted_sentence()
+
+
+def test_a_difference_of_nothing_has_no_minus() -> None:
+    assert str(Paired(-0.04, 0.5, 5)) == "+0.0 ± 0.5" and str(Paired(-0.06, 0.5, 5)) == "-0.1 ± 0.5"
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])

@@ -32,6 +32,11 @@ def over_seeds(table: pd.DataFrame, metric: str, by: Sequence[str]) -> pd.DataFr
     return found.assign(ci95=rows["ci95"].mean()).reset_index()
 
 
+def signed(value: float) -> str:
+    """A difference with its sign and one decimal, and no minus before a zero."""
+    return f"{round(value, 1) + 0.0:+.1f}"
+
+
 @dataclass(frozen=True)
 class Paired:
     """A mean over seeds with its 95% interval, NaN for a single seed; of a difference, between runs of one seed."""
@@ -56,7 +61,7 @@ class Paired:
         return cls(float(values.mean()), float(half), count)
 
     def __str__(self) -> str:
-        return f"{self.mean:+.1f}" + ("" if np.isnan(self.half) else f" ± {self.half:.1f}")
+        return signed(self.mean) + ("" if np.isnan(self.half) else f" ± {self.half:.1f}")
 
     @property
     def drawn(self) -> float | None:

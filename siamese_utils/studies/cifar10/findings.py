@@ -258,8 +258,14 @@ def long_sentence() -> str:
     own, updates = (lead(table, way, training="long") for way in ("own ratio", "equal updates"))
     return (
         f"With as many updates as the slides have, {LONG_UPDATES[1]:,} and {LONG_UPDATES[2]:,}, the lead is **{own}** "
-        f"points, and **{updates}** where one tower has {LONG_UPDATES[2]:,} as well ({own.seeds_told})."
+        f"points, and **{updates}** where one tower has {LONG_UPDATES[2]:,} as well"
+        f"{_told_over_ensemble('long')} ({own.seeds_told})."
     )
+
+
+def _told_over_ensemble(training: str) -> str:
+    over = _over_ensemble(100, training)
+    return f"; over two separate towers, averaged, it is {over}" if over else ""
 
 
 def data_sentence() -> str:
@@ -285,7 +291,7 @@ def shifted_sentence() -> str:
     gained = difference(by_seed("plain", last, training="shifted"), by_seed("plain", last))
     return (
         f"Shifted and mirrored images change one tower by {gained} points after {last:,} updates, and the lead of two "
-        f"towers at equal updates from {before} to **{after}** ({after.seeds_told})."
+        f"towers at equal updates from {before} to **{after}**{_told_over_ensemble('shifted')} ({after.seeds_told})."
     )
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from siamese_utils.errors import ResultsError
 from siamese_utils.experiments.findings import Table
-from siamese_utils.experiments.seeds import cell, over_seeds
+from siamese_utils.experiments.seeds import cell, over_seeds, signed
 from siamese_utils.experiments.store import result
 from siamese_utils.studies.cifar10.leak import CIFAR10_LEAK
 from siamese_utils.studies.cifar10.strong import (
@@ -217,7 +217,7 @@ def trials_sentence() -> str:
     }
     hits, minutes = found["acc_held_out"], found["core_minutes"]
     told = [
-        f"{what} {_change(hits[new] - hits[old])} points for {_change(minutes[new] - minutes[old])} core-minutes"
+        f"{what} {signed(hits[new] - hits[old])} points for {signed(minutes[new] - minutes[old])} core-minutes"
         for what, new, old in _STEPS
         if {new, old} <= set(hits.index)
     ]
@@ -227,7 +227,3 @@ def trials_sentence() -> str:
         f"In {passes} passes the best of them, *{best}*, names **{hits[best]:.1f}%** of the images held out right, "
         f"where the first names {base:.1f}%. Step by step: " + "; ".join(told) + "."
     )
-
-
-def _change(value: float) -> str:
-    return f"{round(value, 1) + 0.0:+.1f}"  # no minus before a zero
