@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-from torch.nn import functional as F
 
 from siamese_utils.data.arrays import as_flag
 from siamese_utils.encoders.checkpoints import as_encoder
@@ -20,7 +19,7 @@ from siamese_utils.errors import ImageError, SamplingError, printable
 from siamese_utils.recognition.doubles import Double, find_doubles
 from siamese_utils.recognition.embedding import embed_files
 from siamese_utils.recognition.folder_report import FolderReport
-from siamese_utils.recognition.heads import leave_one_out
+from siamese_utils.recognition.heads import leave_one_out, prototype_left_out
 from siamese_utils.recognition.support import Support, read_support
 
 if TYPE_CHECKING:
@@ -34,7 +33,6 @@ FEW = 3
 _OUTLYING = 3  # robust standard deviations below the median likeness, of a class that is too varied
 _CLASSES = 5  # needed for that
 _WORK = 2e8  # similarities at most for the accuracy with one example each
-_BLOCK = 4_096  # images compared with all prototypes at once
 
 
 def check_folder(folder: str | Path, encoder: Any = None, skip_unreadable: bool = False) -> FolderReport:
@@ -93,7 +91,7 @@ def judge(
             f"Only one class in {printable(folder)} has an image that can be read, and judging takes two; mend the "
             "others."
         )
-    left = _left_out(z[once], labels[once], len(support.class_names))
+    left = _left_out(z[once], labels[once])
     if not left.judged.any():
         raise SamplingError(
             f"Each class in {printable(folder)} has one image, and judging leaves one out; add a second image to some "
@@ -157,25 +155,15 @@ class _LeftOut:
         return self.other - self.own
 
 
-def _left_out(z: torch.Tensor, labels: torch.Tensor, count: int) -> _LeftOut:
-    sums = torch.zeros(count, z.shape[1]).index_add_(0, labels, z)
-    sizes = torch.bincount(labels, minlength=count)
-    prototypes = F.normalize(sums, dim=1)
-    others = F.normalize(sums[labels] - z, dim=1)
-    own = torch.where(sizes[labels] > 1, (z * others).sum(1), torch.nan)
-    parts = []
-    for start in range(0, len(z), _BLOCK):
-        some = slice(start, start + _BLOCK)
-        similarity = z[some] @ prototypes.T
-        similarity[:, sizes == 0] = -2
-        similarity.scatter_(1, labels[some, None], -2)
-        parts.append(similarity.max(dim=1))
+def _left_out(z: torch.Tensor, labels: torch.Tensor) -> _LeftOut:
     present, compact = labels.unique(return_inverse=True)
     predicted = leave_one_out(z, compact, "auto")  # by the head that a classifier would choose
     predicted = torch.where(predicted < 0, -1, present[predicted])
-    return _LeftOut(
-        labels, predicted, own, torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
-    )
+    similarity, row = prototype_left_out(z, compact), torch.arange(len(z))
+    own = similarity[row, compact]
+    similarity[row, compact] = -2
+    other = similarity.max(dim=1)
+    return _LeftOut(labels, predicted, own, other.values, present[other.indices])
 
 
 def _one_shot(z: torch.Tensor, labels: torch.Tensor) -> Estimate:
