@@ -18,7 +18,7 @@ from siamese_utils.data.images import ImageSet
 from siamese_utils.errors import ConfigError, DivergedError, SamplingError, ShapeError, SplitError
 from siamese_utils.experiments.study import Bench, Run
 from siamese_utils.studies.cifar10 import judging, new_classes, study
-from siamese_utils.studies.cifar10.data import drawn_pairs, labelled_by, pixels, share_of
+from siamese_utils.studies.cifar10.data import Learned, drawn_pairs, labelled_by, pixels, share_of
 from siamese_utils.studies.cifar10.fit import FitConfig, batch_rows, fit, outputs
 from siamese_utils.studies.cifar10.networks import Dropout, PairNetwork, Plain, TwoTowers, wide
 
@@ -140,6 +140,7 @@ def test_pixels_lie_between_zero_and_one() -> None:
     plain, shifted = pixels(images), pixels(images, shifts=True)
     assert torch.equal(plain[0, :, 5, 6], images[0, 5, 6].float() / 255)
     assert shifted.shape == plain.shape and shifted.min() >= 0 and shifted.max() <= 1
+    assert not torch.equal(shifted, plain)
 
 
 # ---------------------------------------------------------------------------------------------------- fit
@@ -321,10 +322,18 @@ def test_every_system_sees_the_same_images_and_as_many_in_the_comparison_of_pair
     }
 
 
-def test_of_classes_never_learned_no_image_is_learned(bench: Bench) -> None:
+def test_of_classes_never_learned_no_image_is_learned(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = new_classes.CIFAR10_NEW_CLASSES.runs()
     assert len({run.key["left_out"] for run in runs}) == 5 and len(runs) == 25
     run = Run(runs[0].key, {"config": FitConfig((4,), batch=32), "classes": [0, 9]}, images=256)
+    learned: list[set[int]] = []
+
+    def watched(name: str, given: Learned, *args: object) -> object:
+        learned.append({int((image.float().mean() - 20) // 19) for image in given.images})  # brightness tells the class
+        return study.train_system(name, given, *args)
+
+    monkeypatch.setattr(new_classes, "train_system", watched)
     rows = new_classes.CIFAR10_NEW_CLASSES.carry_out(run, bench).metrics
     judged = rows[rows.metric == "auc"].set_index("classes")
     assert judged.n["new"].tolist() == [20 * 20] * 2 and judged.n["learned"].tolist() == [20 * 80] * 2
+    assert learned == [{1, 2, 3, 4, 5, 6, 7, 8}]

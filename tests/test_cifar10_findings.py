@@ -47,6 +47,7 @@ SHOWN: dict[str, Callable] = {
     "new classes told": pair_findings.new_classes_sentence,
     "gains shown": figures.gains_figure,
     "parts shown": figures.parts_figure,
+    "confusion shown": figures.confusion_figure,
     "pairs shown": figures.pairs_figure,
     "new classes shown": figures.new_classes_figure,
 }
@@ -157,7 +158,7 @@ def test_nothing_stored_ends_in_one_sentence(project: Path) -> None:
 def test_what_is_missing_is_left_out_and_the_rest_is_told(project: Path) -> None:
     store(project, (0,), ("short",))
     assert findings.gain_sentence() and len(findings.gains_table().frame) == len(UPDATES)
-    with pytest.raises(ResultsError, match="slides' length are not stored yet; run"):
+    with pytest.raises(ResultsError, match="slides' number of updates are not stored yet; run"):
         findings.long_sentence()
     with pytest.raises(ResultsError, match="shifted and mirrored images are not stored yet; run"):
         findings.shifted_sentence()
@@ -183,12 +184,23 @@ def test_the_lead_is_taken_apart(project: Path) -> None:
     left = table.left[("wide", last)]
     assert left.mean == pytest.approx(-0.5, abs=0.11) and table.left[("siamese", last)].mean == 0
     told = findings.parts_sentence()
-    assert "twice the updates alone bring +2.0" in told and "two towers are behind two separate towers" in told
+    assert "twice the updates alone bring +2.0" in told
+    assert f"the lead is, over one tower as large as two **{left}**, over two separate towers" in told
+    assert "from nothing" not in told
     assert table.accuracy[("plain", ours)].mean == pytest.approx(50 + 2 * np.log2(ours / 1_000), abs=0.11)
     gain = findings.gain_sentence()
     leads = table.gain[("siamese", last)], findings.difference(by_seed("siamese", last), by_seed("plain", last))
-    assert "so longer training brings 6" in gain
+    assert "Twice the updates alone bring one tower +2.0 ± 0.0." in gain
     assert f"lead one by **{leads[0]}** points" in gain and f"as many updates for both it is **{leads[1]}**" in gain
+
+
+def test_a_lead_that_may_be_nothing_is_said_to_be_so(project: Path) -> None:
+    store(project, (0, 1))
+    table = pd.read_csv(CIFAR10.path)
+    table.loc[(table.system == "wide") & (table.seed == 0), "value"] += 3
+    table.to_csv(CIFAR10.path, index=False)
+    told = findings.parts_sentence()
+    assert told.endswith("; these seeds do not tell from nothing the lead over one tower as large as two.")
 
 
 def test_the_blind_answer_stands_beside_every_way_to_tell_pairs(project: Path) -> None:
@@ -221,9 +233,11 @@ def test_of_classes_never_learned_the_lead_is_that_of_the_same_choices(project: 
     table.to_csv(CIFAR10_NEW_CLASSES.path, index=False)
     told = pair_findings.new_classes_sentence()
     lead = Paired.of(pd.Series([39.0, 8.0, 8.0]))
-    assert "of **52.0%** at best" in told and "contrastive loss with **70.3%** (3 choices of classes)" in told
-    assert f"ahead in 3 of 3 choices, by **{lead}** points, with 60% for {choices[1].replace('-', ' and ')}" in told
-    assert told.endswith(f"and 90% for {choices[0].replace('-', ' and ')}.")
+    assert "of **52.0%** at best" in told and "to **70.3%** (contrastive loss; 3 choices of classes)" in told
+    assert f"ahead in 3 of 3 choices by its area, on average by **{lead}** points, and in 0 by balanced" in told
+    assert told.endswith(
+        f"is 60% for {choices[1].replace('-', ' and ')} and 90% for {choices[0].replace('-', ' and ')}."
+    )
 
 
 def test_figures_leave_out_the_interval_of_two_seeds() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
 from matplotlib.axes import Axes
 
 from siamese_utils.experiments import plotting
@@ -103,6 +105,32 @@ def parts_figure() -> Illustration:
         figure,
         "09_parts",
         f"Accuracy on CIFAR-10's test images after up to {last:,} updates with all training images: {told}.",
+    )
+
+
+def confusion_figure() -> Illustration:
+    """Which class is taken for which, by one tower and by two.
+
+    Raises:
+        ResultsError: one of them is not stored.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(11, 5.4), sharey=True)
+    told = []
+    for axis, name in zip(axes, ("plain", "siamese"), strict=True):
+        counts = findings.confusion(name)
+        percent = 100 * counts.div(counts.sum(axis=1), axis=0)
+        sns.heatmap(percent, ax=axis, cmap="Blues", vmin=0, vmax=100, square=True, cbar=False, annot=True, fmt=".0f")
+        axis.set(title=NAMES[name], xlabel="named", ylabel="true class" if axis is axes[0] else "")
+        plt.setp(axis.get_xticklabels(), rotation=45, ha="right")
+        wrong = percent.where(~np.eye(len(percent), dtype=bool)).stack()
+        shown, taken = wrong.idxmax()
+        told.append(f"{NAMES[name]} most often takes a {shown} for a {taken}, {wrong.max():.0f} percent")
+    figure.tight_layout()
+    return Illustration(
+        figure,
+        "09_confusion",
+        f"Percent of the test images of each class that are given each name, after {OWN[100][1]:,} updates, over all "
+        f"stored seeds: {'; '.join(told)}.",
     )
 
 

@@ -14,6 +14,8 @@ from siamese_utils.experiments import store
 from siamese_utils.experiments.findings import Table
 from siamese_utils.experiments.seeds import Paired, cell
 from siamese_utils.experiments.study import stored
+from siamese_utils.studies.cifar10.data import HELD_OUT
+from siamese_utils.studies.cifar10.fit import FitConfig
 from siamese_utils.studies.cifar10.networks import Plain, TwoTowers
 from siamese_utils.studies.cifar10.new_classes import CIFAR10_NEW_CLASSES
 from siamese_utils.studies.cifar10.study import CIFAR10, LONG_UPDATES, OWN, SYSTEMS, UPDATES
@@ -28,13 +30,16 @@ class Slides:
     siamese: float
     f1: tuple[float, float]
     updates: tuple[int, int]
+    passes: int  # of the plain network over its images
 
 
 SLIDES: Mapping[int, Slides] = {
-    100: Slides(78.90, 81.33, (78.43, 81.16), (19_600, 39_396)),
-    50: Slides(75.46, 77.58, (75.41, 77.47), (14_700, 44_100)),
-    10: Slides(63.55, 64.46, (63.14, 64.22), (4_000, 14_700)),
+    100: Slides(78.90, 81.33, (78.43, 81.16), (19_600, 39_396), 200),
+    50: Slides(75.46, 77.58, (75.41, 77.47), (14_700, 44_100), 300),
+    10: Slides(63.55, 64.46, (63.14, 64.22), (4_000, 14_700), 400),
 }
+SLIDES_BATCH = 512
+TRAIN_IMAGES = 50_000
 SLIDES_SOURCE = "M. Dobrzański, G. Sroka, Siamese networks, AGH Kraków, 24 January 2022"
 WAYS = {
     "equal images": "as many images",
@@ -112,16 +117,25 @@ def _progress(kind: str, runs: Sequence[tuple]) -> dict[str, object]:
 
 
 def setting_table() -> Table:
-    """In what the slides' two networks differ besides being one tower and two."""
+    """In what the slides' two networks differ besides being one tower and two, and how far ours are trained."""
     sizes = {name: sum(w.numel() for w in make().parameters()) for name, make in (("p", Plain), ("s", TwoTowers))}
-    rows = [("parameters", f"{sizes['p']:,}", f"{sizes['s']:,}", f"{sizes['s'] / sizes['p']:.1f}")]
+    rows = [("parameters", f"{sizes['p']:,}", f"{sizes['s']:,}", f"{sizes['s'] / sizes['p']:.1f}", "–", "–")]
     for share, slides in SLIDES.items():
         plain, siamese = slides.updates
-        rows.append((f"updates, {share}% of the images", f"{plain:,}", f"{siamese:,}", f"{siamese / plain:.1f}"))
-    columns = ["", "one tower", "two towers", "times"]
+        updates = (f"{plain:,}", f"{siamese:,}", f"{siamese / plain:.1f}")
+        rows.append((f"updates, {share}% of the images", *updates, f"{slides.passes}", f"{passes(share):.0f}"))
+    columns = ["", "one tower", "two towers", "times", "passes of one tower", "passes here"]
     return Table(
-        pd.DataFrame(rows, columns=columns), f"What differs between the two networks ({SLIDES_SOURCE}, and its code)"
+        pd.DataFrame(rows, columns=columns),
+        f"What differs between the two networks ({SLIDES_SOURCE}, and its code); and how often one tower sees each "
+        f"training image, theirs in batches of {SLIDES_BATCH} and ours of {FitConfig((1,)).batch}",
     )
+
+
+def passes(share: int, updates: int | None = None) -> float:
+    """How often our plain network sees each training image in its own number of updates, or in another."""
+    learned = TRAIN_IMAGES * (1 - HELD_OUT) * share / 100
+    return (updates or OWN[share][0]) * FitConfig((1,)).batch / learned
 
 
 def slides_table() -> Table:
@@ -194,7 +208,7 @@ def _leads(share: int, training: str, ways: Mapping[str, tuple[int, int]]) -> li
 _RUNS = {
     "short": "These runs",
     "shifted": "The runs with shifted and mirrored images",
-    "long": "The runs of the slides' length",
+    "long": "The runs with the slides' number of updates",
 }
 
 
@@ -245,20 +259,19 @@ def gain_sentence() -> str:
         f"in the slides by {SLIDES[100].siamese - SLIDES[100].plain:.1f}). With as many updates for both it is "
         f"**{updates}**, and with as many images **{images}**"
     )
-    if 0 < updates.mean < own.mean:
-        told += f"; so longer training brings {1 - updates.mean / own.mean:.0%} of the lead"
-    elif updates.mean <= 0 < own.mean:
-        told += "; so longer training brings all of the lead"
-    return f"{told}."
+    ours, last = OWN[100]
+    longer = difference(by_seed("plain", last), by_seed("plain", ours))
+    return f"{told}. Twice the updates alone bring one tower {longer}."
 
 
 def long_sentence() -> str:
-    """The same where both train as long as the slides do; Markdown."""
+    """The same where both have as many updates as in the slides; Markdown."""
     table = gains()
     own, updates = (lead(table, way, training="long") for way in ("own ratio", "equal updates"))
     return (
-        f"With as many updates as the slides have, {LONG_UPDATES[1]:,} and {LONG_UPDATES[2]:,}, the lead is **{own}** "
-        f"points, and **{updates}** where one tower has {LONG_UPDATES[2]:,} as well"
+        f"With as many updates as the slides have, {LONG_UPDATES[1]:,} and {LONG_UPDATES[2]:,}, which are "
+        f"{passes(100, LONG_UPDATES[1]):.0f} passes of one tower where theirs makes {SLIDES[100].passes}, the lead is "
+        f"**{own}** points, and **{updates}** where one tower has {LONG_UPDATES[2]:,} as well"
         f"{_told_over_ensemble('long')} ({own.seeds_told})."
     )
 
@@ -363,18 +376,19 @@ def parts_sentence() -> str:
     left = {name: table.left[(name, last)] for name in ("wide", "ensemble") if (name, last) in table.index}
     if not left:
         raise ResultsError("No control of two towers is stored yet; run `python -m siamese_utils study cifar10`.")
-    best, rest = min(left.items(), key=lambda item: item[1].mean)
-    verdict = (
-        f"two towers are ahead of {NAMES[best]} by {rest}"
-        if rest.is_clear and rest.mean > 0
-        else f"two towers are behind {NAMES[best]}, by {abs(rest.mean):.1f} points"
-        if rest.mean < 0
-        else f"two towers lead {NAMES[best]} by {rest}, which the stored seeds do not tell from nothing"
-    )
+    leads = ", ".join(f"over {NAMES[name]} **{rest}**" for name, rest in left.items())
+    unclear = [name for name, rest in left.items() if not rest.is_clear]
+    ending = f"; these seeds do not tell from nothing the lead over {_all_of(unclear, left)}" if unclear else ""
     return (
-        f"Of the {whole} points ({whole.seeds_told}), {', '.join(told)}. At equal updates and equal parameters "
-        f"**{verdict}**."
+        f"Of the {whole} points ({whole.seeds_told}), {', '.join(told)}. At equal updates and equal parameters the "
+        f"lead is, {leads}{ending}."
     )
+
+
+def _all_of(some: Sequence[str], every: Mapping[str, object]) -> str:
+    if len(some) < len(every):
+        return " and ".join(NAMES[name] for name in some)
+    return "either" if len(some) > 1 else "it"
 
 
 def halves_sentence() -> str:
@@ -391,17 +405,24 @@ def halves_sentence() -> str:
     )
 
 
+def confusion(system: str) -> pd.DataFrame:
+    """How many test images of a class (row) are named which (column), all images learned, summed over seeds.
+
+    Raises:
+        ResultsError: the system is not stored.
+    """
+    table = store.read_table(results_dir() / "cifar10_confusion.csv")
+    rows = table[(table.system == system) & (table.share == 100) & (table.training == "short")]
+    if rows.empty:
+        raise ResultsError("The confusion matrices are not stored yet; run `python -m siamese_utils study cifar10`.")
+    return rows.groupby("shown")[list(CIFAR10_CLASSES)].sum().loc[list(CIFAR10_CLASSES)]
+
+
 def class_table() -> Table:
     """Precision and recall of each class, of one tower and of two, mean over seeds; one row a class."""
-    table = store.read_table(results_dir() / "cifar10_confusion.csv")
     columns: dict[str, list[float]] = {"class": list(CIFAR10_CLASSES)}
     for name in ("plain", "siamese"):
-        rows = table[(table.system == name) & (table.share == 100) & (table.training == "short")]
-        if rows.empty:
-            raise ResultsError(
-                "The confusion matrices are not stored yet; run `python -m siamese_utils study cifar10`."
-            )
-        counts = rows.groupby("shown")[list(CIFAR10_CLASSES)].sum().loc[list(CIFAR10_CLASSES)].to_numpy()
+        counts = confusion(name).to_numpy()
         columns[f"precision, {NAMES[name]}"] = list(100 * np.diag(counts) / np.maximum(counts.sum(0), 1))
         columns[f"recall, {NAMES[name]}"] = list(100 * np.diag(counts) / counts.sum(1))
     return Table(
@@ -418,7 +439,7 @@ def f1_table() -> Table:
     for share in UPDATES:
         row: dict[str, object] = {"training images": f"{share}%"}
         for name, place in (("plain", 0), ("siamese", 1)):
-            for metric, told in (("f1_macro", "macro F1"), ("f1_weighted", "weighted F1")):
+            for metric, told in (("f1_macro", "macro F1"), ("f1_weighted", "F1 weighed by answers")):
                 try:
                     found = Paired.of(by_seed(name, OWN[share][place], share, metric=metric))
                     row[f"{told}, {NAMES[name]}"] = cell(found.mean, found.half)
@@ -426,5 +447,7 @@ def f1_table() -> Table:
                     row[f"{told}, {NAMES[name]}"] = "–"
         rows.append(row)
     return Table(
-        pd.DataFrame(rows), "F1 in percent, updates in the slides' ratio, mean over the stored seeds ± 95% interval"
+        pd.DataFrame(rows),
+        "F1 in percent, updates in the slides' ratio, mean over the stored seeds ± 95% interval; weighed by answers as "
+        "in the slides, where it is called weighted",
     )

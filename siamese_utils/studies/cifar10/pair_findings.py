@@ -102,7 +102,7 @@ def pairs_sentence() -> str:
         f"The best F1 has **{best}**, {f1[best]:.1f}, with an accuracy of {accuracy[best]:.1f}; always answering "
         f"“different” has {blind()['accuracy']:.1f}"
     )
-    return f"{told}, which {_some(below)} not surpass." if below else f"{told}."
+    return f"{told}, which {_some(below)} not surpass at the threshold of the best F1." if below else f"{told}."
 
 
 def _some(ways: list[str]) -> str:
@@ -206,26 +206,35 @@ def new_classes_table() -> Table:
 
 
 def new_classes_sentence() -> str:
-    """How comparing predicted classes fares on classes never learned beside the best other way; Markdown."""
+    """How comparing predicted classes fares on classes never learned, beside all other ways; Markdown.
+
+    An answer without a score has a balanced accuracy and an area under the curve that are one number, so both are told.
+    """
     table = new_classes()
-    scores = table[table.metric == "auc"].pivot_table(index="left_out", columns="way", values="new")
-    by_class = [way for way in scores if way.endswith("classes compared")]
-    means = scores.mean()
+    auc, balanced = (
+        table[table.metric == metric].pivot_table(index="left_out", columns="way", values="new")
+        for metric in ("auc", "balanced_accuracy")
+    )
+    by_class = [way for way in auc if way.endswith("classes compared")]
+    means = auc.mean()
     if not by_class or len(by_class) == len(means):
         raise ResultsError("These runs are not stored yet; run `python -m siamese_utils study cifar10_new_classes`.")
-    named, other = means[by_class].idxmax(), means.drop(by_class).idxmax()
-    lead = (scores[other] - scores[named]).dropna()
+    others = means.drop(by_class)
+    named, worst, best = means[by_class].idxmax(), others.idxmin(), others.idxmax()
     told = (
-        f"For two classes never learned, compared classes have an area under the curve of **{means[named]:.1f}%** at "
-        f"best, where blind guessing has 50; the best other way is {other} with **{means[other]:.1f}%** "
-        f"({'one choice' if len(scores) == 1 else f'{len(scores)} choices'} of classes)."
+        f"For two classes never learned, compared classes have a balanced accuracy of **{means[named]:.1f}%** at best, "
+        "and an area under the curve that is the same, where blind guessing has 50. The area of the other ways goes "
+        f"from {means[worst]:.1f}% ({worst}) to **{means[best]:.1f}%** ({best}; "
+        f"{'one choice' if len(auc) == 1 else f'{len(auc)} choices'} of classes)."
     )
-    if len(lead) < 2:
+    area, hits = ((scores[best] - scores[named]).dropna() for scores in (auc, balanced))
+    if len(area) < 2:
         return told
     return (
-        f"{told} It is ahead in {(lead > 0).sum()} of {len(lead)} choices, by **{Paired.of(lead)}** points, with "
-        f"{scores[other].min():.0f}% for {_pair(scores[other].idxmin())} and {scores[other].max():.0f}% for "
-        f"{_pair(scores[other].idxmax())}."
+        f"{told} The best of them is ahead in {(area > 0).sum()} of {len(area)} choices by its area, on average by "
+        f"**{Paired.of(area)}** points, and in {(hits > 0).sum()} by balanced accuracy, which needs a threshold, by "
+        f"**{Paired.of(hits)}**. Its area is {auc[best].min():.0f}% for {_pair(auc[best].idxmin())} and "
+        f"{auc[best].max():.0f}% for {_pair(auc[best].idxmax())}."
     )
 
 
