@@ -20,8 +20,8 @@ from siamese_utils.data.synthetic import make_synthetic
 from siamese_utils.encoders.checkpoints import load_encoder, save_encoder
 from siamese_utils.encoders.encoder import Encoder, Ensemble
 from siamese_utils.errors import CheckpointError, ConfigError, DataError, SamplingError, ShapeError, SiameseError
-from siamese_utils.recognition import embedding
 from siamese_utils.recognition.classifier import OneShotClassifier, classify_folder
+from siamese_utils.system import progress
 from siamese_utils.training.loop import train
 from siamese_utils.training.recipes import recipe
 
@@ -338,7 +338,7 @@ def test_a_terminal_shows_how_far_it_is_and_a_pipe_nothing(
     query = images_in(sorted(support.iterdir())[0])
     for stream, patience, shown in ((Terminal(), 60, False), (Terminal(), 0, True), (io.StringIO(), 0, False)):
         monkeypatch.setattr(sys, "stderr", stream)
-        monkeypatch.setattr(embedding, "_PATIENCE", patience)
+        monkeypatch.setattr(progress, "PATIENCE", patience)
         classify_folder(encoder, support, query)
         assert ("support" in stream.getvalue() and "queries" in stream.getvalue()) == shown
         assert shown or not stream.getvalue()

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from siamese_utils.data.arrays import as_count, as_flag, as_list
 from siamese_utils.data.image_files import load_image
@@ -25,13 +24,13 @@ from siamese_utils.recognition.cache import Content, EmbeddingCache
 from siamese_utils.system.cluster import spread
 from siamese_utils.system.devices import processors
 from siamese_utils.system.files import as_path
+from siamese_utils.system.progress import patient_bar
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 BATCH = 100
 """Images that are held at once, as many as an encoder takes in one pass."""
 
 _PART = 500  # files that a worker of a cluster is given at once
-_PATIENCE = 1  # seconds before a bar is shown
 
 _log = logging.getLogger(__name__)
 
@@ -87,7 +86,7 @@ def embed_files(
     paths = [as_path(file) for file in as_list(files)]
     settings = _Settings.of(encoder, workers, cache, views)
     stop = not skip_unreadable
-    with tqdm(total=len(paths), desc=progress, unit="image", delay=_PATIENCE, leave=False, disable=None) as bar:
+    with patient_bar(None, progress, "image", len(paths)) as bar:
         if scheduler is None:
             embedded = _embed_here(encoder, paths, settings, stop, bar.update)
         else:

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from filelock import Timeout
-from tqdm import tqdm
 
 from siamese_utils.data.image_files import load_image
 from siamese_utils.encoders.checkpoints import load_encoder, save_encoder
@@ -25,13 +24,13 @@ from siamese_utils.errors import ConfigError, DataError, ImageError, TrainingErr
 from siamese_utils.evaluation.estimates import Estimate
 from siamese_utils.system.files import as_path, locked, write_text_atomically
 from siamese_utils.system.memory import free_memory
+from siamese_utils.system.progress import patient_bar
 from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.own_settings import OwnSettings, lasting
 from siamese_utils.training.rate import measured_rate
 
 SUFFIX = ".safetensors"
 Tell = Callable[[str], object]
-_PATIENCE = 1  # seconds before a bar is shown
 
 _log = logging.getLogger(__name__)
 
@@ -118,7 +117,7 @@ def read_images(
     """
     images = _room(len(files), size, copies)
     faults: dict[int, ImageError] = {}
-    for position, file in enumerate(tqdm(files, "images", unit="image", delay=_PATIENCE, leave=False, disable=None)):
+    for position, file in enumerate(patient_bar(files, "images", "image")):
         try:
             images[position - len(faults)] = torch.from_numpy(np.array(load_image(file, size)))
         except ImageError as error:

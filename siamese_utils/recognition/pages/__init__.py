@@ -15,11 +15,11 @@ from typing import Any
 
 import pandas as pd
 from PIL import Image
-from tqdm import tqdm
 
 from siamese_utils.data.image_files import load_image
 from siamese_utils.errors import ImageError
 from siamese_utils.system.files import write_text_atomically
+from siamese_utils.system.progress import patient_bar
 
 SIDE = 96
 """Pixels of a picture's side."""
@@ -27,7 +27,6 @@ MOST_CARDS = 5_000
 MOST_BYTES = 12_000_000
 """Of all pictures of a page together, as text; those of the first cards are taken."""
 _QUALITY = 72
-_PATIENCE = 1  # seconds before a bar is shown
 
 
 @dataclass(frozen=True)
@@ -173,10 +172,7 @@ def page_html(page: Page) -> str:
     from markupsafe import Markup
 
     album, cards = _Album(MOST_BYTES), page.cards[:MOST_CARDS]
-    shown = [
-        _with_pictures(card, album)
-        for card in tqdm(cards, "pictures", unit="card", delay=_PATIENCE, leave=False, disable=None)
-    ]
+    shown = [_with_pictures(card, album) for card in patient_bar(cards, "pictures", "card")]
     style, script = _part("page.css"), _part("page.js")
     data = {"pictures": album.pictures, "cards": shown, "sorts": page.sorts, "things": page.things}
     kinds = Counter(kind for card in cards for kind in card.kinds)

@@ -120,7 +120,7 @@ def confusion_figure() -> Illustration:
         counts = findings.confusion(name)
         percent = 100 * counts.div(counts.sum(axis=1), axis=0)
         sns.heatmap(percent, ax=axis, cmap="Blues", vmin=0, vmax=100, square=True, cbar=False, annot=True, fmt=".0f")
-        axis.set(title=NAMES[name], xlabel="named", ylabel="true class" if axis is axes[0] else "")
+        axis.set(title=NAMES[name], xlabel="named (% of a row)", ylabel="true class" if axis is axes[0] else "")
         plt.setp(axis.get_xticklabels(), rotation=45, ha="right")
         wrong = percent.where(~np.eye(len(percent), dtype=bool)).stack()
         shown, taken = wrong.idxmax()
