@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from siamese_utils.data.cifar import CIFAR100_CLASSES
 from siamese_utils.data.images import ImageSet
 from siamese_utils.data.splits import class_split, fewshot_split_cifar_fs
+from siamese_utils.encoders.backbones import count_macs
 from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder
 from siamese_utils.encoders.encoder import Encoder, Ensemble, joined
 from siamese_utils.errors import CheckpointError, ConfigError, DataError, ResultsError, ShapeError, UnknownNameError
@@ -242,7 +243,11 @@ def test_both_parts_are_joined(hundred: tuple[ImageSet, ImageSet]) -> None:
 def put(task: str, seed: int, alone: float, together: float, names: tuple[str, ...]) -> None:
     metrics = {name: Estimate(alone, 0.2, 9) for name in names}
     metrics |= {name + TOGETHER: Estimate(together, 0.3, 9) for name in names}
-    record = {"seconds": 600.0, "provenance": {"threads": 1 + (seed == 0)}, "config": {"encoder": "resnet9-32"}}
+    record = {
+        "seconds": 600.0,
+        "provenance": {"threads": 1 + (seed == 0)},
+        "config": recipes.recipe(recipes.DEFAULT_RECIPE).to_json(),
+    }
     keep(ENSEMBLES, Run({"task": task, "seed": seed, "recipe": recipes.DEFAULT_RECIPE}, {}), Outcome(metrics), {})
     store.store_json(findings.record_name(task, seed), record)
 
@@ -278,4 +283,9 @@ def test_figure_and_sentences_say_what_is_stored(project: Path) -> None:
     assert table.method.tolist() == ["worse, small", *ours, "better, big"]
     assert table["5-way 1-shot"].tolist() == ["60.0", "66.5 ± 0.2", "69.5 ± 0.3", "70.0"]
     assert table.source.tolist() == ["b", "this report", "this report", "a"]
+    assert table["core-minutes"].tolist() == ["–", "15", "30", "–"]  # two threads, and one
+    images = 13 * 150 * 256 / 1e6  # thirteen passes of 64 x 600 images, in batches of 256
+    macs = count_macs(Encoder("resnet9-32").body, 32) * (0.3 / 4 + 0.45 * 9 / 16 + 0.25)  # nearly: by area
+    assert table.images.tolist() == ["–", f"{images:.2f}", f"{2 * images:.2f}", "–"]
+    assert float(table.operations[1]) == pytest.approx(3 * macs * images / 1e9, rel=0.05, abs=0.005)
     assert len(findings.published()) == 2

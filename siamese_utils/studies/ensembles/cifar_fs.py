@@ -20,6 +20,7 @@ from siamese_utils.evaluation.estimates import Estimate
 from siamese_utils.experiments.study import Bench, Outcome, Run, Study, as_stored, training_record
 from siamese_utils.system.project import results_dir
 from siamese_utils.training import recipes
+from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.task import images_shown
 
 SEEDS = (0, 1, 2)
@@ -39,8 +40,12 @@ def record_name(seed: int, recipe: str = recipes.DEFAULT_RECIPE) -> str:
 def cifar_fs_run(seed: int, recipe: str = recipes.DEFAULT_RECIPE) -> Run:
     """One training: the recipe with every image of the training classes, since no threshold is chosen here."""
     config = dataclasses.replace(recipes.recipe(recipe), seed=seed, held_out_images=0)
-    images = images_shown(config, [IMAGES_OF_A_CLASS] * CLASSES_LEARNED)
-    return Run({"recipe": recipe, "seed": seed}, {"config": config}, images=images)
+    return Run({"recipe": recipe, "seed": seed}, {"config": config}, images=cifar_fs_images(config))
+
+
+def cifar_fs_images(config: TrainConfig) -> int:
+    """How many images a training on CIFAR-FS shows."""
+    return images_shown(config, [IMAGES_OF_A_CLASS] * CLASSES_LEARNED)
 
 
 def _runs(
