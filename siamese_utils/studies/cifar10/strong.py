@@ -363,7 +363,7 @@ def _trials() -> list[Run]:
             learning_rate=1e-2,
             terms=_LINEAR,
         ),
-        # A try outside the study had shown it before.
+        # A try outside the study had shown a gain; the last training was fixed by it before this trial was run.
         _full_size(
             "turning-full-size-linear-large-batches",
             "Half a point better: the published batches and rate. Twice the rate for four times the images leaves the "
