@@ -44,6 +44,7 @@ SHOWN: dict[str, Callable] = {
     "halves": findings.halves_sentence,
     "pairs told": pair_findings.pairs_sentence,
     "exactness": pair_findings.exactness_sentence,
+    "long pairs": pair_findings.long_pairs_sentence,
     "new classes told": pair_findings.new_classes_sentence,
     "gains shown": figures.gains_figure,
     "parts shown": figures.parts_figure,
@@ -96,10 +97,12 @@ def store(folder: Path, seeds: tuple[int, ...], trainings: tuple[str, ...] = ("s
             continue
         main = rows(run) if system in CLASSIFIERS else metric_rows({"seconds": Estimate(1, 0, 1)}).assign(updates=1)
         tables["cifar10"].append(main.assign(**run.key))
-        if run.key["share"] == 100 and run.key["training"] == "short":
-            scored = pairs(ways(system), len(system) / 9).assign(updates=pair_updates(system))
-            tables["cifar10_pairs"].append(scored.assign(**run.key))
-            if system in CLASSIFIERS:
+        if run.key["share"] == 100 and run.key["training"] != "shifted":
+            short = run.key["training"] == "short"
+            scored = pairs(ways(system), len(system) / 9 + (0 if short else 1))
+            at = pair_updates(system) if short else run.config.judged[-1]
+            tables["cifar10_pairs"].append(scored.assign(**run.key, updates=at))
+            if system in CLASSIFIERS and short:
                 counts = pd.DataFrame(900 * np.eye(10, dtype=int) + 10, columns=list(CIFAR10_CLASSES))
                 tables["cifar10_confusion"].append(counts.assign(shown=list(CIFAR10_CLASSES), updates=9_800, **run.key))
     kinds = (("learned", 9), ("new", 0))
@@ -211,6 +214,17 @@ def test_the_blind_answer_stands_beside_every_way_to_tell_pairs(project: Path) -
     assert pair_findings.pairs_sentence().endswith("has 90.0.")
     accuracy = frame.set_index("way").slides["two towers, classes compared"]
     assert accuracy == "93.5 / 68.8"
+
+
+def test_pairs_after_as_many_updates_are_told_apart_from_those_after_as_many_images(project: Path) -> None:
+    store(project, (0,))
+    told = pair_findings.long_pairs_sentence()
+    assert "one tower, classes compared, accuracy 92.6 and F1 56.6 (in the slides 92.8 and 65.2)" in told
+    assert "(one seed)" in told and "two towers, classes compared, accuracy 92.8 and F1 56.8 (in the slides" in told
+    assert pair_findings.pairs_table().frame.accuracy[1] == "91.6"
+    store(project, (0,), ("short",))
+    with pytest.raises(ResultsError, match="long runs are not stored"):
+        pair_findings.long_pairs_sentence()
 
 
 def test_operating_points_come_back_from_accuracy_and_f1() -> None:

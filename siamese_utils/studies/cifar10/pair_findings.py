@@ -12,7 +12,7 @@ from siamese_utils.experiments.findings import Table
 from siamese_utils.experiments.seeds import Paired, cell
 from siamese_utils.studies.cifar10.judging import RECALLS, of_rates
 from siamese_utils.studies.cifar10.new_classes import CIFAR10_NEW_CLASSES
-from siamese_utils.studies.cifar10.study import pair_updates
+from siamese_utils.studies.cifar10.study import LONG_UPDATES, pair_updates
 from siamese_utils.system.project import results_dir
 
 SLIDES_PAIRS: Mapping[str, tuple[float, float]] = {
@@ -40,8 +40,11 @@ def blind() -> dict[str, float]:
     return {"accuracy": 100 * rates["accuracy"], "f1": 0.0, "balanced_accuracy": 50.0, "auc": 50.0}
 
 
-def stored_pairs() -> pd.DataFrame:
-    """Rows of pairs at the common budget of images: ``way`` (in ``WAYS``), ``seed``, ``metric``, ``value``, ``ci95``.
+def stored_pairs(training: str = "short") -> pd.DataFrame:
+    """Rows of pairs: ``way`` (in ``WAYS``), ``seed``, ``metric``, ``value``, ``ci95``.
+
+    Args:
+        training: ``short``, where all were shown as many images, or ``long``, with as many updates for all.
 
     Raises:
         ResultsError: nothing is stored.
@@ -50,7 +53,8 @@ def stored_pairs() -> pd.DataFrame:
     if not path.is_file():
         raise ResultsError("No pairs are stored yet; run `python -m siamese_utils study cifar10`.")
     table = store.read_table(path)
-    table = table[(table.training == "short") & (table.updates == table.system.map(pair_updates))]
+    judged = LONG_UPDATES[-1] if training == "long" else table.system.map(pair_updates)
+    table = table[(table.training == training) & (table.updates == judged)]
     way = [WAYS.get(key) for key in zip(table.system, table.by, strict=True)]
     return table.assign(way=way).dropna(subset="way")
 
@@ -103,6 +107,24 @@ def pairs_sentence() -> str:
         f"“different” has {blind()['accuracy']:.1f}"
     )
     return f"{told}, which {_some(below)} not surpass at the threshold of the best F1." if below else f"{told}."
+
+
+def long_pairs_sentence() -> str:
+    """How comparing predicted classes fares where each network has the slides' largest number of updates; Markdown.
+
+    Raises:
+        ResultsError: these runs are not stored.
+    """
+    table = stored_pairs("long")
+    told = []
+    for way in ("one tower, classes compared", "two towers, classes compared"):
+        accuracy, f1 = (_values(table, way, metric) for metric in ("accuracy", "f1"))
+        if accuracy.empty:
+            raise ResultsError("The long runs are not stored yet; run `python -m siamese_utils study cifar10`.")
+        slides = "{:.1f} and {:.1f}".format(*SLIDES_PAIRS[way])
+        told.append(f"{way}, accuracy {_cell(accuracy)} and F1 {_cell(f1)} (in the slides {slides})")
+    seeds = Paired.of(accuracy).seeds_told
+    return f"After {LONG_UPDATES[-1]:,} updates of each ({seeds}): {'; '.join(told)}."
 
 
 def _some(ways: list[str]) -> str:
