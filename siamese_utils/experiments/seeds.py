@@ -37,6 +37,11 @@ def signed(value: float) -> str:
     return f"{round(value, 1) + 0.0:+.1f}"
 
 
+def seeds_told(count: int) -> str:
+    """``one seed`` or ``5 seeds``."""
+    return "one seed" if count == 1 else f"{count} seeds"
+
+
 @dataclass(frozen=True)
 class Paired:
     """A mean over seeds with its 95% interval, NaN for a single seed; of a difference, between runs of one seed."""
@@ -71,7 +76,7 @@ class Paired:
     @property
     def seeds_told(self) -> str:
         """``one seed`` or ``5 seeds``."""
-        return "one seed" if self.seeds == 1 else f"{self.seeds} seeds"
+        return seeds_told(self.seeds)
 
     @property
     def is_clear(self) -> bool:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from siamese_utils.errors import ResultsError
 from siamese_utils.experiments.findings import Table
-from siamese_utils.experiments.seeds import cell, over_seeds, signed
+from siamese_utils.experiments.seeds import cell, over_seeds, seeds_told, signed
 from siamese_utils.experiments.store import result
 from siamese_utils.studies.cifar10.leak import CIFAR10_LEAK, CONFIG
 from siamese_utils.studies.cifar10.strong import (
@@ -75,7 +75,7 @@ def leak_table() -> Table:
 
 def _leak_seeds() -> str:
     count = CIFAR10_LEAK.table().seed.nunique()
-    return "one seed" if count == 1 else f"mean of {count} seeds"
+    return seeds_told(count) if count == 1 else f"mean of {seeds_told(count)}"
 
 
 def leak_sentences() -> list[str]:
@@ -126,7 +126,7 @@ def strong_table() -> Table:
 def _seeds(table: pd.DataFrame, passes: int) -> str:
     count = table[table.passes == passes].seed.nunique()
     planned = sum(run.key["passes"] == passes for run in CIFAR10_STRONG.runs())
-    some = "one seed" if count == 1 else f"{count} seeds"
+    some = seeds_told(count)
     missing = f" of the {planned} planned" if count < planned else ""
     return f"mean of {some}{missing}" if planned > 1 else some
 

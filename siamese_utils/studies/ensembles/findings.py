@@ -5,8 +5,9 @@ What is not stored yet raises ResultsError.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -35,7 +36,7 @@ def by_members(task: str, metric: str = "acc_5w1s", recipe_name: str = DEFAULT_R
     rows, minutes = [], 0.0
     for seed in sorted(table.seed.unique()):
         record = store.load_json(record_name(task, seed, recipe_name))
-        minutes += record["seconds"] * record["provenance"]["threads"] / 60
+        minutes += _core_minutes(record)
         together = store.result(table, seed=seed, metric=metric + TOGETHER)
         alone = store.result(table, seed=seed, metric=metric)
         rows.append(
@@ -162,7 +163,11 @@ def cost(seed: int, recipe_name: str = DEFAULT_RECIPE) -> Cost:
     config = TrainConfig.from_json(record["config"])
     images = cifar_fs.cifar_fs_images(config)
     each = operations(config, Encoder(config.encoder, config.embedding_dim))
-    return Cost(record["seconds"] * record["provenance"]["threads"] / 60, images, images * each)
+    return Cost(_core_minutes(record), images, images * each)
+
+
+def _core_minutes(record: Mapping[str, Any]) -> float:
+    return record["seconds"] * record["provenance"]["threads"] / 60
 
 
 def gain_sentences() -> str:

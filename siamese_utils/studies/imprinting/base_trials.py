@@ -12,9 +12,9 @@ from typing import Any
 
 from siamese_utils.data.splits import class_split
 from siamese_utils.experiments.study import Bench, Outcome, Run, Study, training_record
+from siamese_utils.studies.cifar10.strong import FINAL
 from siamese_utils.studies.class_means import held_out_metrics
 from siamese_utils.studies.imprinting.settings import WHOLE, ImprintingConfig
-from siamese_utils.training.augment import AugmentConfig
 from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.losses import Term
 from siamese_utils.training.recipes import TURNING_STEPS
@@ -26,15 +26,8 @@ _ROTATION = {"rotation_weight": 0.5, "rotation_share": 0.5}
 # What names CIFAR-10's images best in the trials of ``cifar10_strong_trials``, over images that vary as in its long
 # trainings, and as many passes as take half an hour of one core.
 _STRONG: dict[str, Any] = {
-    **TURNING_STEPS,
-    "encoder": "airbench",
-    "terms": (Term("linear", scale=1 / 9, smoothing=0.2),),
-    "muon_rate": 0.24,
-    "learning_rate": 1e-2,
-    "batch_size": 2000,
-    "resolutions": (),
-    "augment": AugmentConfig(translate=4, cutout=8),
-    "least_images": 0,
+    **{name: getattr(FINAL, name) for name in ("encoder", "terms", "resolutions", "augment", *TURNING_STEPS)},
+    **{name: getattr(FINAL, name) for name in ("batch_size", "muon_rate", "learning_rate", "least_images")},
     "epochs": 60,
 }
 
