@@ -79,6 +79,17 @@ def test_half_hours_are_told_as_far_as_they_are_stored(project: Path) -> None:
     assert (
         "reach 63.5 / 73.5" in told and "(mean of 2 seeds)" in told and "colour jitter -1.0 / -1.0 (one seed)" in told
     )
+    named = {str(run.key["trial"]) for run in RECIPE_SEARCH.runs() if run.label.startswith("half-hour")}
+    for trial in named - {"half-hour"}:
+        put(RECIPE_SEARCH, trial, 0, 60.0, core_minutes=exact(29.6))
+    # Every trial that is stored is told of: as many gains as there are trials.
+    gains = findings.half_hour_reading().split("same seeds: ")[1].split(". Stored so far")[0]
+    assert gains.count(" / ") == len(named) - 1
+
+
+def test_half_hours_are_listed_by_seed(project: Path) -> None:
+    for trial, seed in [("half-hour", 0), ("half-hour-jitter", 1), ("half-hour-rotation", 0), ("half-hour", 1)]:
+        put(RECIPE_SEARCH, trial, seed, 62.0, core_minutes=exact(29.6))
     table = findings.half_hour_table().frame
     assert table.trial.tolist() == ["half-hour", "half-hour-rotation", "half-hour", "half-hour-jitter"]
     assert table.seed.tolist() == [0, 0, 1, 1] and table["core-minutes"].tolist() == [30, 30, 30, 30]

@@ -36,12 +36,15 @@ _CHANGES = {
     "half-hour-rotation-cutmix": "a rotation head and mixed images",
     "half-hour-rotation-manifold": "a rotation head and mixed features",
     "half-hour-rotation-jitter-48": "rotation head, jitter and half as much width again with half of the images",
+    "half-hour-rotation-jitter-turning-steps": "rotation head, jitter and large steps that turn the kernels",
+    "half-hour-rotation-jitter-airbench": "rotation head, jitter, such steps and the network quickest on CIFAR-10",
     "half-hour-taught": "rotation head, jitter and three teachers",
     "half-hour-average": "averaged weights",
     "half-hour-manifold": "mixed features",
     "half-hour-cutmix": "mixed images",
     "half-hour-crops": "crops",
     "half-hour-wide": "twice the width with a quarter of the images",
+    "half-hour-turning-steps": "large steps that turn the kernels",
 }
 
 

@@ -176,6 +176,16 @@ RECIPE_SEARCH = validation_study(
             **_images(2),
         ),
         _half_hour(
+            "half-hour-rotation-jitter-airbench",
+            "A point better: the network that is quickest on CIFAR-10 makes more multiplications a second, so it has "
+            "half as many again an image, and its steps keep images from being known by heart.",
+            **_ROTATION,
+            augment=_JITTER,
+            **TURNING_STEPS,
+            encoder="airbench",
+            muon_rate=0.09,
+        ),
+        _half_hour(
             "half-hour-taught",
             "A point better at five shots: three networks together are a point better than one, and a long training "
             "has time to learn from all of them.",
