@@ -16,8 +16,12 @@ from siamese_utils.studies.imprinting.tuning import Stage, TuningConfig, split_s
 
 @pytest.fixture(scope="module")
 def encoder(synthetic_train: ImageSet) -> Encoder:
+    return made("resnet9-16", synthetic_train)
+
+
+def made(name: str, synthetic_train: ImageSet) -> Encoder:
     torch.manual_seed(0)
-    encoder = Encoder("resnet9-16", image_size=32).train()
+    encoder = Encoder(name, image_size=32).train()
     encoder.set_pixel_statistics(synthetic_train.images)
     with torch.no_grad():  # statistics of batch normalisation that are not those of a start
         encoder(torch.randn(64, 3, 32, 32))
@@ -35,6 +39,13 @@ def test_a_stage_embeds_as_the_encoder_does(encoder: Encoder, synthetic_train: I
     first, last = split_stages(encoder)
     held = sum(p.numel() for p in last.parameters())
     assert 0.7 < held / (held + sum(p.numel() for p in first.parameters())) < 0.8
+
+
+def test_a_stage_that_begins_inside_a_block_embeds_as_the_encoder_does(synthetic_train: ImageSet) -> None:
+    encoder, images = made("airbench", synthetic_train), synthetic_train.images[:40]
+    maps = stage_inputs(encoder, images)
+    assert maps.shape == (40, 2, 256, 3, 3)
+    torch.testing.assert_close(Stage.of(encoder).embed(maps, batch_size=7), encoder.embed(images), atol=2e-5, rtol=1e-4)
 
 
 @pytest.fixture(scope="module")

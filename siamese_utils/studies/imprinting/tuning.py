@@ -55,15 +55,21 @@ class TuningConfig(Config):
 def split_stages(encoder: Encoder) -> tuple[nn.Sequential, nn.Sequential]:
     """The encoder's layers up to its last max-pooling, and those behind it: its last stage.
 
+    Of an airbench, whose blocks pool behind their first convolution, that is the second half of the last block.
+
     Raises:
         ConfigError: the encoder is no chain of layers with a max-pooling among them.
     """
-    body = encoder.body
-    layers = list(body) if isinstance(body, nn.Sequential) else []
+    layers = _chain(encoder.body) if isinstance(encoder.body, nn.Sequential) else []
     pools = [number for number, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
     if not pools or not isinstance(encoder.projection, nn.Identity):
         raise ConfigError("Only the last stage of an encoder that pools between stages can be tuned, as of a resnet9.")
-    return body[: pools[-1] + 1], body[pools[-1] + 1 :]
+    return nn.Sequential(*layers[: pools[-1] + 1]), nn.Sequential(*layers[pools[-1] + 1 :])
+
+
+def _chain(layer: nn.Module) -> list[nn.Module]:
+    """The layers of a chain, and of the chains in it, in the order in which they are passed through."""
+    return [inner for each in layer for inner in _chain(each)] if isinstance(layer, nn.Sequential) else [layer]
 
 
 @torch.no_grad()
