@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -189,6 +190,28 @@ def test_the_study_stores_every_method_shot_and_group(judged: pd.DataFrame, proj
     assert not (project / "runs" / "imprinting" / "whole").exists()
     classifier, _ = load_classifier(project / "results" / "checkpoints" / "imprinting-classifier.safetensors")
     assert classifier.labels == tuple(range(12))
+
+
+def test_a_price_is_read_off_the_curve(project: Path) -> None:
+    rows = [
+        ("whitened", 1, 5, loss, "novel_acc", value, 1.0, 60, "base")
+        for loss, value in ((0.0, 10.0), (1.0, 50.0), (2.0, 70.0))
+    ]
+    others = [
+        ("imprinted", 1, 5, 1.0, "novel_acc", 99.0, 1.0, 60, "base"),
+        ("whitened", 10, 5, 1.0, "x", 99.0, 1, 60, ""),
+    ]
+    table = pd.DataFrame([*rows[::-1], *others], columns=findings.CURVE_COLUMNS)
+    table.to_csv(IMPRINTING.path.with_name("imprinting_curves.csv"), index=False)
+    assert [findings.price_of(accuracy, 5) for accuracy in (5.0, 10.0, 30.0, 65.0)] == [0.0, 0.0, 0.5, 1.75]
+    assert np.isnan(findings.price_of(70.1, 5))
+
+
+def test_the_price_of_the_seed_projects_accuracies_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(findings, "price_of", lambda accuracy, shots: shots / 10 if accuracy < 79 else np.nan)
+    told = findings.price_sentence()
+    assert "13, 33, 43 and 78 percent after imprinting would cost 0.1, 0.5, 1.0 and 2.0 points" in told
+    assert "after fine-tuning 0.1, more than was tried, more than was tried and more than was tried." in told
 
 
 def test_every_stored_number_is_computed_anew_by_the_audit(judged: pd.DataFrame, bench: Bench) -> None:

@@ -23,6 +23,7 @@ from siamese_utils.studies.imprinting.findings import (
     for_points,
     heading,
     moved_summary,
+    price_of,
     seed_imprinting,
     stored_curves,
 )
@@ -124,8 +125,11 @@ def _name_ends(axis: Axes, x: float, ends: Sequence[tuple[float, str, str]]) -> 
 
 
 def bargain() -> Illustration:
-    """Accuracy on the new class against old accuracy given up, one panel for each number of shots."""
-    curves = stored_curves()
+    """Accuracy on the new class against old accuracy given up, one panel for each number of shots.
+
+    Where the seed project's accuracy after fine-tuning lies, a ring on the curve tells what it would cost.
+    """
+    curves, seed = stored_curves(), seed_imprinting().set_index(["method", "shots"]).value
     figure, axes = plt.subplots(1, len(SHOTS), figsize=(12.5, 4), sharey=True)
     colours = {"whitened": plotting.BLUE, "fine-tuned": plotting.GREEN, "imprinted": plotting.PURPLE}
     for axis, k in zip(axes, SHOTS, strict=True):
@@ -135,6 +139,13 @@ def bargain() -> Illustration:
             axis.plot(part.loss, part.value, "-", color=colours[method])
             low, high = part.value - part.ci95, part.value + part.ci95
             axis.fill_between(part.loss, low, high, color=colours[method], alpha=0.12, lw=0)
+        asked = seed["fine-tuned", k]
+        price = price_of(asked, k)
+        if price <= 8:
+            axis.plot([0, price], [asked, asked], ":", color=plotting.GREY)
+            axis.plot(price, asked, "o", color=plotting.GREY, mfc="white", zorder=5)
+            text = f"{asked:.0f}% for\n{price:.1f} points"
+            axis.annotate(text, (price, asked), (5, -8), textcoords="offset points", color=plotting.GREY, va="top")
         axis.set(title=heading(k), xlabel="old accuracy lost (points)", ylim=(0, 100), xlim=(0, 8))
     axes[0].set_ylabel("accuracy on the new class (%)")
     for height, (name, colour) in zip((0.93, 0.86, 0.79), colours.items(), strict=True):
@@ -146,7 +157,8 @@ def bargain() -> Illustration:
         "06_bargain",
         (
             "Accuracy on the new class against points of old accuracy given up, one panel for each number of shots. "
-            f"Whitened, at one point lost: {prices}."
+            f"Whitened, at one point lost: {prices}. A ring marks where the seed project's accuracy after fine-tuning "
+            "lies on the curve."
         ),
     )
 

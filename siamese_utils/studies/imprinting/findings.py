@@ -140,8 +140,35 @@ def for_points(loss: float, shots: int) -> float:
     return float(result(stored_curves(), method="whitened", added=1, shots=shots, loss=loss).value)
 
 
+def price_of(accuracy: float, shots: int) -> float:
+    """Points of old accuracy that such an accuracy on the new class costs, whitened; not a number beyond the curve."""
+    curves = stored_curves()
+    curve = curves[(curves.method == "whitened") & (curves.added == 1) & (curves.shots == shots)].sort_values("loss")
+    return float(np.interp(accuracy, curve.value, curve.loss, left=0.0, right=np.nan))
+
+
+def price_sentence() -> str:
+    """What the seed project's accuracies on a new class would cost here, in points of old accuracy."""
+    seed = seed_imprinting().set_index(["method", "shots"]).value
+    prices = {key: price_of(accuracy, key[1]) for key, accuracy in seed.items()}
+
+    def those(method: str, values: Mapping[tuple[str, int], float], digits: int) -> str:
+        *most, last = (
+            "more than was tried" if np.isnan(values[method, k]) else f"{values[method, k]:.{digits}f}" for k in SHOTS
+        )
+        return f"{', '.join(most)} and {last}"
+
+    asked = {method: those(method, seed, 0) for method in ("imprinted", "fine-tuned")}
+    cost = {method: those(method, prices, 1) for method in asked}
+    return (
+        f"With {', '.join(map(str, SHOTS[:-1]))} and {SHOTS[-1]} shots, the seed project's {asked['imprinted']} "
+        f"percent after imprinting would cost {cost['imprinted']} points of old accuracy here, and its "
+        f"{asked['fine-tuned']} percent after fine-tuning {cost['fine-tuned']}."
+    )
+
+
 def bargain_sentences() -> Sequence[str]:
-    """What a price buys, and the best point of each curve over all 41 classes."""
+    """What a price buys, what the seed project's accuracies would cost, and the best point over all 41 classes."""
     curves, base = stored_curves(), Numbers.stored().base().value
     best = {}
     for k in SHOTS:
@@ -154,6 +181,7 @@ def bargain_sentences() -> Sequence[str]:
         + ". For **four points**: "
         + ", ".join(f"{for_points(4.0, k):.0f}%" for k in SHOTS)
         + ".",
+        price_sentence(),
         f"Over *all 41 classes*, each counting alike, the base would stand at {base:.1f}% if the new class were as "
         "good as the old ones. The best point of each curve reaches "
         + ", ".join(f"{best[k][0]:.1f}% with {k}" for k in SHOTS)
