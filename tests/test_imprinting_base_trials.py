@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +12,11 @@ from siamese_utils.data.images import ImageSet
 from siamese_utils.data.splits import class_split, hold_out_images
 from siamese_utils.data.synthetic import make_synthetic
 from siamese_utils.encoders.encoder import Encoder
+from siamese_utils.errors import ResultsError
+from siamese_utils.evaluation.estimates import Estimate, exact
+from siamese_utils.experiments import store
 from siamese_utils.experiments.study import Bench
-from siamese_utils.studies.imprinting import base_trials
+from siamese_utils.studies.imprinting import base_findings, base_trials
 from siamese_utils.studies.imprinting.settings import WHOLE, ImprintingConfig
 
 QUICK = {"encoder": "conv3", "epochs": 8, "least_images": 0, "batch_size": 80, "images_per_class": 2}
@@ -24,11 +28,12 @@ def train_set() -> ImageSet:
     return make_synthetic("train", num_classes=100, per_class=10)
 
 
-def test_the_first_trial_is_the_training_of_the_study() -> None:
+def test_the_studys_network_is_trained_as_one_of_the_trials_but_for_longer() -> None:
     runs = base_trials.runs()
     study = ImprintingConfig.from_yaml(WHOLE).base.training
-    first = dataclasses.replace(runs[0].config, recipe=study.recipe, held_out_images=study.held_out_images)
-    assert first == study and len({run.label for run in runs}) == len(runs)
+    but = {"recipe": study.recipe, "held_out_images": study.held_out_images, "epochs": study.epochs}
+    assert study in [dataclasses.replace(run.config, **but) for run in runs]
+    assert len({run.label for run in runs}) == len(runs)
     assert all(run.config.held_out_images == 100 and run.expectation for run in runs)
 
 
@@ -54,3 +59,18 @@ def test_no_novel_class_is_seen_and_no_judged_image_is_learned(
     found = outcome.metrics["acc_held_out"]
     assert found.n == 4 * 40 and found.value > 8  # guessing gives 2.5 ± 2.4
     assert set(outcome.metrics) == set(base_trials.IMPRINTING_BASE_TRIALS.metrics)
+
+
+def test_trials_are_told_as_far_as_they_are_stored(project: Path) -> None:
+    trials = base_trials.IMPRINTING_BASE_TRIALS
+    for found in (base_findings.base_trials_table, base_findings.base_sentence):
+        with pytest.raises(ResultsError):
+            found()
+    for trial, value, minutes in (("base", 76.0, 9.6), ("cutmix", 79.5, 30.2)):
+        metrics = {"acc_held_out": Estimate(value, 1.3, 4000), "core_minutes": exact(minutes)}
+        store.store_rows(trials.path, {"trial": trial, "seed": 0}, metrics, columns=trials.all_columns)
+    table = base_findings.base_trials_table().frame.set_index("trial")
+    assert list(table.index) == ["base", "cutmix"]
+    assert table["named right (%)"].to_list() == ["76.0 ± 1.3", "79.5 ± 1.3"]
+    assert table["core-minutes"].to_list() == ["10", "30"]
+    assert table.change.to_list() == ["–", "epochs = 60; mixing = cutmix"]

@@ -115,6 +115,11 @@ def training_record(trained: TrainResult) -> dict[str, Any]:
     }
 
 
+def recorded_core_minutes(record: Mapping[str, Any]) -> float:
+    """What a training took by the record stored of it: minutes times its threads."""
+    return float(record["seconds"] * record["provenance"]["threads"] / 60)
+
+
 class Bench:
     """Where a run is carried out: the device, the data, and the folder of an interrupted training.
 

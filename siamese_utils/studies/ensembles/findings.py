@@ -5,9 +5,8 @@ What is not stored yet raises ResultsError.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from typing import Any
 
 import pandas as pd
 
@@ -15,6 +14,7 @@ from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import ResultsError
 from siamese_utils.experiments import store
 from siamese_utils.experiments.findings import Table
+from siamese_utils.experiments.study import recorded_core_minutes
 from siamese_utils.studies.ensembles import cifar_fs
 from siamese_utils.studies.ensembles.cifar_fs import CIFAR_FS
 from siamese_utils.studies.ensembles.study import ENSEMBLES, MEMBERS, TOGETHER, record_name
@@ -36,7 +36,7 @@ def by_members(task: str, metric: str = "acc_5w1s", recipe_name: str = DEFAULT_R
     rows, minutes = [], 0.0
     for seed in sorted(table.seed.unique()):
         record = store.load_json(record_name(task, seed, recipe_name))
-        minutes += _core_minutes(record)
+        minutes += recorded_core_minutes(record)
         together = store.result(table, seed=seed, metric=metric + TOGETHER)
         alone = store.result(table, seed=seed, metric=metric)
         rows.append(
@@ -163,11 +163,7 @@ def cost(seed: int, recipe_name: str = DEFAULT_RECIPE) -> Cost:
     config = TrainConfig.from_json(record["config"])
     images = cifar_fs.cifar_fs_images(config)
     each = operations(config, Encoder(config.encoder, config.embedding_dim))
-    return Cost(_core_minutes(record), images, images * each)
-
-
-def _core_minutes(record: Mapping[str, Any]) -> float:
-    return record["seconds"] * record["provenance"]["threads"] / 60
+    return Cost(recorded_core_minutes(record), images, images * each)
 
 
 def gain_sentences() -> str:
