@@ -59,7 +59,7 @@ SENTENCES = {
     "03c": ("ensembles/findings.py", "ensembles/figures.py"),
     "04_": ("splits/findings.py", "splits/figures.py", "budgets/findings.py", "budgets/figures.py"),
     "05": ("splits/one_shot.py",),
-    "06": ("imprinting/findings.py", "imprinting/figures.py"),
+    "06": ("imprinting/findings.py", "imprinting/figures.py", "imprinting/base_findings.py"),
     "07": ("faces/findings.py", "faces/figures.py"),
     "08": ("drawing/findings.py", "drawing/figures.py"),
     "09": (

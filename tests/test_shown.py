@@ -330,6 +330,11 @@ def test_the_bargain_is_told_as_stored() -> None:
         assert f"{curve(k, 1.0):.0f} percent with {k}" in shown.alt and f"{curve(k, 1.0):.0f}% with {k}" in told
         assert f"{curve(k, 4.0):.0f}%" in told.split("four points")[1]
     assert len(shown.figure.axes) == len(imprinting.SHOTS)
+    asked = imprinting.seed_imprinting().set_index(["method", "shots"]).value["fine-tuned"]
+    for axis, k in zip(shown.figure.axes, imprinting.SHOTS, strict=True):
+        rings = [one.get_xydata()[0].tolist() for one in axis.get_lines() if one.get_marker() == "o"]
+        price = imprinting.price_of(asked[k], k)
+        assert rings == ([[price, asked[k]]] if price <= 8 else [])
 
 
 def test_dots_of_many_classes_are_scores_as_they_are() -> None:
