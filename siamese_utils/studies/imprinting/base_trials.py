@@ -15,8 +15,10 @@ from siamese_utils.experiments.study import Bench, Outcome, Run, Study, training
 from siamese_utils.studies.cifar10.strong import FINAL
 from siamese_utils.studies.class_means import held_out_metrics
 from siamese_utils.studies.imprinting.settings import WHOLE, BaseConfig, ImprintingConfig
+from siamese_utils.training.augment import TURNS
 from siamese_utils.training.losses import Term
 from siamese_utils.training.recipes import TURNING_STEPS
+from siamese_utils.training.task import images_shown
 
 HELD_OUT = 100  # training images of each class, in place of the 20 of the study: enough to tell a point apart
 _IMAGES = 500 - HELD_OUT  # that are left of each class
@@ -39,7 +41,7 @@ _FIRST = dataclasses.replace(
 
 def _trial(name: str, expectation: str, **changes: Any) -> Run:
     config = dataclasses.replace(_FIRST, recipe=f"imprinting_base_trials/{name}", **changes)
-    shown = max(config.epochs * _CLASSES * _IMAGES, config.least_images)
+    shown = images_shown(config, [_IMAGES] * _CLASSES)
     return Run({"trial": name, "seed": config.seed}, {"config": config}, expectation, shown)
 
 
@@ -81,6 +83,19 @@ def runs() -> list[Run]:
             "Two points more: with fifty passes over few images they are known by heart, and no size changes that.",
             **_STRONG,
             mixing="cutmix",
+        ),
+        _trial(
+            "strong-cutmix-always",
+            "A point more than with half of the steps mixed, which end with nearly all images known by heart.",
+            **_STRONG,
+            mixing="cutmix",
+            mixing_share=1.0,
+        ),
+        _trial(
+            "strong-turned",
+            "Two points more from as many images: four times as many classes to tell apart, each turn one of its own.",
+            **(_STRONG | {"epochs": _STRONG["epochs"] // TURNS}),
+            turned_classes=True,
         ),
         _trial(
             "strong-proxies",
