@@ -18,6 +18,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from PIL import Image
 
 from siamese_utils.errors import SiameseError, UnknownNameError
+from siamese_utils.report import execute as execution
 from siamese_utils.report import site as report
 from siamese_utils.report.equations import equation
 from siamese_utils.report.execute import ReportError, execute_notebooks
@@ -197,6 +198,10 @@ def test_what_was_executed_is_kept_until_something_it_rests_on_changes(
     assert executed_now() == "123"
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "images.bin").write_text("other data")
+    assert executed_now() == "123" and executed_now() == ""
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "table.csv").write_text("value\n3\n")  # what notebooks elsewhere read
+    monkeypatch.setattr(execution, "results_dir", lambda: tmp_path / "project")
     assert executed_now() == "123" and executed_now() == ""
     assert len(list((tmp_path / "build" / "executed").iterdir())) == 3  # older ones do not pile up
 

@@ -29,6 +29,7 @@ from siamese_utils.data.sources import search_folders
 from siamese_utils.errors import SiameseError, reason, unknown
 from siamese_utils.report import IN_PLACE, PROFILES
 from siamese_utils.system.files import write_text_atomically
+from siamese_utils.system.project import results_dir
 from siamese_utils.system.provenance import package_version
 
 CELL_TIMEOUT = 1800
@@ -227,7 +228,9 @@ def _ground(root: Path, profile: str) -> str:
     """What the outputs of every notebook rest on, as one text: code, results, data, versions and settings."""
     package = Path(__file__).resolve().parents[1]
     files = [*sorted(package.rglob("*.py")), *sorted(package.rglob("*.yaml"))]
-    files += sorted(path for path in (root / "results").rglob("*") if path.suffix in (".csv", ".json", ".safetensors"))
+    # Of notebooks that lie elsewhere, the project's own results are what they read.
+    for results in dict.fromkeys((root / "results", results_dir().resolve())):
+        files += sorted(path for path in results.rglob("*") if path.suffix in (".csv", ".json", ".safetensors"))
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.name} ".encode() + hashlib.sha256(file.read_bytes()).digest())
