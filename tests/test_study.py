@@ -13,15 +13,28 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import torch
 from fake_study import FAKE, Size, carry_out, log, runs
 
 from siamese_utils.data.cifar import load_cifar100
+from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import ConfigError, ResultsError, TrainingError, UnknownNameError
 from siamese_utils.evaluation.estimates import Estimate
 from siamese_utils.experiments import store
 from siamese_utils.experiments import study as mechanism
 from siamese_utils.experiments.plan import plan
-from siamese_utils.experiments.study import Bench, Outcome, Run, Study, complete, keep, run_study, select, stored
+from siamese_utils.experiments.study import (
+    Bench,
+    Outcome,
+    Run,
+    Study,
+    as_stored,
+    complete,
+    keep,
+    run_study,
+    select,
+    stored,
+)
 from siamese_utils.system.files import locked
 from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.losses import Term
@@ -345,3 +358,15 @@ def test_a_scheduler_that_is_not_there_or_has_no_workers(ground: Path) -> None:
         pytest.raises(ConfigError, match="No worker has joined the scheduler"),
     ):
         list(cluster.spread(max, [(1, 2)], empty.scheduler_address, seconds=0.2))
+
+
+def test_a_large_encoder_is_stored_in_half_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    encoder, images = Encoder("conv3").eval(), torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
+    same, whole = as_stored(encoder, {"seed": 0})
+    monkeypatch.setattr(mechanism, "LARGEST_CHECKPOINT", len(whole) - 1)
+    near, half = as_stored(encoder, {"seed": 0})
+    assert len(half) < 0.6 * len(whole)
+    z = encoder.embed(images)
+    off = [float((loaded.embed(images) - z).abs().max()) for loaded in (same, near)]
+    assert 0 < off[0] < off[1] < 0.03

@@ -76,7 +76,7 @@ def _resnet9(width: int, grid: int = 1) -> tuple[nn.Module, int]:
     return body, 8 * width * grid**2
 
 
-for _width in (16, 32, 48, 64):
+for _width in (16, 32, 44, 48, 64):
     ENCODERS[f"resnet9-{_width}"] = lambda width=_width: _resnet9(width)
 for _width in (16, 32):
     ENCODERS[f"resnet9-{_width}-grid4"] = lambda width=_width: _resnet9(width, grid=4)

@@ -40,6 +40,7 @@ from siamese_utils.training.loop import TrainResult, train
 Rows = Mapping[str, Estimate] | pd.DataFrame
 """What a table holds of a run: estimates by metric, or rows of the table's own columns."""
 T = TypeVar("T")
+LARGEST_CHECKPOINT = 4_000_000  # bytes of a file with 16 bits a weight; whoever clones the project gets all of them
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,10 +100,15 @@ class Outcome:
 
 
 def as_stored(encoder: Encoder, info: Mapping[str, Any]) -> tuple[Encoder, bytes]:
-    """An encoder as its checkpoint gives it back, and that file's content: published numbers are those of the file."""
+    """An encoder as its checkpoint gives it back, and that file's content: published numbers are those of the file.
+
+    One that would not fit into ``LARGEST_CHECKPOINT`` is stored with 8 bits a weight.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "encoder.safetensors"
         save_encoder(encoder, path, dict(info))
+        if path.stat().st_size > LARGEST_CHECKPOINT:
+            save_encoder(encoder, path, dict(info), bits=8)
         return load_encoder(path), path.read_bytes()
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from siamese_utils.errors import unknown
-from siamese_utils.training.augment import AugmentConfig
 from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.losses import Term
 
@@ -41,21 +40,6 @@ RECIPES: dict[str, TrainConfig] = {
         ),
         # Chosen by the trials of the study ``quick_search``, for trainings of a minute.
         dataclasses.replace(_CHOSEN, recipe="muon-turning", **TURNING_STEPS, muon_rate=0.25),
-        # Chosen by the trials of the studies ``cifar10_strong_trials`` and ``imprinting_base_trials``, to name classes
-        # that are learned and not to compare new ones: an hour of one processor core for forty classes of CIFAR-100.
-        TrainConfig(
-            recipe="muon-classifier",
-            encoder="airbench",
-            terms=(Term("linear", scale=1 / 9, smoothing=0.2),),
-            optimizer="muon",
-            **TURNING_STEPS,
-            muon_rate=0.24,
-            learning_rate=1e-2,
-            batch_size=2000,
-            epochs=90,
-            augment=AugmentConfig(translate=4, cutout=8),
-            mixing="cutmix",
-        ),
         # For machines without data and for quick checks: seconds on the synthetic set.
         TrainConfig(
             recipe="smoke",
