@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from siamese_utils.errors import unknown
+from siamese_utils.training.augment import AugmentConfig
 from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.losses import Term
 
@@ -25,7 +26,18 @@ _CHOSEN = TrainConfig(
     least_images=130_000,
     resolutions=((0.0, 16), (0.3, 24), (0.75, 32)),
 )
+_ROTATION: Mapping[str, Any] = {
+    "rotation_weight": 0.5,
+    "augment": AugmentConfig(brightness=0.3, contrast=0.3, saturation=0.3),
+}
 _TRIPLETS = Term("triplet", mining="batch_all", temperature=0.1)
+
+
+def _shown(images: int) -> Mapping[str, int]:
+    """As many images for any number of classes."""
+    return {"epochs": 1, "least_images": images, "most_images": images}
+
+
 RECIPES: dict[str, TrainConfig] = {
     config.recipe: config
     for config in (
@@ -40,6 +52,20 @@ RECIPES: dict[str, TrainConfig] = {
         ),
         # Chosen by the trials of the study ``quick_search``, for trainings of a minute.
         dataclasses.replace(_CHOSEN, recipe="muon-turning", **TURNING_STEPS, muon_rate=0.25),
+        # Chosen by the long trials of the study ``recipe_search``, for an hour of one processor core: the network that
+        # was best in half an hour, and a wide one for which more keeps images from being known by heart.
+        dataclasses.replace(
+            _CHOSEN,
+            recipe="muon-rotation",
+            encoder="airbench",
+            **_shown(2_900_000),
+            **_ROTATION,
+            **TURNING_STEPS,
+            muon_rate=0.09,
+        ),
+        dataclasses.replace(
+            _CHOSEN, recipe="muon-manifold", encoder="resnet9-44", **_shown(1_900_000), **_ROTATION, mixing="manifold"
+        ),
         # For machines without data and for quick checks: seconds on the synthetic set.
         TrainConfig(
             recipe="smoke",
@@ -54,6 +80,7 @@ RECIPES: dict[str, TrainConfig] = {
     )
 }
 DEFAULT_RECIPE = "muon-proxy-triplet"
+LONG_RECIPES = ("muon-rotation", "muon-manifold")
 QUICK_RECIPE = "muon-turning"
 
 
