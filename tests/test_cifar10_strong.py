@@ -109,13 +109,6 @@ def test_the_threshold_is_that_of_the_best_f1() -> None:
     assert f1(best) == pytest.approx(max(f1(float(threshold) - 1e-6) for threshold in score))
 
 
-def test_views_are_moved_by_a_pixel() -> None:
-    picture = torch.arange(12, dtype=torch.uint8).view(1, 3, 4, 1)
-    assert strong.shifted(picture, 1, 0)[0, :, :, 0].tolist() == [[4, 5, 6, 7], [0, 1, 2, 3], [4, 5, 6, 7]]
-    assert strong.shifted(picture, 0, -1)[0, 0, :, 0].tolist() == [1, 2, 3, 2]
-    assert torch.equal(strong.shifted(picture, 0, 0), picture)
-
-
 # --- runs -----------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ from siamese_utils.data.image_files import load_image
 from siamese_utils.data.pixels import to_float
 from siamese_utils.data.squares import square_batches
 from siamese_utils.encoders.encoder import Encoder, Ensemble
-from siamese_utils.encoders.views import VIEWS, side_for, views_of
+from siamese_utils.encoders.views import VIEWS, embed_shifted, shifted, side_for, views_of
 from siamese_utils.errors import ImageError, ShapeError, UnknownNameError
 
 SIDE = 14
@@ -227,3 +227,21 @@ def test_the_fingerprint_is_the_same_in_another_process() -> None:
     assert (
         encoder.fingerprint == "ab53f3ae837f7e14631aac15873f94cf"
     )  # changes where the embedding of the same weights does
+
+
+def test_views_are_moved_by_a_pixel() -> None:
+    picture = torch.arange(12, dtype=torch.uint8).view(1, 3, 4, 1)
+    assert shifted(picture, 1, 0)[0, :, :, 0].tolist() == [[4, 5, 6, 7], [0, 1, 2, 3], [4, 5, 6, 7]]
+    assert shifted(picture, 0, -1)[0, 0, :, 0].tolist() == [1, 2, 3, 2]
+    assert torch.equal(shifted(picture, 0, 0), picture)
+
+
+def test_embeddings_of_shifted_images_are_averaged() -> None:
+    torch.manual_seed(0)
+    encoder = Encoder("conv3", image_size=SIDE).eval()
+    images = torch.from_numpy(some_images(5))
+    found = embed_shifted(encoder.embed, images, [(0, 0), (2, 0), (0, -1)])
+    moved = [shifted(images, *shift) for shift in ((0, 0), (2, 0), (0, -1))]
+    by_hand = [sum(encoder.embed(some)[row].double() for some in moved) for row in range(5)]
+    torch.testing.assert_close(found.double(), F.normalize(torch.stack(by_hand), dim=1), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(embed_shifted(encoder.embed, images, [(0, 0)]), encoder.embed(images))

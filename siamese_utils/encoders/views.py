@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
+from torch.nn import functional as F
 
 from siamese_utils.errors import look_up
 
@@ -51,3 +52,28 @@ def _crops(pixels: torch.Tensor, side: int) -> Iterator[torch.Tensor]:
     for down, right in _SHIFTS:
         top, left = round(down * room), round(right * room)
         yield pixels[..., top : top + side, left : left + side]
+
+
+def embed_shifted(
+    embed: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, shifts: Iterable[tuple[int, int]]
+) -> torch.Tensor:
+    """Embeddings, averaged over images that are moved by some pixels.
+
+    Args:
+        embed: uint8 (N, H, W, C) to float32 (N, D), rows of unit length.
+        images: uint8 (N, H, W, C).
+        shifts: pixels down and right of each view; (0, 0) is the image as it is.
+
+    Returns:
+        float32 (N, D), rows of unit length.
+    """
+    return F.normalize(torch.stack([embed(shifted(images, *shift)) for shift in shifts]).sum(dim=0), dim=1)
+
+
+def shifted(images: torch.Tensor, down: int, right: int) -> torch.Tensor:
+    """Images (N, H, W, C) moved by some pixels; what comes in at the border is reflected."""
+
+    def places(side: int, shift: int) -> torch.Tensor:
+        return (side - 1) - ((side - 1) - (torch.arange(side) - shift).abs()).abs()
+
+    return images[:, places(images.shape[1], down)][:, :, places(images.shape[2], right)]

@@ -21,6 +21,7 @@ STUDIES: dict[str, str] = {
     "precision": "recipe.study:PRECISION",
     "split_sweep": "splits.study:SPLIT_SWEEP",
     "cifar_fs": "ensembles.cifar_fs:CIFAR_FS",
+    "cifar_fs_test_time": "ensembles.test_time:CIFAR_FS_TEST_TIME",
     "ensembles": "ensembles.study:ENSEMBLES",
     "triplet_systems": "objectives.systems:TRIPLET_SYSTEMS",
     "training_time": "budgets.study:TRAINING_TIME",

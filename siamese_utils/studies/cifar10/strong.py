@@ -26,6 +26,7 @@ from siamese_utils.data.images import ImageSet
 from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.encoders.imprinting import CosineClassifier
+from siamese_utils.encoders.views import embed_shifted
 from siamese_utils.errors import CheckpointError
 from siamese_utils.evaluation.estimates import Estimate, exact, share_estimate
 from siamese_utils.evaluation.pairs import pair_auc
@@ -98,16 +99,7 @@ class Judge:
 
 def views(encoder: Encoder, images: torch.Tensor) -> torch.Tensor:
     """Embeddings, averaged over the image as it is and shifted by a pixel: uint8 (N, H, W, 3) to float32 (N, D)."""
-    return F.normalize(sum(encoder.embed(shifted(images, *shift)) for shift in SHIFTS), dim=1)
-
-
-def shifted(images: torch.Tensor, down: int, right: int) -> torch.Tensor:
-    """Images (N, H, W, C) moved by some pixels; what comes in at the border is reflected."""
-
-    def places(side: int, shift: int) -> torch.Tensor:
-        return (side - 1) - ((side - 1) - (torch.arange(side) - shift).abs()).abs()
-
-    return images[:, places(images.shape[1], down)][:, :, places(images.shape[2], right)]
+    return embed_shifted(encoder.embed, images, SHIFTS)
 
 
 def judge_from(encoder: Encoder, train_set: ImageSet, held_out: torch.Tensor) -> Judge:

@@ -14,10 +14,12 @@ from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import ResultsError
 from siamese_utils.experiments import store
 from siamese_utils.experiments.findings import Table
+from siamese_utils.experiments.seeds import cell
 from siamese_utils.experiments.study import recorded_core_minutes
-from siamese_utils.studies.ensembles import cifar_fs
+from siamese_utils.studies.ensembles import cifar_fs, test_time
 from siamese_utils.studies.ensembles.cifar_fs import CIFAR_FS
 from siamese_utils.studies.ensembles.study import ENSEMBLES, MEMBERS, TOGETHER, record_name
+from siamese_utils.studies.ensembles.test_time import CIFAR_FS_TEST_TIME
 from siamese_utils.studies.validation import operations
 from siamese_utils.system.project import results_dir
 from siamese_utils.training.config import TrainConfig
@@ -173,3 +175,62 @@ def gain_sentences() -> str:
         ResultsError: see ``gain_sentence``.
     """
     return "\n\n".join(gain_sentence(task) for task in MEMBERS)
+
+
+# --- what is done with trained networks ------------------------------------------------------------
+
+
+def ways_table() -> Table:
+    """Every way to judge images with the networks that are trained, by the validation classes."""
+    wide = _ways()
+    rows = [
+        {
+            "networks": name,
+            "core-minutes": f"{_minutes_of(str(name)):.0f}",
+            "views": view,
+            "head": head,
+            **{
+                f"{part}, {shots}-shot": cell(row.value[part, f"acc_5w{shots}s"], row.ci95[part, f"acc_5w{shots}s"])
+                for part in ("validation", "test")
+                for shots in (1, 5)
+            },
+        }
+        for (name, view, head), row in wide.sort_values(("value", "validation", "acc_5w1s")).iterrows()
+    ]
+    caption = (
+        "CIFAR-FS: networks that are trained, judged in several ways; 5-way accuracy in percent, 95% intervals over "
+        "episodes"
+    )
+    return Table(pd.DataFrame(rows), caption)
+
+
+def ways_sentence() -> str:
+    """What views and head bring on the validation classes, and what the best by these has on the test classes."""
+    wide, held = _ways(), "validation"
+
+    def gain(level: str, to: str, of: str) -> str:
+        values = wide.value[held]
+        change = values.xs(to, level=level) - values.xs(of, level=level)
+        return f"{change.acc_5w1s.mean():+.1f} / {change.acc_5w5s.mean():+.1f}"
+
+    best = wide.value[held].mean(axis=1).idxmax()
+    found = wide.loc[[best]].iloc[0]
+    test = [cell(found.value["test", name], found.ci95["test", name]) for name in ("acc_5w1s", "acc_5w5s")]
+    return (
+        f"On the validation classes, at one and five shots: shifted views {gain('views', 'shifted', 'as it is')}, a "
+        f"regression in place of prototypes {gain('head', 'logistic', 'prototypes')} (means over all else). Highest "
+        f"there is *{best[0]}*, {best[1]}, by {best[2]}: **{test[0]}** and **{test[1]}** on the test classes, from "
+        f"trainings that took {_minutes_of(str(best[0])):.0f} core-minutes together."
+    )
+
+
+def _ways() -> pd.DataFrame:
+    """Values and intervals (columns, by part and metric) of networks, views and head (rows)."""
+    table = CIFAR_FS_TEST_TIME.table()
+    return table.pivot_table(
+        index=["networks", "views", "head"], columns=["part", "metric"], values=["value", "ci95"], sort=False
+    )
+
+
+def _minutes_of(networks: str) -> float:
+    return sum(cost(seed, name).core_minutes for name, seed in test_time.NETWORKS[networks])

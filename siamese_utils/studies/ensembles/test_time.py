@@ -1,0 +1,134 @@
+"""What can still be gained on CIFAR-FS when the networks are trained: other views, other networks beside, another head.
+
+Nothing is chosen here. Every way is judged on the 16 validation classes, by which one would choose, and on the 20 test
+classes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+from siamese_utils.data.sampling import Episodes, named_rng, sample_episodes
+from siamese_utils.data.splits import fewshot_split_cifar_fs
+from siamese_utils.encoders.checkpoints import load_encoder
+from siamese_utils.encoders.encoder import joined
+from siamese_utils.encoders.views import embed_shifted
+from siamese_utils.evaluation.episodes import few_shot_accuracy
+from siamese_utils.evaluation.estimates import Estimate, mean_estimate
+from siamese_utils.experiments.store import metric_rows
+from siamese_utils.experiments.study import Bench, Outcome, Run, Study
+from siamese_utils.studies.ensembles import cifar_fs
+from siamese_utils.training.recipes import DEFAULT_RECIPE, LONG_RECIPES
+
+LONG = tuple((name, 0) for name in LONG_RECIPES)
+REPORTS = tuple((DEFAULT_RECIPE, seed) for seed in cifar_fs.SEEDS)
+NETWORKS: dict[str, tuple[tuple[str, int], ...]] = {
+    "the report's three": REPORTS,
+    **{f"{name} alone": ((name, seed),) for name, seed in LONG},
+    "the two long ones": LONG,
+    "all five": (*LONG, *REPORTS),
+}
+"""What is judged together, each as its recipe and seed."""
+VIEWS = {"as it is": ((0, 0),), "shifted": ((0, 0), (2, 0), (-2, 0), (0, 2), (0, -2))}
+"""Pixels down and right of each view of an image; every one is mirrored too."""
+HEADS = {
+    "prototypes": "the nearest mean of the examples of a class, by the cosine",
+    "logistic": "a logistic regression on the examples (RFS: Tian et al., 2020)",
+}
+FITTED = 2_000  # episodes in which a regression is fitted; prototypes are compared in 10,000, as elsewhere
+
+
+def _runs() -> list[Run]:
+    members = dict.fromkeys(member for some in NETWORKS.values() for member in some)
+    settings = {
+        "networks": {name: [list(member) for member in some] for name, some in NETWORKS.items()},
+        "views": {view: [list(shift) for shift in shifts] for view, shifts in VIEWS.items()},
+        "fitted": FITTED,
+    }
+    expectation = (
+        "Shifts bring a third of a point, networks that were trained differently more than another seed does, and a "
+        "regression nothing that prototypes have not."
+    )
+    return [Run({}, settings, expectation, built_on=tuple(map(_path, members)))]
+
+
+def _path(member: Sequence[Any]) -> Path:
+    recipe, seed = member
+    return cifar_fs.checkpoint_path(seed, recipe)
+
+
+def _carry_out(run: Run, bench: Bench) -> Outcome:
+    whole = cifar_fs.whole_set(bench.train_set, bench.test_set)
+    split, rows = fewshot_split_cifar_fs(whole.class_names), []
+    encoders = {path: load_encoder(path) for path in run.built_on}
+    for part, classes in (("validation", split.val), ("test", split.test)):
+        positions = whole.indices_of(classes)
+        images, labels = whole.images[positions], whole.labels[positions]
+        for view, shifts in run.settings["views"].items():
+            embedded = {path: embed_shifted(encoder.embed, images, shifts) for path, encoder in encoders.items()}
+            for name, members in run.settings["networks"].items():
+                z = joined([embedded[_path(member)] for member in members])
+                for head in HEADS:
+                    metrics = judge(z, labels, head, run.settings["fitted"])
+                    rows.append(metric_rows(metrics).assign(networks=name, part=part, views=view, head=head))
+    return Outcome(pd.concat(rows, ignore_index=True)[[*_COLUMNS]])
+
+
+def judge(z: torch.Tensor, labels: torch.Tensor, head: str, fitted: int = FITTED) -> dict[str, Estimate]:
+    """5-way accuracies with 1 and 5 shots and 15 queries a class.
+
+    Args:
+        z: float32 (M, D), rows of unit length.
+        labels: int64 (M,).
+        head: a name in ``HEADS``.
+        fitted: episodes of a regression.
+    """
+    found = {}
+    for shots in (1, 5):
+        rng = named_rng(0, f"cifar-fs {shots}")
+        if head == "prototypes":
+            found[f"acc_5w{shots}s"] = few_shot_accuracy(z, labels, rng, ways=5, shots=shots)
+        else:
+            episodes = sample_episodes(labels, 5, shots, 15, fitted, rng)
+            found[f"acc_5w{shots}s"] = mean_estimate(logistic_accuracies(z, episodes))
+    return found
+
+
+def logistic_accuracies(z: torch.Tensor, episodes: Episodes) -> torch.Tensor:
+    """Accuracy of each episode, float64 (E,), by a logistic regression on its supports.
+
+    As in RFS: embeddings of unit length, penalty 1.
+
+    Args:
+        z: float32 (M, D), rows of unit length.
+        episodes: E episodes over these rows.
+    """
+    _, ways, shots = episodes.support.shape
+    labels, truth = (torch.arange(ways).repeat_interleave(n).numpy() for n in (shots, episodes.query.shape[2]))
+    shares, rows = [], z.double().numpy()
+    for support, query in zip(episodes.support, episodes.query, strict=True):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the last digits decide nothing
+            head = LogisticRegression(C=1.0, max_iter=200).fit(rows[support.flatten()], labels)
+        shares.append(float((head.predict(rows[query.flatten()]) == truth).mean()))
+    return torch.tensor(shares, dtype=torch.float64)
+
+
+_COLUMNS = ("networks", "part", "views", "head", "metric", "value", "ci95", "n")
+CIFAR_FS_TEST_TIME = Study(
+    "cifar_fs_test_time",
+    "What do other views, other networks and another head bring to networks that are trained?",
+    _runs,
+    _carry_out,
+    key=(),
+    metrics={f"acc_5w{shots}s": f"5-way {shots}-shot accuracy" for shots in (1, 5)},
+    columns=_COLUMNS,
+)

@@ -1,0 +1,96 @@
+"""What is done on CIFAR-FS with networks that are trained: views, several of them, and a regression on the examples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import TINY
+from torch.nn import functional as F
+
+from siamese_utils.data.images import ImageSet
+from siamese_utils.data.sampling import sample_episodes
+from siamese_utils.encoders.checkpoints import load_encoder
+from siamese_utils.errors import ResultsError
+from siamese_utils.evaluation.episodes import episode_accuracies
+from siamese_utils.experiments.study import Bench, run_study, stored
+from siamese_utils.studies.ensembles import cifar_fs, findings, test_time
+from siamese_utils.studies.ensembles.test_time import CIFAR_FS_TEST_TIME, logistic_accuracies
+from siamese_utils.training import recipes
+
+
+def clusters(spread: float) -> tuple[torch.Tensor, torch.Tensor]:
+    generator, labels = torch.Generator().manual_seed(0), torch.arange(120) % 6
+    centres = torch.randn(6, 8, generator=generator)
+    return F.normalize(centres[labels] + spread * torch.randn(120, 8, generator=generator), dim=1), labels
+
+
+def fitted_slowly(z: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights and biases of a logistic regression with penalty 1 on the weights, in float64 by many small steps."""
+    weights = torch.zeros(int(labels.max()) + 1, z.shape[1], dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(len(weights), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights, bias], max_iter=500, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        wrong = F.cross_entropy(z.double() @ weights.T + bias, labels, reduction="sum")
+        total = wrong + weights.square().sum() / 2
+        total.backward()
+        return total
+
+    optimizer.step(loss)
+    return weights.detach(), bias.detach()
+
+
+@pytest.mark.parametrize("shots", [1, 5])
+def test_a_regression_is_the_one_written_out(shots: int) -> None:
+    z, labels = clusters(1.2)
+    episodes = sample_episodes(labels, 4, shots, 6, 20, 0)
+    expected = []
+    for support, query in zip(episodes.support, episodes.query, strict=True):
+        weights, bias = fitted_slowly(z[support.flatten()], torch.arange(4).repeat_interleave(shots))
+        said = (z[query.flatten()].double() @ weights.T + bias).argmax(dim=1)
+        expected.append(float((said == torch.arange(4).repeat_interleave(6)).double().mean()))
+    found = logistic_accuracies(z, episodes)
+    assert found.tolist() == pytest.approx(expected, abs=1 / 24 + 1e-9)  # an answer may hang on the last digit
+    assert float(found.mean()) == pytest.approx(sum(expected) / 20, abs=0.005) and 0.3 < found.mean() < 0.98
+    if shots == 1:  # with one example a class the nearest example wins, by symmetry nearly
+        assert float(found.mean()) == pytest.approx(float(episode_accuracies(z, episodes).mean()), abs=0.05)
+
+
+def test_every_way_is_judged_on_both_parts(
+    hundred: tuple[ImageSet, ImageSet], project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(recipes.RECIPES, "tiny", TINY)
+    bench = Bench.of(*hundred, device="cpu", progress=False)
+    for _ in run_study(cifar_fs.CIFAR_FS, [cifar_fs.cifar_fs_run(seed, "tiny") for seed in (0, 1)], bench):
+        pass
+    groups = {"first": (("tiny", 0),), "both": (("tiny", 0), ("tiny", 1))}
+    monkeypatch.setattr(test_time, "NETWORKS", groups)
+    monkeypatch.setattr(test_time, "FITTED", 20)
+    with pytest.raises(ResultsError):
+        findings.ways_table()
+    (run,) = CIFAR_FS_TEST_TIME.runs()
+    assert len(run.built_on) == 2
+    for _ in run_study(CIFAR_FS_TEST_TIME, [run], bench):
+        pass
+    assert stored(CIFAR_FS_TEST_TIME, run) == "yes"
+    table = CIFAR_FS_TEST_TIME.table()
+    key = ["networks", "part", "views", "head", "metric"]
+    assert len(table) == 2 * 2 * 2 * 2 * 2 and not table.duplicated(key).any()
+    plain = table[(table["views"] == "as it is") & (table["head"] == "prototypes") & (table["part"] == "test")]
+    alone = plain[plain.networks == "first"].set_index("metric").value
+    swept = cifar_fs.CIFAR_FS.table()
+    for metric, value in swept[swept.seed == 0].set_index("metric").value.items():
+        assert alone[metric] == pytest.approx(value, abs=2e-3)  # ties hang on the last digit
+    assert set(table[table["head"] == "logistic"].n) == {20}
+    whole = cifar_fs.whole_set(*hundred)
+    assert cifar_fs.evaluate_cifar_fs(load_encoder(run.built_on[0]), whole)["acc_5w1s"].value == pytest.approx(
+        alone["acc_5w1s"], abs=1e-3
+    )
+    told = findings.ways_table().frame
+    assert len(told) == 2 * 2 * 2 and set(told.networks) == {"first", "both"}
+    values = table[(table.part == "validation") & (table.metric == "acc_5w5s")]
+    values = values.set_index(["networks", "head", "views"]).value.unstack()
+    assert f"/ {(values['shifted'] - values['as it is']).mean():+.1f}, a regression" in findings.ways_sentence()
