@@ -64,8 +64,6 @@ def test_every_way_is_judged_on_both_parts(
 ) -> None:
     monkeypatch.setitem(recipes.RECIPES, "tiny", TINY)
     bench = Bench.of(*hundred, device="cpu", progress=False)
-    for _ in run_study(cifar_fs.CIFAR_FS, [cifar_fs.cifar_fs_run(seed, "tiny") for seed in (0, 1)], bench):
-        pass
     groups = {"first": (("tiny", 0),), "both": (("tiny", 0), ("tiny", 1))}
     monkeypatch.setattr(test_time, "NETWORKS", groups)
     monkeypatch.setattr(test_time, "FITTED", 20)
