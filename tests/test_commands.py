@@ -71,8 +71,17 @@ def test_a_study_by_its_name(run: Callable[..., tuple[int, str]]) -> None:
 def test_plan_says_what_is_left_and_does_nothing(run: Callable[..., tuple[int, str]]) -> None:
     run("study", "fake", "--only", "1")
     code, printed = run("study", "fake", "--plan")
-    assert code == 0 and "2 of 4 runs to do" in printed and len(log()) == 2
+    assert code == 0 and "2 of 4 runs to do, about " in printed and len(log()) == 2
     assert printed.count(" yes") == 2 and printed.count(" no") == 2
+
+
+def test_a_plan_without_a_timed_run_names_no_hours(
+    run: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands.planning, "_stored_here", lambda study, runs: ())
+    monkeypatch.setattr(commands.planning, "rate", lambda *given: None)
+    printed = run("study", "fake", "--plan")[1]
+    assert "4 of 4 runs to do, 4 of unknown length" in printed and "hours" not in printed
 
 
 def test_plan_measures_nothing_where_all_is_stored(

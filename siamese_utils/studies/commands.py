@@ -181,7 +181,11 @@ def _tell_plan(asked: Study, runs: Sequence[Run], divided: Sequence[Home]) -> No
         table = planned(planning.rate(asked, runs, say))
     left = table[table.stored != "yes"]
     say(table.to_string(index=False, formatters={"minutes": "{:.0f}".format}))
-    say(f"{len(left)} of {len(runs)} runs to do, about {left.minutes.sum() / 60:.1f} hours.")
+    untimed = int(left.minutes.isna().sum())
+    told = [f"about {left.minutes.sum() / 60:.1f} hours"] if untimed < len(left) or left.empty else []
+    if untimed:
+        told.append(f"{untimed} of unknown length, since none was timed on a machine such as this")
+    say(f"{len(left)} of {len(runs)} runs to do, {' and '.join(told)}.")
     for home, some in divided:
         if home is not None:
             say(f"{len(some)} of them would be stored in {home}: the report has none such, or has others there.")
