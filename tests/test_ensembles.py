@@ -131,8 +131,11 @@ def test_members_are_judged_alone_and_together_from_their_files(hundred: Parts, 
     assert by_hand["acc_5w1s"].value == pytest.approx(number[2, "acc_5w1s" + TOGETHER], abs=1e-3)
     rows = by_members("90-10", recipe_name="tiny")
     assert rows.members.tolist() == [1, 2, 3] and rows.together.iloc[2] == number[2, "acc_5w1s" + TOGETHER]
-    seconds = [store.load_json(findings.record_name("90-10", seed, "tiny")) for seed in range(3)]
-    assert rows.minutes.iloc[2] == pytest.approx(sum(r["seconds"] * r["provenance"]["threads"] for r in seconds) / 60)
+    records = [store.load_json(findings.record_name("90-10", seed, "tiny")) for seed in range(3)]
+    busy = [sum(epoch["cpu_seconds"] for epoch in record["history"]) for record in records]
+    assert rows.minutes.iloc[2] == pytest.approx(sum(busy) / 60)
+    older = {**records[0], "history": [{"epoch": 1}], "seconds": 90, "provenance": {"threads": 2}}
+    assert experiments.recorded_core_minutes(older) == 3
 
 
 def test_a_member_trained_anew_makes_its_ensembles_others(

@@ -205,13 +205,18 @@ def test_a_price_is_read_off_the_curve(project: Path) -> None:
     table.to_csv(IMPRINTING.path.with_name("imprinting_curves.csv"), index=False)
     assert [findings.price_of(accuracy, 5) for accuracy in (5.0, 10.0, 30.0, 65.0)] == [0.0, 0.0, 0.5, 1.75]
     assert np.isnan(findings.price_of(70.1, 5))
+    assert findings.price_of(31.0, 5, deviations=1.0) == 0.5 and findings.price_of(29.0, 5, deviations=-1.0) == 0.5
 
 
 def test_the_price_of_the_seed_projects_accuracies_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(findings, "price_of", lambda accuracy, shots: shots / 10 if accuracy < 79 else np.nan)
+    def price(accuracy: float, shots: int, deviations: float = 0.0) -> float:
+        return shots / 10 - 0.1 * deviations if accuracy < 79 - 5 * (deviations < 0) else np.nan
+
+    monkeypatch.setattr(findings, "price_of", price)
     told = findings.price_sentence()
-    assert "13, 33, 43 and 78 percent after imprinting would cost 0.1, 0.5, 1.0 and 2.0 points" in told
-    assert "after fine-tuning 0.1, more than was tried, more than was tried and more than was tried." in told
+    assert "13, 33, 43 and 78 percent after imprinting would cost 0.1 (0.0 to 0.2), 0.5 (0.4 to 0.6), 1.0 (0.9" in told
+    assert " and 2.0 (1.9 to more) points of old accuracy here" in told
+    assert "after fine-tuning 0.1 (0.0 to 0.2), more than was tried, more than was tried and more than was" in told
 
 
 def test_every_stored_number_is_computed_anew_by_the_audit(judged: pd.DataFrame, bench: Bench) -> None:

@@ -333,8 +333,15 @@ def test_the_bargain_is_told_as_stored() -> None:
     asked = imprinting.seed_imprinting().set_index(["method", "shots"]).value["fine-tuned"]
     for axis, k in zip(shown.figure.axes, imprinting.SHOTS, strict=True):
         rings = [one.get_xydata()[0].tolist() for one in axis.get_lines() if one.get_marker() == "o"]
-        price = imprinting.price_of(asked[k], k)
-        assert rings == ([[price, asked[k]]] if price <= 8 else [])
+        assert rings == [[imprinting.price_of(asked[k], k), asked[k]]]
+        assert f"{asked[k]:.0f} percent with {k} for {rings[0][0]:.1f} points" in shown.alt
+
+
+def test_no_ring_is_drawn_beyond_the_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imprinting_figures, "price_of", lambda accuracy, shots: np.nan if shots > 1 else 9.0)
+    shown = imprinting_figures.bargain()
+    assert not [one for axis in shown.figure.axes for one in axis.get_lines() if one.get_marker() == "o"]
+    assert "nowhere within them" in shown.alt
 
 
 def test_dots_of_many_classes_are_scores_as_they_are() -> None:

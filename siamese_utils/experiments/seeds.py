@@ -103,7 +103,7 @@ def describe_change(config: TrainConfig, base: TrainConfig) -> str:
             parts = dataclasses.asdict(new).items()
             changes += [f"{key} = {value}" for key, value in parts if value != getattr(old, key)]
         elif field.name == "resolutions":
-            changes.append("sides " + ", ".join(f"{side} from {begin:.0%}" for begin, side in new))
+            changes.append("sides " + (", ".join(f"{side} from {begin:.0%}" for begin, side in new) or "as they are"))
         else:
             changes.append(f"{field.name} = {new}")
     return "; ".join(changes).replace("_", " ") or "–"
@@ -112,5 +112,9 @@ def describe_change(config: TrainConfig, base: TrainConfig) -> str:
 def _describe_term(term: Term) -> str:
     default = Term(term.objective)
     parts = dataclasses.asdict(term).items()
-    settings = [f"{key} {value}" for key, value in parts if value != getattr(default, key)]
+    settings = [
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in parts
+        if value != getattr(default, key)
+    ]
     return f"{term.objective} ({', '.join(settings)})" if settings else term.objective

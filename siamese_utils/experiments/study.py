@@ -122,7 +122,10 @@ def training_record(trained: TrainResult) -> dict[str, Any]:
 
 
 def recorded_core_minutes(record: Mapping[str, Any]) -> float:
-    """What a training took by the record stored of it: minutes times its threads."""
+    """Processor minutes of a training by the record stored of it; of an older record, minutes times threads."""
+    history = record.get("history", ())
+    if history and all("cpu_seconds" in epoch for epoch in history):
+        return float(sum(epoch["cpu_seconds"] for epoch in history) / 60)
     return float(record["seconds"] * record["provenance"]["threads"] / 60)
 
 

@@ -21,7 +21,7 @@ from siamese_utils.data.splits import fewshot_split_cifar_fs
 from siamese_utils.encoders.checkpoints import load_encoder
 from siamese_utils.encoders.encoder import joined
 from siamese_utils.encoders.views import embed_shifted
-from siamese_utils.evaluation.episodes import few_shot_accuracy
+from siamese_utils.evaluation.episodes import episode_accuracies, few_shot_accuracy
 from siamese_utils.evaluation.estimates import Estimate, mean_estimate
 from siamese_utils.experiments.store import metric_rows
 from siamese_utils.experiments.study import Bench, Outcome, Run, Study, run_study
@@ -37,27 +37,26 @@ NETWORKS: dict[str, tuple[tuple[str, int], ...]] = {
     "all five": (*LONG, *REPORTS),
 }
 """What is judged together, each as its recipe and seed."""
-VIEWS = {"as it is": ((0, 0),), "shifted": ((0, 0), (2, 0), (-2, 0), (0, 2), (0, -2))}
+SHIFTS = {"as it is": ((0, 0),), "shifted": ((0, 0), (2, 0), (-2, 0), (0, 2), (0, -2))}
 """Pixels down and right of each view of an image; every one is mirrored too."""
-HEADS = {
-    "prototypes": "the nearest mean of the examples of a class, by the cosine",
-    "logistic": "a logistic regression on the examples (RFS: Tian et al., 2020)",
-}
-FITTED = 2_000  # episodes in which a regression is fitted; prototypes are compared in 10,000, as elsewhere
+FITTED = 2_000
+"""Episodes in which a regression is fitted; prototypes alone are compared in 10,000, as elsewhere."""
 
 
 def _runs() -> list[Run]:
     members = dict.fromkeys(member for some in NETWORKS.values() for member in some)
     settings = {
         "networks": {name: [list(member) for member in some] for name, some in NETWORKS.items()},
-        "views": {view: [list(shift) for shift in shifts] for view, shifts in VIEWS.items()},
+        "views": {view: [list(shift) for shift in shifts] for view, shifts in SHIFTS.items()},
         "fitted": FITTED,
     }
     expectation = (
         "Shifts bring a third of a point, networks that were trained differently more than another seed does, and a "
         "regression nothing that prototypes have not."
     )
-    return [Run({}, settings, expectation, built_on=tuple(map(_path, members)))]
+    asked = [(_path(member), cifar_fs.cifar_fs_run(member[1], member[0]).images) for member in members]
+    missing = sum(images for path, images in asked if not path.is_file())
+    return [Run({}, settings, expectation, missing, tuple(path for path, _ in asked))]
 
 
 def _path(member: Sequence[Any]) -> Path:
@@ -80,29 +79,27 @@ def _carry_out(run: Run, bench: Bench) -> Outcome:
             embedded = {path: embed_shifted(encoder.embed, images, shifts) for path, encoder in encoders.items()}
             for name, members in run.settings["networks"].items():
                 z = joined([embedded[_path(member)] for member in members])
-                for head in HEADS:
-                    metrics = judge(z, labels, head, run.settings["fitted"])
-                    rows.append(metric_rows(metrics).assign(networks=name, part=part, views=view, head=head))
+                metrics = judge(z, labels, run.settings["fitted"])
+                rows.append(metric_rows(metrics).assign(networks=name, part=part, views=view))
     return Outcome(pd.concat(rows, ignore_index=True)[[*_COLUMNS]])
 
 
-def judge(z: torch.Tensor, labels: torch.Tensor, head: str, fitted: int = FITTED) -> dict[str, Estimate]:
-    """5-way accuracies with 1 and 5 shots and 15 queries a class.
+def judge(z: torch.Tensor, labels: torch.Tensor, fitted: int = FITTED) -> dict[str, Estimate]:
+    """5-way accuracies with 1 and 5 shots and 15 queries a class: ``METRICS``.
 
     Args:
         z: float32 (M, D), rows of unit length.
         labels: int64 (M,).
-        head: a name in ``HEADS``.
-        fitted: episodes of a regression.
+        fitted: episodes in which prototypes and a regression are compared.
     """
     found = {}
     for shots in (1, 5):
         rng = named_rng(0, f"cifar-fs {shots}")
-        if head == "prototypes":
-            found[f"acc_5w{shots}s"] = few_shot_accuracy(z, labels, rng, ways=5, shots=shots)
-        else:
-            episodes = sample_episodes(labels, 5, shots, 15, fitted, rng)
-            found[f"acc_5w{shots}s"] = mean_estimate(logistic_accuracies(z, episodes))
+        found[f"acc_5w{shots}s"] = few_shot_accuracy(z, labels, rng, ways=5, shots=shots)
+        episodes = sample_episodes(labels, 5, shots, 15, fitted, named_rng(1, f"cifar-fs {shots}"))
+        by_regression = logistic_accuracies(z, episodes)
+        found[f"acc_5w{shots}s_logistic"] = mean_estimate(by_regression)
+        found[f"gain_5w{shots}s_logistic"] = mean_estimate(by_regression - episode_accuracies(z, episodes))
     return found
 
 
@@ -126,13 +123,19 @@ def logistic_accuracies(z: torch.Tensor, episodes: Episodes) -> torch.Tensor:
     return torch.tensor(shares, dtype=torch.float64)
 
 
-_COLUMNS = ("networks", "part", "views", "head", "metric", "value", "ci95", "n")
+_COLUMNS = ("networks", "part", "views", "metric", "value", "ci95", "n")
+_WHAT = {
+    "acc_5w{}s": "accuracy by the nearest mean of the examples of a class",
+    "acc_5w{}s_logistic": "accuracy by a logistic regression on the examples (RFS: Tian et al., 2020)",
+    "gain_5w{}s_logistic": "points by which the regression is ahead of the means, in the same episodes",
+}
+METRICS = {name.format(shots): f"5-way {shots}-shot {what}" for shots in (1, 5) for name, what in _WHAT.items()}
 CIFAR_FS_TEST_TIME = Study(
     "cifar_fs_test_time",
     "What do other views, other networks and another head bring to networks that are trained?",
     _runs,
     _carry_out,
     key=(),
-    metrics={f"acc_5w{shots}s": f"5-way {shots}-shot accuracy" for shots in (1, 5)},
+    metrics=METRICS,
     columns=_COLUMNS,
 )

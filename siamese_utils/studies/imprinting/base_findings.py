@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pandas as pd
 
 from siamese_utils.experiments.findings import Table
 from siamese_utils.experiments.seeds import cell, describe_change
-from siamese_utils.experiments.store import load_json
-from siamese_utils.experiments.study import recorded_core_minutes
+from siamese_utils.experiments.store import load_json, result
+from siamese_utils.experiments.study import Run, recorded_core_minutes
 from siamese_utils.studies.imprinting.base_trials import IMPRINTING_BASE_TRIALS
 from siamese_utils.studies.imprinting.findings import Numbers
+from siamese_utils.training.config import TrainConfig
+from siamese_utils.training.recipes import recipe
 
 
 def base_trials_table() -> Table:
     """Every trial of the base network that is stored: what was changed, expected and found."""
-    stored = _base_trials()
-    runs = [run for run in IMPRINTING_BASE_TRIALS.runs() if str(run.key["trial"]) in stored.index]
-    first = IMPRINTING_BASE_TRIALS.runs()[0].config
-    rows = [
-        {
-            "trial": name,
-            "change": describe_change(run.config, first),
-            "expected": run.expectation,
-            "named right (%)": cell(float(stored.loc[name, "acc_held_out"]), float(stored.loc[name, "half"])),
-            "core-minutes": f"{stored.loc[name, 'core_minutes']:.0f}",
-        }
-        for run in runs
-        if (name := str(run.key["trial"]))
-    ]
+    table, runs = IMPRINTING_BASE_TRIALS.table(), IMPRINTING_BASE_TRIALS.runs()
+    rows = []
+    for run in _stored_runs():
+        right, minutes = (result(table, **run.key, metric=metric) for metric in ("acc_held_out", "core_minutes"))
+        change = describe_change(run.config, dataclasses.replace(runs[0].config, seed=run.config.seed))
+        rows.append(
+            {
+                **run.key,
+                "change": change,
+                "expected": run.expectation,
+                "named right (%)": cell(right.value, right.ci95),
+                "core-minutes": f"{minutes.value:.0f}",
+            }
+        )
     caption = "Trainings of the base network: training images of the 40 classes that were held out, nearest class mean"
     return Table(pd.DataFrame(rows), caption)
 
@@ -35,16 +39,16 @@ def base_trials_table() -> Table:
 def base_sentence() -> str:
     """What the base network was trained with, for how long, and how well it names its classes."""
     record, planned = load_json("imprinting-base"), len(IMPRINTING_BASE_TRIALS.runs())
-    right = Numbers.stored().base("plain").value
+    right, plain = Numbers.stored().base("plain").value, recipe(record["recipe"])
+    change = describe_change(TrainConfig.from_json(record["config"]), dataclasses.replace(plain, seed=record["seed"]))
     return (
-        f"The base network is trained by the recipe `{record['recipe']}` in {recorded_core_minutes(record):.0f} "
+        f"The base network is trained by the recipe `{plain.recipe}` ({change}) in {recorded_core_minutes(record):.0f} "
         f"core-minutes and names {right:.1f}% of the test images of its 40 classes right. Stored of the trials so far: "
-        f"{len(_base_trials())} of {planned}."
+        f"{len(_stored_runs())} of {planned}."
     )
 
 
-def _base_trials() -> pd.DataFrame:
-    """Held-out accuracy with its half interval, and core-minutes, by trial."""
+def _stored_runs() -> list[Run]:
     table = IMPRINTING_BASE_TRIALS.table()
-    found = table.pivot_table(index="trial", columns="metric", values="value", aggfunc="mean")
-    return found.assign(half=table[table.metric == "acc_held_out"].set_index("trial").ci95)
+    there = set(zip(table.trial, table.seed, strict=True))
+    return [run for run in IMPRINTING_BASE_TRIALS.runs() if (run.key["trial"], run.key["seed"]) in there]

@@ -17,13 +17,12 @@ from siamese_utils.studies.class_means import held_out_metrics
 from siamese_utils.studies.imprinting.settings import WHOLE, BaseConfig, ImprintingConfig
 from siamese_utils.training.augment import TURNS
 from siamese_utils.training.losses import Term
-from siamese_utils.training.recipes import TURNING_STEPS
+from siamese_utils.training.recipes import ROTATION, TURNING_STEPS
 from siamese_utils.training.task import images_shown
 
 HELD_OUT = 100  # training images of each class, in place of the 20 of the study: enough to tell a point apart
 _IMAGES = 500 - HELD_OUT  # that are left of each class
 _CLASSES = 40
-_ROTATION = {"rotation_weight": 0.5, "rotation_share": 0.5}
 # What names CIFAR-10's images best in the trials of ``cifar10_strong_trials``, over images that vary as in its long
 # trainings, and as many passes as take half an hour of one core.
 _STRONG: dict[str, Any] = {
@@ -61,7 +60,7 @@ def runs() -> list[Run]:
             "rotation",
             "A point better in twice the time; it helps new classes more than known ones.",
             epochs=twice,
-            **_ROTATION,
+            **ROTATION,
         ),
         _trial(
             "turning-steps",

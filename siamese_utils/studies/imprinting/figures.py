@@ -132,6 +132,7 @@ def bargain() -> Illustration:
     curves, seed = stored_curves(), seed_imprinting().set_index(["method", "shots"]).value
     figure, axes = plt.subplots(1, len(SHOTS), figsize=(12.5, 4), sharey=True)
     colours = {"whitened": plotting.BLUE, "fine-tuned": plotting.GREEN, "imprinted": plotting.PURPLE}
+    ringed = []
     for axis, k in zip(axes, SHOTS, strict=True):
         of_one = curves[(curves.added == 1) & (curves.shots == k) & (curves.loss <= 8)]
         for method in ("imprinted", "fine-tuned", "whitened"):
@@ -144,6 +145,7 @@ def bargain() -> Illustration:
         if price <= 8:
             axis.plot([0, price], [asked, asked], ":", color=plotting.GREY)
             axis.plot(price, asked, "o", color=plotting.GREY, mfc="white", zorder=5)
+            ringed.append(f"{asked:.0f} percent with {k} for {price:.1f} points")
             text = f"{asked:.0f}% for\n{price:.1f} points"
             axis.annotate(text, (price, asked), (5, -8), textcoords="offset points", color=plotting.GREY, va="top")
         axis.set(title=heading(k), xlabel="old accuracy lost (points)", ylim=(0, 100), xlim=(0, 8))
@@ -157,8 +159,8 @@ def bargain() -> Illustration:
         "06_bargain",
         (
             "Accuracy on the new class against points of old accuracy given up, one panel for each number of shots. "
-            f"Whitened, at one point lost: {prices}. A ring marks where the seed project's accuracy after fine-tuning "
-            "lies on the curve."
+            f"Whitened, at one point lost: {prices}. Rings mark where the seed project's accuracy after fine-tuning "
+            f"lies on the curves: {', '.join(ringed) or 'nowhere within them'}."
         ),
     )
 

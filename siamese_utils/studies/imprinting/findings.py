@@ -5,7 +5,7 @@ What is not stored yet raises ResultsError.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -140,30 +140,41 @@ def for_points(loss: float, shots: int) -> float:
     return float(result(stored_curves(), method="whitened", added=1, shots=shots, loss=loss).value)
 
 
-def price_of(accuracy: float, shots: int) -> float:
-    """Points of old accuracy that such an accuracy on the new class costs, whitened; not a number beyond the curve."""
+def price_of(accuracy: float, shots: int, deviations: float = 0.0) -> float:
+    """Points of old accuracy that such an accuracy on the new class costs, whitened; not a number beyond the curve.
+
+    Args:
+        accuracy: on the new class, percent.
+        shots: that it is learned from.
+        deviations: half widths of its interval by which the curve is taken to lie higher.
+    """
     curves = stored_curves()
     curve = curves[(curves.method == "whitened") & (curves.added == 1) & (curves.shots == shots)].sort_values("loss")
-    return float(np.interp(accuracy, curve.value, curve.loss, left=0.0, right=np.nan))
+    height = (curve.value + deviations * curve.ci95).cummax()  # a curve's edge need not rise everywhere
+    return float(np.interp(accuracy, height, curve.loss, left=0.0, right=np.nan))
 
 
 def price_sentence() -> str:
     """What the seed project's accuracies on a new class would cost here, in points of old accuracy."""
     seed = seed_imprinting().set_index(["method", "shots"]).value
-    prices = {key: price_of(accuracy, key[1]) for key, accuracy in seed.items()}
 
-    def those(method: str, values: Mapping[tuple[str, int], float], digits: int) -> str:
-        *most, last = (
-            "more than was tried" if np.isnan(values[method, k]) else f"{values[method, k]:.{digits}f}" for k in SHOTS
-        )
+    def price(accuracy: float, shots: int) -> str:
+        found, low, high = (price_of(accuracy, shots, deviations) for deviations in (0.0, 1.0, -1.0))
+        if np.isnan(found):
+            return "more than was tried"
+        return f"{found:.1f} ({low:.1f} to {'more' if np.isnan(high) else f'{high:.1f}'})"
+
+    def those(texts: Iterable[str]) -> str:
+        *most, last = texts
         return f"{', '.join(most)} and {last}"
 
-    asked = {method: those(method, seed, 0) for method in ("imprinted", "fine-tuned")}
-    cost = {method: those(method, prices, 1) for method in asked}
+    asked = {method: those(f"{seed[method, k]:.0f}" for k in SHOTS) for method in ("imprinted", "fine-tuned")}
+    cost = {method: those(price(seed[method, k], k) for k in SHOTS) for method in asked}
     return (
         f"With {', '.join(map(str, SHOTS[:-1]))} and {SHOTS[-1]} shots, the seed project's {asked['imprinted']} "
         f"percent after imprinting would cost {cost['imprinted']} points of old accuracy here, and its "
-        f"{asked['fine-tuned']} percent after fine-tuning {cost['fine-tuned']}."
+        f"{asked['fine-tuned']} percent after fine-tuning {cost['fine-tuned']}; in brackets, what the curves' "
+        "intervals leave open."
     )
 
 

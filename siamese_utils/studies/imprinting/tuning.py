@@ -63,7 +63,9 @@ def split_stages(encoder: Encoder) -> tuple[nn.Sequential, nn.Sequential]:
     layers = _chain(encoder.body) if isinstance(encoder.body, nn.Sequential) else []
     pools = [number for number, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
     if not pools or not isinstance(encoder.projection, nn.Identity):
-        raise ConfigError("Only the last stage of an encoder that pools between stages can be tuned, as of a resnet9.")
+        raise ConfigError(
+            "Only the last stage of an encoder that pools between stages can be tuned, as of a resnet9 or an airbench."
+        )
     return nn.Sequential(*layers[: pools[-1] + 1]), nn.Sequential(*layers[pools[-1] + 1 :])
 
 

@@ -13,7 +13,7 @@ from siamese_utils.studies.validation import Trial, validation_study
 from siamese_utils.training.augment import AugmentConfig
 from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.losses import Term
-from siamese_utils.training.recipes import DEFAULT_RECIPE, TURNING_STEPS, recipe
+from siamese_utils.training.recipes import DEFAULT_RECIPE, JITTER, ROTATION, TURNING_STEPS, recipe
 
 _PROXY_AND_TRIPLETS = (Term("proxy"), Term("triplet", weight=0.5, mining="batch_all", temperature=0.1))
 # Two passes over the training classes: a few minutes a trial on two cores.
@@ -30,8 +30,6 @@ _FEW = dataclasses.replace(
 _HALF_HOUR = dataclasses.replace(
     recipe(DEFAULT_RECIPE), recipe="", epochs=1, least_images=5_900 * 256, most_images=5_900 * 256
 )
-_ROTATION = {"rotation_weight": 0.5, "rotation_share": 0.5}
-_JITTER = AugmentConfig(brightness=0.3, contrast=0.3, saturation=0.3)
 _CROPS = AugmentConfig(smallest_crop=0.4)
 
 
@@ -99,18 +97,18 @@ RECIPE_SEARCH = validation_study(
         _half_hour(
             "half-hour-rotation",
             "A point better, at one shot more than at five: turns are still to be learned when the classes are known.",
-            **_ROTATION,
+            **ROTATION,
         ),
         _half_hour(
             "half-hour-jitter",
             "Half a point better: colours are learned by heart first, and a long training has time for harder images.",
-            augment=_JITTER,
+            augment=JITTER,
         ),
         _half_hour(
             "half-hour-rotation-jitter",
             "The best of the five, by a little less than the sum of both.",
-            **_ROTATION,
-            augment=_JITTER,
+            **ROTATION,
+            augment=JITTER,
         ),
         _half_hour(
             "half-hour-average",
@@ -150,28 +148,28 @@ RECIPE_SEARCH = validation_study(
         _half_hour(
             "half-hour-rotation-jitter-turning-steps",
             "The sum of both: large steps keep images from being known by heart, turns give more to learn.",
-            **_ROTATION,
-            augment=_JITTER,
+            **ROTATION,
+            augment=JITTER,
             **TURNING_STEPS,
             muon_rate=0.09,
         ),
         _half_hour(
             "half-hour-rotation-cutmix",
             "Little more than the rotation head alone: both keep images from being known by heart, and once is enough.",
-            **_ROTATION,
+            **ROTATION,
             mixing="cutmix",
         ),
         _half_hour(
             "half-hour-rotation-manifold",
             "The same with mixed features, which leave the turn of an image as it is.",
-            **_ROTATION,
+            **ROTATION,
             mixing="manifold",
         ),
         _half_hour(
             "half-hour-rotation-jitter-48",
             "Level at one shot and better at five with half as many images: with turns to learn, width has a use.",
-            **_ROTATION,
-            augment=_JITTER,
+            **ROTATION,
+            augment=JITTER,
             encoder="resnet9-48",
             **_images(2),
         ),
@@ -179,8 +177,8 @@ RECIPE_SEARCH = validation_study(
             "half-hour-rotation-jitter-airbench",
             "A point better: the network that is quickest on CIFAR-10 makes more multiplications a second, so it has "
             "half as many again an image, and its steps keep images from being known by heart.",
-            **_ROTATION,
-            augment=_JITTER,
+            **ROTATION,
+            augment=JITTER,
             **TURNING_STEPS,
             encoder="airbench",
             muon_rate=0.09,
@@ -189,8 +187,8 @@ RECIPE_SEARCH = validation_study(
             "half-hour-taught",
             "A point better at five shots: three networks together are a point better than one, and a long training "
             "has time to learn from all of them.",
-            **_ROTATION,
-            augment=_JITTER,
+            **ROTATION,
+            augment=JITTER,
             teachers=("cifar-fs-seed0", "cifar-fs-seed1", "cifar-fs-seed2"),
             teaching_weight=2.0,
         ),
