@@ -111,9 +111,12 @@ def test_the_way_is_chosen_by_the_validation_classes(project: Path, monkeypatch:
     table = pd.DataFrame(rows, columns=test_time.CIFAR_FS_TEST_TIME.columns)
     table.to_csv(CIFAR_FS_TEST_TIME.path, index=False)
     monkeypatch.setattr(findings, "_minutes_of", {"a": 60.4, "b": 90.0}.__getitem__)
+    monkeypatch.setattr(findings, "_members_of", {"a": [("tiny", 0)], "b": [("tiny", 0), ("tiny", 1)]}.__getitem__)
     told = findings.ways_sentence()
     assert "shifted views bring +0.5 and +0.5 points, a regression in place of means -0.2 and +0.8." in told
     assert "*a*, views *shifted*: **69.5 ± 0.2** and **73.5 ± 0.2** on the test classes, from 60 core-minutes" in told
+    best = findings.Way.best()
+    assert (best.networks, best.count, best.one_shot) == ("a", 1, (69.5, 0.25))
     shown = findings.ways_table().frame
     assert shown.networks.tolist() == ["b", "b", "a", "a"] and shown["core-minutes"].tolist() == [
         "90",
