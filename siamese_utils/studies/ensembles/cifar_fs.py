@@ -49,9 +49,12 @@ def cifar_fs_images(config: TrainConfig) -> int:
 
 
 def _runs(
-    recipe: Annotated[str, typer.Option(help="A name in siamese_utils.training.recipes.")] = recipes.DEFAULT_RECIPE,
+    recipe: Annotated[
+        str, typer.Option(help="A name in siamese_utils.training.recipes.", show_default="all of the report's")
+    ] = "",
 ) -> list[Run]:
-    return [cifar_fs_run(seed, recipe) for seed in SEEDS]
+    names = [recipe] if recipe else [recipes.DEFAULT_RECIPE, *recipes.LONG_RECIPES]
+    return [cifar_fs_run(seed, name) for name in names for seed in SEEDS]
 
 
 def whole_set(train_set: ImageSet, test_set: ImageSet) -> ImageSet:
