@@ -140,7 +140,7 @@ def test_log_says_what_was_changed_and_what_came_out(train_set: ImageSet, projec
     assert list(log.trial) == ["base", "other", "few"] and list(log.expected) == ["works", "differs", ""]
     assert log.change[0] == "–" and log.change[2] == "12 classes"
     assert log.change[1] == (
-        "proxy (smoothing 0.0) + supcon; optimizer = muon; sides 16 from 0%, 24 from 50%; cutout = 4"
+        "proxy (smoothing 0) + supcon; optimizer = muon; sides 16 from 0%, 24 from 50%; cutout = 4"
     )
     stored = table[table.trial == "other"].set_index("metric").loc["acc_5w1s"]
     assert log["5-way 1-shot"][1] == f"{stored.value:.1f} ± {stored.ci95:.1f}"
