@@ -184,6 +184,7 @@ def gain_sentences() -> str:
 def ways_table() -> Table:
     """Every way to judge images with the networks that are trained, by one shot on the validation classes."""
     found, rows = _ways(), []
+    minutes = {name: _minutes_of(name) for name in found.index.unique("networks")}
     for name, view in found.value["validation", "acc_5w1s"].sort_values().index:
         values, halves = found.value.loc[name, view], found.ci95.loc[name, view]
         shown = {
@@ -193,8 +194,7 @@ def ways_table() -> Table:
             if (metric := f"acc_5w{shots}s")
         }
         ahead = [signed(values[part, "gain_5w5s_logistic"]) for part in ("validation", "test")]
-        minutes = f"{_minutes_of(str(name)):.0f}"
-        told = {"networks": name, "core-minutes": minutes, "views": view, **shown}
+        told = {"networks": name, "core-minutes": f"{minutes[name]:.0f}", "views": view, **shown}
         rows.append({**told, "regression ahead, 5-shot": " / ".join(ahead)})
     caption = (
         "CIFAR-FS: networks that are trained, judged in several ways; 5-way accuracy in percent, 95% intervals over "
@@ -226,10 +226,10 @@ class Way:
     @classmethod
     def best(cls) -> Way:
         """By the mean of the accuracies with one shot and with five."""
-        found, accuracies = _ways(), ["acc_5w1s", "acc_5w5s"]
-        name, view = found.value["validation"][accuracies].mean(axis=1).idxmax()
+        found = _ways()
+        name, view = found.value["validation"][_ACCURACIES].mean(axis=1).idxmax()
         row = found.loc[(name, view)]
-        both = [(float(row["value", "test", each]), float(row["ci95", "test", each])) for each in accuracies]
+        both = [(float(row["value", "test", each]), float(row["ci95", "test", each])) for each in _ACCURACIES]
         return cls(name, len(_members_of(name)), view, *both, _minutes_of(name))
 
 

@@ -148,10 +148,15 @@ def price_of(accuracy: float, shots: int, deviations: float = 0.0) -> float:
         shots: that it is learned from.
         deviations: half widths of its interval by which the curve is taken to lie higher.
     """
-    curves = stored_curves()
-    curve = curves[(curves.method == "whitened") & (curves.added == 1) & (curves.shots == shots)].sort_values("loss")
+    curve = _whitened_curve(shots)
     height = (curve.value + deviations * curve.ci95).cummax()  # a curve's edge need not rise everywhere
     return float(np.interp(accuracy, height, curve.loss, left=0.0, right=np.nan))
+
+
+def _whitened_curve(shots: int) -> pd.DataFrame:
+    """The stored points of one class added, whitened, by the loss."""
+    curves = stored_curves()
+    return curves[(curves.method == "whitened") & (curves.added == 1) & (curves.shots == shots)].sort_values("loss")
 
 
 def price_sentence() -> str:
@@ -180,10 +185,9 @@ def price_sentence() -> str:
 
 def bargain_sentences() -> Sequence[str]:
     """What a price buys, what the seed project's accuracies would cost, and the best point over all 41 classes."""
-    curves, base = stored_curves(), Numbers.stored().base().value
-    best = {}
+    base, best = Numbers.stored().base().value, {}
     for k in SHOTS:
-        part = curves[(curves.method == "whitened") & (curves.added == 1) & (curves.shots == k)]
+        part = _whitened_curve(k)
         over_all = (40 * (base - part.loss) + part.value) / 41
         best[k] = (over_all.max(), part.value[over_all.idxmax()])
     return (
