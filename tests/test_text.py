@@ -21,7 +21,7 @@ from siamese_utils import classify_folder, cli, save_encoder
 from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import CheckpointError, printable
-from siamese_utils.system.text import never_refuse
+from siamese_utils.system.text import listed, never_refuse
 
 ENCODINGS = ("ascii", "cp437", "cp1252", "utf-8")
 Call = Callable[..., tuple[int, str, str]]
@@ -159,3 +159,10 @@ def test_csv_has_no_blank_lines_where_lines_end_in_two_signs(
     code, out, _ = call("utf-8", "classify", support, queries, "--csv", "--checkpoint", checkpoint)
     assert code == 0 and "\r\r" not in out
     assert len(pd.read_csv(io.StringIO(out, newline=""))) == len(out.splitlines()) - 1 == 2
+
+
+def test_things_are_listed_as_in_a_sentence() -> None:
+    assert [listed(range(1, count + 1)) for count in (1, 2, 3)] == ["1", "1 and 2", "1, 2 and 3"]
+    assert listed((".csv", ".json"), "or") == ".csv or .json"
+    with pytest.raises(ValueError, match="not enough"):
+        listed([])

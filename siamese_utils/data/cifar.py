@@ -27,6 +27,7 @@ from siamese_utils.data.image_files import is_litter, opened
 from siamese_utils.data.images import PARTS, ImageSet, Part, canonical_order, check_part
 from siamese_utils.data.sources import checksum
 from siamese_utils.errors import DataError
+from siamese_utils.system.text import listed
 
 Layout = Literal["torchvision", "parquet", "folders"]
 _SIZE = 32
@@ -441,9 +442,8 @@ def _read_parquet(cifar: Cifar, path: Path, part: Part) -> tuple[np.ndarray, np.
         except (KeyError, AttributeError, NotImplementedError) as error:
             if {"img", *_the_other(cifar).columns} <= set(table.column_names):
                 raise _mistaken(cifar, path) from error
-            *first, last = ("img (bytes)", *cifar.columns)
             raise DataError(
-                f"{file} lacks the columns {', '.join(first)} and {last} of {cifar.title}: "
+                f"{file} lacks the columns {listed(('img (bytes)', *cifar.columns))} of {cifar.title}: "
                 f"download it again from {cifar.mirror}."
             ) from error
         labels.append(_check_labels(cifar, file, *columns))

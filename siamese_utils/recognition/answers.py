@@ -11,6 +11,7 @@ import pandas as pd
 from siamese_utils.errors import ConfigError, printable
 from siamese_utils.recognition.pages import Card, Near, Page, write_page
 from siamese_utils.system.files import as_path, atomic_path
+from siamese_utils.system.text import listed
 
 DOUBTFUL = 0.8
 """Answers of a lower probability than this are marked as doubtful."""
@@ -27,9 +28,8 @@ def output_path(target: str | Path, suffixes: tuple[str, ...] = (*TABLES, ".html
     """
     path = as_path(target, ConfigError)
     if path.suffix.lower() not in suffixes:
-        known = f"{', '.join(suffixes[:-1])} or {suffixes[-1]}"
         ending = f"the ending {printable(path.suffix)!r}" if path.suffix else "no ending"
-        raise ConfigError(f"{printable(path)} has {ending}, which names no format; choose {known}.")
+        raise ConfigError(f"{printable(path)} has {ending}, which names no format; choose {listed(suffixes, 'or')}.")
     if path.is_dir():
         raise ConfigError(f"{printable(path)} is a folder; name a file in it.")
     return path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import sys
+from collections.abc import Iterable
 from typing import TextIO
 
 from siamese_utils.errors import escaped
@@ -30,6 +31,20 @@ def never_refuse(*streams: TextIO) -> None:
     for stream in streams:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=_HANDLER)
+
+
+def listed(items: Iterable[object], word: str = "and") -> str:
+    """Things in a sentence: ``a``, ``a and b``, ``a, b and c``.
+
+    Args:
+        items: at least one.
+        word: before the last.
+
+    Raises:
+        ValueError: there is none.
+    """
+    *most, last = map(str, items)
+    return f"{', '.join(most)} {word} {last}" if most else last
 
 
 def say(text: object, *, err: bool = False, nl: bool = True) -> None:

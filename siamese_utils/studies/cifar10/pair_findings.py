@@ -14,6 +14,7 @@ from siamese_utils.studies.cifar10.judging import RECALLS, of_rates
 from siamese_utils.studies.cifar10.new_classes import CIFAR10_NEW_CLASSES
 from siamese_utils.studies.cifar10.study import LONG_UPDATES, pair_updates
 from siamese_utils.system.project import results_dir
+from siamese_utils.system.text import listed
 
 SLIDES_PAIRS: Mapping[str, tuple[float, float]] = {
     "one tower, classes compared": (92.81, 65.24),
@@ -128,8 +129,7 @@ def long_pairs_sentence() -> str:
 
 
 def _some(ways: list[str]) -> str:
-    named = [f"*{way}*" for way in ways]
-    return f"{named[0]} does" if len(ways) == 1 else f"{', '.join(named[:-1])} and {named[-1]} do"
+    return listed(f"*{way}*" for way in ways) + (" does" if len(ways) == 1 else " do")
 
 
 def exactness_sentence() -> str:

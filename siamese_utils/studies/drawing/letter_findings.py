@@ -9,6 +9,7 @@ from siamese_utils.errors import ResultsError
 from siamese_utils.experiments.findings import Table
 from siamese_utils.experiments.seeds import cell, over_seeds
 from siamese_utils.studies.drawing.letters import LEARNED_OF_EACH, LETTERS, TRAINED
+from siamese_utils.system.text import listed
 
 NAMES = {
     "mnist": "MNIST's ten digits",
@@ -96,9 +97,9 @@ def letters_sentences() -> list[str]:
     cost = one_case["mean"][TRAINED] - best["acc_20w1s"]
     case = of_metric("acc_2w1s_cases")["mean"][TRAINED]
     sentences.append(
-        f"Capital and small {', '.join(ALIKE_IN_BOTH_CASES[:-1])} and {ALIKE_IN_BOTH_CASES[-1]} differ in size alone, "
-        f"which the canonical form takes away: between the two, {case:.0f}% are named right, where guessing gives 50. "
-        f"Without the fifteen small ones the accuracy among twenty is **{cost:+.1f}** points."
+        f"Capital and small {listed(ALIKE_IN_BOTH_CASES)} differ in size alone, which the canonical form takes away: "
+        f"between the two, {case:.0f}% are named right, where guessing gives 50. Without the fifteen small ones the "
+        f"accuracy among twenty is **{cost:+.1f}** points."
     )
     return sentences
 

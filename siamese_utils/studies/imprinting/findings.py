@@ -5,7 +5,7 @@ What is not stored yet raises ResultsError.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +28,7 @@ from siamese_utils.studies.imprinting.study import (
     IMPRINTING_TRIALS,
 )
 from siamese_utils.system.project import results_dir
+from siamese_utils.system.text import listed
 
 CLASS_COLUMNS = ("novel", "method", "shots", "bias", "metric", "value", "ci95", "n", "checkpoint")
 CURVE_COLUMNS = ("method", "added", "shots", "loss", "metric", "value", "ci95", "n", "checkpoint")
@@ -169,14 +170,10 @@ def price_sentence() -> str:
             return "more than was tried"
         return f"{found:.1f} ({low:.1f} to {'more' if np.isnan(high) else f'{high:.1f}'})"
 
-    def those(texts: Iterable[str]) -> str:
-        *most, last = texts
-        return f"{', '.join(most)} and {last}"
-
-    asked = {method: those(f"{seed[method, k]:.0f}" for k in SHOTS) for method in ("imprinted", "fine-tuned")}
-    cost = {method: those(price(seed[method, k], k) for k in SHOTS) for method in asked}
+    asked = {method: listed(f"{seed[method, k]:.0f}" for k in SHOTS) for method in ("imprinted", "fine-tuned")}
+    cost = {method: listed(price(seed[method, k], k) for k in SHOTS) for method in asked}
     return (
-        f"With {', '.join(map(str, SHOTS[:-1]))} and {SHOTS[-1]} shots, the seed project's {asked['imprinted']} "
+        f"With {listed(SHOTS)} shots, the seed project's {asked['imprinted']} "
         f"percent after imprinting would cost {cost['imprinted']} points of old accuracy here, and its "
         f"{asked['fine-tuned']} percent after fine-tuning {cost['fine-tuned']}; in brackets, what the curves' "
         "intervals leave open."
