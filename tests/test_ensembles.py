@@ -223,7 +223,7 @@ def test_planned_are_the_members_that_were_fixed_beforehand() -> None:
     for run in runs:
         assert run.config.seed == run.key["seed"] and len(run.built_on) >= run.key["seed"]
     planned = [(run.key["recipe"], run.key["seed"]) for run in CIFAR_FS.runs()]
-    names = (recipes.DEFAULT_RECIPE, *recipes.LONG_RECIPES)
+    names = (recipes.DEFAULT_RECIPE, recipes.HALF_HOUR_RECIPE, *recipes.LONG_RECIPES)
     assert planned == [(name, seed) for name in names for seed in (0, 1, 2)]
     assert [run.key["recipe"] for run in CIFAR_FS.runs(recipe="smoke")] == ["smoke"] * 3
 

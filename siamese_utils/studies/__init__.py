@@ -33,6 +33,7 @@ STUDIES: dict[str, str] = {
     "face_trials": "faces.trials:FACE_TRIALS",
     "face_grid": "faces.trials:FACE_GRID",
     "imprinting": "imprinting.study:IMPRINTING",
+    "imprinting_bases": "imprinting.bases:IMPRINTING_BASES",
     "imprinting_base_trials": "imprinting.base_trials:IMPRINTING_BASE_TRIALS",
     "imprinting_trials": "imprinting.study:IMPRINTING_TRIALS",
     "imprinting_moved": "imprinting.study:IMPRINTING_MOVED",

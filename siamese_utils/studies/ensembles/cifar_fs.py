@@ -53,7 +53,7 @@ def _runs(
         str, typer.Option(help="A name in siamese_utils.training.recipes.", show_default="all of the report's")
     ] = "",
 ) -> list[Run]:
-    names = [recipe] if recipe else [recipes.DEFAULT_RECIPE, *recipes.LONG_RECIPES]
+    names = [recipe] if recipe else [recipes.DEFAULT_RECIPE, recipes.HALF_HOUR_RECIPE, *recipes.LONG_RECIPES]
     return [cifar_fs_run(seed, name) for name in names for seed in SEEDS]
 
 

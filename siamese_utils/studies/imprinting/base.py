@@ -14,30 +14,31 @@ import torch
 from siamese_utils.data.images import ImageSet
 from siamese_utils.data.sampling import named_rng
 from siamese_utils.data.splits import class_split, hold_out_images
-from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder, save_encoder
+from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import CheckpointError, SamplingError, SplitError
 from siamese_utils.experiments import store
 from siamese_utils.experiments.own import tell_place
-from siamese_utils.experiments.study import Bench, training_record
+from siamese_utils.experiments.study import Bench, as_stored, training_record
 from siamese_utils.studies.imprinting.settings import WHOLE, BaseConfig, ImprintingConfig
 from siamese_utils.studies.splits.study import checkpoint_path
 from siamese_utils.system import project
-from siamese_utils.system.files import locked
+from siamese_utils.system.files import atomic_path, locked
 from siamese_utils.system.project import project_root, results_dir
 from siamese_utils.system.provenance import provenance
 from siamese_utils.training.config import TrainConfig
 
 TRIAL_SPLIT = "20-80"  # the sweep's network that learned fewer classes than the base network
+BASE = "imprinting-base"  # the study's network; others are compared with it
 
 
-def base_checkpoint() -> Path:
-    """Where the base network is stored."""
-    return results_dir() / "checkpoints" / "imprinting-base.safetensors"
+def base_checkpoint(name: str = BASE) -> Path:
+    """Where a base network is stored."""
+    return results_dir() / "checkpoints" / f"{name}.safetensors"
 
 
-def base_network(config: BaseConfig, bench: Bench) -> Encoder:
-    """The base network as it is stored, trained first if it is missing.
+def base_network(config: BaseConfig, bench: Bench, name: str = BASE) -> Encoder:
+    """A base network as it is stored, trained first if it is missing.
 
     It is no study, since nothing is asked of it; several studies build on it, and each makes it where it is missing.
     Started again after a kill, the training goes on; of several processes, one trains and the others wait.
@@ -47,16 +48,16 @@ def base_network(config: BaseConfig, bench: Bench) -> Encoder:
         SplitError: no such split.
         CheckpointError: the stored one was trained otherwise, or is damaged.
     """
-    training, path, train_set = config.training, base_checkpoint(), bench.train_set
+    training, path, train_set = config.training, base_checkpoint(name), bench.train_set
     project.bring(path)
     key = {"split": config.split, "draw": config.draw, "seed": config.seed, "recipe": config.recipe}
     source = {**key, "data": train_set.name, "config": training.to_json()}
-    folder = project_root() / "runs" / "imprinting-base"
+    folder = project_root() / "runs" / name
     with locked(folder.with_suffix(".lock")):
         if project.is_brought(path) and checkpoint_info(path) != source:
             path.unlink()  # in a folder of one's own, where the published one is of no use
         if not path.is_file():
-            _train_base(source, training, bench.at(folder))
+            _train_base(name, source, training, bench.at(folder))
             bench.made.add(path)
         elif checkpoint_info(path) != source:
             raise CheckpointError(
@@ -66,13 +67,15 @@ def base_network(config: BaseConfig, bench: Bench) -> Encoder:
         return load_encoder(path)
 
 
-def _train_base(source: Mapping[str, Any], training: TrainConfig, bench: Bench) -> None:
+def _train_base(name: str, source: Mapping[str, Any], training: TrainConfig, bench: Bench) -> None:
     computed_with = provenance(bench.device, training.precision)
     seen = class_split(str(source["split"]), int(source["draw"]), bench.train_set.num_classes).seen
     trained = bench.train(training, bench.train_set, seen)
     # The checkpoint comes last: it is what tells that all is there.
-    store.store_json("imprinting-base", {**source, **training_record(trained), "provenance": computed_with})
-    save_encoder(trained.encoder, base_checkpoint(), dict(source))
+    store.store_json(name, {**source, **training_record(trained), "provenance": computed_with})
+    _, content = as_stored(trained.encoder, source)
+    with atomic_path(base_checkpoint(name)) as temporary:
+        temporary.write_bytes(content)
     if bench.folder is not None:
         shutil.rmtree(bench.folder, ignore_errors=True)
 

@@ -242,16 +242,7 @@ def tables_of(
         for shots in ((data.images_a_class,) if method == "joint" else config.shots)
     ]
     for added, method, shots in tqdm(ways, unit="way", desc="imprinting", disable=not progress):
-        batches, found = [], []
-        for batch in _batches(data, config, added):
-            # All images of a class are one set of shots: the same classes are not added twice.
-            runs = list(dict.fromkeys(batch)) if method == "joint" else batch
-            drawn = [
-                torch.stack([draw_shots(data, label, shots, number, config.base.seed) for label in run])
-                for number, run in enumerate(runs)
-            ]
-            batches.append(runs)
-            found.append(measure(method, spaces, runs, drawn, config))
+        batches, found = in_turn(method, spaces, added, shots, config)
         key = {"method": method, "added": added, "shots": shots}
         # With one class a time the classes are the sample, and the shot sets of a class one cluster of it.
         sizes = torch.tensor([len(runs) for runs in batches])
@@ -263,6 +254,35 @@ def tables_of(
             own = {names[runs[0][0]]: part for runs, part in zip(batches, found, strict=True)}
             tables["imprinting_classes"] += _class_rows(method, shots, own)
     return {name: pd.DataFrame(rows) for name, rows in tables.items()}
+
+
+def in_turn(
+    method: str, spaces: Mapping[str, Space], added: int, shots: int, config: ImprintingConfig
+) -> tuple[list[list[tuple[int, ...]]], list[Measured]]:
+    """Add classes by one method from every set of shots: which ones, and what was reached.
+
+    Args:
+        method: a name in ``METHODS``.
+        spaces: from ``spaces_of``.
+        added: how many classes at once.
+        shots: of each.
+        config: of the study.
+
+    Returns:
+        the classes that each run of each batch of runs adds, and what each batch reaches; with one class at a time the
+        runs of a class are a batch.
+    """
+    data, batches, found = spaces["plain"].data, [], []
+    for batch in _batches(data, config, added):
+        # All images of a class are one set of shots: the same classes are not added twice.
+        runs = list(dict.fromkeys(batch)) if method == "joint" else batch
+        drawn = [
+            torch.stack([draw_shots(data, label, shots, number, config.base.seed) for label in run])
+            for number, run in enumerate(runs)
+        ]
+        batches.append(runs)
+        found.append(measure(method, spaces, runs, drawn, config))
+    return batches, found
 
 
 def _batches(data: Parts, config: ImprintingConfig, added: int) -> list[list[tuple[int, ...]]]:
