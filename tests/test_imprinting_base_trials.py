@@ -17,7 +17,7 @@ from siamese_utils.evaluation.estimates import Estimate, exact
 from siamese_utils.experiments import store
 from siamese_utils.experiments.study import Bench
 from siamese_utils.studies.imprinting import base_findings, base_trials
-from siamese_utils.studies.imprinting.settings import WHOLE, ImprintingConfig
+from siamese_utils.studies.imprinting.bases import FIRST_BASE
 
 QUICK = {"encoder": "conv3", "epochs": 8, "least_images": 0, "batch_size": 80, "images_per_class": 2}
 QUICK |= {"held_out_images": 4, "resolutions": ((0.0, 16),)}
@@ -28,11 +28,10 @@ def train_set() -> ImageSet:
     return make_synthetic("train", num_classes=100, per_class=10)
 
 
-def test_the_studys_network_is_trained_as_the_first_trial() -> None:
-    runs = base_trials.runs()
-    study = ImprintingConfig.from_yaml(WHOLE).base.training
+def test_the_first_base_is_trained_as_the_first_trial() -> None:
+    runs, first = base_trials.runs(), FIRST_BASE.training
     assert runs[0].key["trial"] == "base"
-    assert dataclasses.replace(runs[0].config, recipe=study.recipe, held_out_images=study.held_out_images) == study
+    assert dataclasses.replace(runs[0].config, recipe=first.recipe, held_out_images=first.held_out_images) == first
     assert len({run.label for run in runs}) == len(runs)
     assert all(run.config.held_out_images == 100 and run.expectation for run in runs)
 

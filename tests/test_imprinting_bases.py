@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from tiny_imprinting import STUDY
 
 from siamese_utils.data.images import ImageSet
@@ -15,12 +16,13 @@ from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder
 from siamese_utils.errors import ResultsError
 from siamese_utils.experiments import store
 from siamese_utils.experiments.study import Bench, run_study, stored
-from siamese_utils.studies.imprinting import base_findings, methods
+from siamese_utils.studies.imprinting import base_findings, bases, methods
 from siamese_utils.studies.imprinting.base import BASE, base_checkpoint, parts_of
 from siamese_utils.studies.imprinting.bases import FIRST, IMPRINTING_BASES, PRICES, whole_run
 from siamese_utils.studies.imprinting.settings import WHOLE, ImprintingConfig
 
 SHORT = dataclasses.replace(STUDY.base, changes={**STUDY.base.changes, "epochs": 1, "most_images": 96})
+OLD = ("old_acc_plain", "old_acc_whitened", "old_acc_shifted")
 RUN = {"study": STUDY, "first": SHORT}
 
 
@@ -73,6 +75,22 @@ def test_numbers_are_those_of_the_study_and_differences_go_class_by_class(judged
     assert gain.ci95 == pytest.approx(3.182 * gains.std() / len(gains) ** 0.5, rel=1e-3)  # Student's t of 3 degrees
 
 
+def test_shifted_views_are_views_of_the_images_of_old_classes(
+    judged: pd.DataFrame, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = parts_of(STUDY.base, bench.train_set, bench.test_set)
+    embed = load_encoder(base_checkpoint()).embed
+    data = images.mapped(embed)
+    plain = methods.spaces_of(data, STUDY.shrinkage)["whitened"].right()
+    shifted = bases._shifted(images, data, embed, STUDY)
+    stored_value = store.result(judged, base=BASE, metric="old_acc_shifted").value
+    assert stored_value == pytest.approx(100 * shifted.double().mean().item(), abs=1e-3)
+    monkeypatch.setattr(bases, "SHIFTS", ((0, 0),))
+    assert torch.equal(bases._shifted(images, data, embed, STUDY), plain)
+    monkeypatch.setattr(bases, "SHIFTS", ((9, 9),))
+    assert not torch.equal(bases._shifted(images, data, embed, STUDY), plain)
+
+
 def test_both_are_told_once_they_are_stored(project: Path) -> None:
     for found in (base_findings.bases_table, base_findings.bases_sentence):
         with pytest.raises(ResultsError):
@@ -81,7 +99,7 @@ def test_both_are_told_once_they_are_stored(project: Path) -> None:
     for name, old, new in ((FIRST, 76.0, 30.0), (BASE, 81.5, 33.0)):
         record = {"config": study.base.training.to_json(), "seconds": 600.0, "provenance": {"threads": 2}}
         store.store_json(name, record)
-        rows.append({"base": name, "shots": 0, "loss": 0.0, "metric": "old_acc_plain", "value": old, "ci95": 1.2})
+        rows += [{"base": name, "shots": 0, "loss": 0.0, "value": old, "ci95": 1.2, "metric": metric} for metric in OLD]
         key = [{"base": name, "shots": k, "loss": price} for k in study.shots for price in PRICES]
         rows += [{**one, "metric": "novel_acc", "value": new + one["loss"], "ci95": 2.0} for one in key]
     rows += [{**one, "metric": "gain", "value": 3.0 - one["loss"] * 2, "ci95": 0.5} for one in key]

@@ -50,20 +50,24 @@ def base_sentence() -> str:
     )
 
 
+_HOW = {"plain": "its 40 classes", "whitened": "whitened", "shifted": "shifted views too"}
+
+
 def bases_table() -> Table:
     """The first base network and the present one: what they took, name right, and have room for."""
     table, rows = IMPRINTING_BASES.table(), []
     for name, called in ((FIRST, "the first"), (BASE, "the present one")):
         record, own = load_json(name), table[table.base == name]
         config = TrainConfig.from_json(record["config"])
-        right = result(own, metric="old_acc_plain")
+        right = {how: result(own, metric=f"old_acc_{how}") for how in ("plain", "whitened", "shifted")}
         novel = {(k, price): result(own, metric="novel_acc", shots=k, loss=price) for price in PRICES for k in SHOTS}
         shown = {
             f"{heading(k)}, {price:g} point{'s' * (price > 1)}": cell(found.value, found.ci95)
             for (k, price), found in novel.items()
         }
         told = {"base network": called, "encoder": config.encoder, "core-minutes": recorded_core_minutes(record)}
-        rows.append({**told, "its 40 classes": cell(right.value, right.ci95), **shown})
+        known = {_HOW[how]: cell(found.value, found.ci95) for how, found in right.items()}
+        rows.append({**told, **known, **shown})
     frame = pd.DataFrame(rows)
     frame["core-minutes"] = frame["core-minutes"].round().astype(int)
     caption = (

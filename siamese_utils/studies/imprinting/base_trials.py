@@ -14,7 +14,8 @@ from siamese_utils.data.splits import class_split
 from siamese_utils.experiments.study import Bench, Outcome, Run, Study, training_record
 from siamese_utils.studies.cifar10.strong import FINAL
 from siamese_utils.studies.class_means import held_out_metrics
-from siamese_utils.studies.imprinting.settings import WHOLE, BaseConfig, ImprintingConfig
+from siamese_utils.studies.imprinting.bases import FIRST_BASE
+from siamese_utils.studies.imprinting.settings import WHOLE, ImprintingConfig
 from siamese_utils.training.augment import TURNS
 from siamese_utils.training.losses import Term
 from siamese_utils.training.recipes import ROTATION, TURNING_STEPS
@@ -33,9 +34,7 @@ _STRONG: dict[str, Any] = {
 
 
 # The training of the study's first base network, with more images held out.
-_FIRST = dataclasses.replace(
-    BaseConfig(changes={"epochs": 30, "augment": {"cutout": 8}}).training, held_out_images=HELD_OUT
-)
+_FIRST = dataclasses.replace(FIRST_BASE.training, held_out_images=HELD_OUT)
 
 
 def _trial(name: str, expectation: str, **changes: Any) -> Run:

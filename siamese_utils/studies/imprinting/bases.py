@@ -7,21 +7,24 @@ them. A class is added to each as in the study, whitened, one at a time, for the
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pandas as pd
 import torch
 
+from siamese_utils.encoders.views import embed_shifted
 from siamese_utils.evaluation.estimates import Estimate, share_estimate
 from siamese_utils.experiments.study import Bench, Outcome, Run, Study
 from siamese_utils.studies.imprinting import methods
-from siamese_utils.studies.imprinting.base import BASE, base_checkpoint, base_network, parts_of
+from siamese_utils.studies.imprinting.base import BASE, Parts, base_checkpoint, base_network, parts_of
 from siamese_utils.studies.imprinting.settings import WHOLE, BaseConfig, ImprintingConfig
 
 FIRST = "imprinting-base-first"
 FIRST_BASE = BaseConfig(changes={"epochs": 30, "augment": {"cutout": 8}})
 PRICES = (1.0, 4.0)
 """Points of old accuracy."""
+SHIFTS = ((0, 0), (2, 0), (-2, 0), (0, 2), (0, -2))
+"""Pixels down and right of each view of a test image; every one is mirrored too."""
 
 
 def whole_run(study: ImprintingConfig, first: BaseConfig = FIRST_BASE) -> Run:
@@ -45,12 +48,14 @@ def carry_out(run: Run, bench: Bench) -> Outcome:
     rows, curves = [], {}
     for name, base in bases.items():
         config = dataclasses.replace(study, base=base)
-        data = parts_of(base, bench.train_set, bench.test_set).mapped(base_network(base, bench, name).embed)
+        images, embed = parts_of(base, bench.train_set, bench.test_set), base_network(base, bench, name).embed
+        data = images.mapped(embed)
         spaces = methods.spaces_of(data, study.shrinkage)
-        rows += [
-            methods.row({"base": name, "shots": 0, "loss": 0.0}, f"old_acc_{space}", share_estimate(known.right()))
-            for space, known in spaces.items()
-        ]
+        right = {space: known.right() for space, known in spaces.items()} | {
+            "shifted": _shifted(images, data, embed, study)
+        }
+        key = {"base": name, "shots": 0, "loss": 0.0}
+        rows += [methods.row(key, f"old_acc_{how}", share_estimate(named)) for how, named in right.items()]
         for shots in study.shots:
             _, found = methods.in_turn("whitened", spaces, 1, shots, config)
             curves[name, shots] = torch.stack([one.curve.mean(dim=0) for one in found])
@@ -60,6 +65,16 @@ def carry_out(run: Run, bench: Bench) -> Outcome:
     for shots in study.shots:
         rows += _rows(BASE, shots, "gain", curves[BASE, shots] - curves[FIRST, shots])
     return Outcome(pd.DataFrame(rows))
+
+
+def _shifted(
+    images: Parts, data: Parts, embed: Callable[[torch.Tensor], torch.Tensor], study: ImprintingConfig
+) -> torch.Tensor:
+    """Which test images of old classes are named right over shifted views, in whitened space; bool (N,)."""
+    pixels, labels = images.test
+    old = torch.isin(labels, torch.tensor(images.old))
+    test = embed_shifted(embed, pixels[old], SHIFTS), labels[old]
+    return methods.spaces_of(dataclasses.replace(data, test=test), study.shrinkage)["whitened"].right()
 
 
 def _rows(name: str, shots: int, metric: str, by_class: torch.Tensor) -> list[Mapping[str, object]]:
@@ -81,6 +96,7 @@ IMPRINTING_BASES = Study(
     metrics={
         "old_acc_plain": "accuracy on the old classes before any is added",
         "old_acc_whitened": "the same in whitened space",
+        "old_acc_shifted": "the same over shifted views of the test images",
         "novel_acc": "accuracy on the added class where old accuracy is `loss` points below the base's, whitened",
         "gain": "the same less that on the first base, class by class, in points",
     },
