@@ -22,6 +22,7 @@ from siamese_utils.studies.imprinting.bases import FIRST, IMPRINTING_BASES, PRIC
 from siamese_utils.studies.imprinting.settings import WHOLE, ImprintingConfig
 
 SHORT = dataclasses.replace(STUDY.base, changes={**STUDY.base.changes, "epochs": 1, "most_images": 96})
+ROOT = Path(__file__).resolve().parents[1]
 OLD = ("old_acc_plain", "old_acc_whitened", "old_acc_shifted")
 RUN = {"study": STUDY, "first": SHORT}
 
@@ -91,6 +92,23 @@ def test_shifted_views_are_views_of_the_images_of_old_classes(
     assert not torch.equal(bases._shifted(images, data, embed, STUDY), plain)
 
 
+@pytest.mark.skipif(not (ROOT / "results" / "imprinting_bases.csv").is_file(), reason="not stored")
+def test_the_stored_present_base_is_that_of_the_study() -> None:
+    told, curves, study = (
+        store.read_table(ROOT / "results" / f"{name}.csv")
+        for name in ("imprinting_bases", "imprinting_curves", "imprinting")
+    )
+    for space in ("plain", "whitened"):
+        known = store.result(told, base=BASE, metric=f"old_acc_{space}")
+        base = store.result(study, method=f"base, {space}", metric="old_acc", added=0)
+        assert (known.value, known.n) == (base.value, base.n)
+    novel = told[(told.base == BASE) & (told.metric == "novel_acc")]
+    assert len(novel) == len(PRICES) * len(ImprintingConfig.from_yaml(WHOLE).shots)
+    for one in novel.itertuples():
+        found = store.result(curves, method="whitened", added=1, shots=one.shots, loss=one.loss)
+        assert (one.value, one.ci95) == pytest.approx((found.value, found.ci95), abs=0.02)  # another machine's rounding
+
+
 def test_both_are_told_once_they_are_stored(project: Path) -> None:
     for found in (base_findings.bases_table, base_findings.bases_sentence):
         with pytest.raises(ResultsError):
@@ -105,11 +123,12 @@ def test_both_are_told_once_they_are_stored(project: Path) -> None:
     rows += [{**one, "metric": "gain", "value": 3.0 - one["loss"] * 2, "ci95": 0.5} for one in key]
     IMPRINTING_BASES.path.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(rows).assign(n=60)[list(IMPRINTING_BASES.all_columns)].to_csv(IMPRINTING_BASES.path, index=False)
-    table = base_findings.bases_table().frame.set_index("base network")
-    assert table["core-minutes"].to_list() == [20, 20]
-    assert table["its 40 classes"].to_list() == ["76.0 ± 1.2", "81.5 ± 1.2"]
-    assert table["5 shots, 1 point"].to_list() == ["31.0 ± 2.0", "34.0 ± 2.0"]
-    assert table["20 shots, 4 points"].to_list() == ["34.0 ± 2.0", "37.0 ± 2.0"]
+    table = base_findings.bases_table().frame.set_index("")
+    assert list(table.columns) == ["first base", "present base", "gain"]
+    assert table.loc["core-minutes of training"].to_list() == ["20", "20", ""]
+    assert table.loc["its 40 classes"].to_list() == ["76.0 ± 1.2", "81.5 ± 1.2", ""]
+    assert table.loc["new class, 5 shots, for 1 point"].to_list() == ["31.0 ± 2.0", "34.0 ± 2.0", "+1.0 ± 0.5"]
+    assert table.loc["new class, 20 shots, for 4 points"].to_list() == ["34.0 ± 2.0", "37.0 ± 2.0", "-5.0 ± 0.5"]
     told = base_findings.bases_sentence()
     assert "81.5%, where the first base had 76.0%" in told
     assert "one point of old accuracy +1.0 ± 0.5 with 1, " in told and "for four -5.0 ± 0.5 with 1, " in told

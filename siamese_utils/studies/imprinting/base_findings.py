@@ -43,49 +43,66 @@ def base_sentence() -> str:
     record, planned = load_json("imprinting-base"), len(IMPRINTING_BASE_TRIALS.runs())
     right, plain = Numbers.stored().base("plain").value, recipe(record["recipe"])
     change = describe_change(TrainConfig.from_json(record["config"]), dataclasses.replace(plain, seed=record["seed"]))
+    changed = "" if change == "–" else f" ({change})"
     return (
-        f"The base network is trained by the recipe `{plain.recipe}` ({change}) in {recorded_core_minutes(record):.0f} "
+        f"The base network is trained by the recipe `{plain.recipe}`{changed} in {recorded_core_minutes(record):.0f} "
         f"core-minutes and names {right:.1f}% of the test images of its 40 classes right. Stored of the trials so far: "
         f"{len(_stored_runs())} of {planned}."
     )
 
 
-_HOW = {"plain": "its 40 classes", "whitened": "whitened", "shifted": "shifted views too"}
+_HOW = {
+    "plain": "its 40 classes",
+    "whitened": "its 40 classes, whitened",
+    "shifted": "its 40 classes, whitened, over shifted views too",
+}
 
 
 def bases_table() -> Table:
     """The first base network and the present one: what they took, name right, and have room for."""
-    table, rows = IMPRINTING_BASES.table(), []
-    for name, called in ((FIRST, "the first"), (BASE, "the present one")):
-        record, own = load_json(name), table[table.base == name]
-        config = TrainConfig.from_json(record["config"])
-        right = {how: result(own, metric=f"old_acc_{how}") for how in ("plain", "whitened", "shifted")}
-        novel = {(k, price): result(own, metric="novel_acc", shots=k, loss=price) for price in PRICES for k in SHOTS}
-        shown = {
-            f"{heading(k)}, {price:g} point{'s' * (price > 1)}": cell(found.value, found.ci95)
-            for (k, price), found in novel.items()
-        }
-        told = {"base network": called, "encoder": config.encoder, "core-minutes": recorded_core_minutes(record)}
-        known = {_HOW[how]: cell(found.value, found.ci95) for how, found in right.items()}
-        rows.append({**told, **known, **shown})
-    frame = pd.DataFrame(rows)
-    frame["core-minutes"] = frame["core-minutes"].round().astype(int)
+    table, columns = IMPRINTING_BASES.table(), {FIRST: "first base", BASE: "present base"}
+    records = {name: load_json(name) for name in columns}
+    rows: list[dict[str, str]] = [
+        {"": "encoder", **{columns[name]: record["config"]["encoder"] for name, record in records.items()}},
+        {
+            "": "core-minutes of training",
+            **{columns[name]: f"{recorded_core_minutes(record):.0f}" for name, record in records.items()},
+        },
+    ]
+
+    def row(what: str, gain: str = "", **key: object) -> dict[str, str]:
+        found = {called: result(table, base=name, **key) for name, called in columns.items()}
+        return {"": what, **{called: cell(one.value, one.ci95) for called, one in found.items()}, "gain": gain}
+
+    rows += [row(what, metric=f"old_acc_{how}") for how, what in _HOW.items()]
+    rows += [
+        row(
+            f"new class, {heading(k)}, for {price:g} point{'s' * (price > 1)}",
+            _gain(table, k, price),
+            metric="novel_acc",
+            shots=k,
+            loss=price,
+        )
+        for price in PRICES
+        for k in SHOTS
+    ]
     caption = (
-        "Two base networks: test images of their 40 classes that are named right, and of a class that is added, for so "
-        "many points of old accuracy, whitened; percent, 95% intervals over images and over classes"
+        "Two base networks: test images of their 40 classes that are named right, and of a class that is added, "
+        "whitened, for points of old accuracy; percent, 95% intervals over images and over classes. Gains are class by "
+        "class"
     )
-    return Table(frame, caption)
+    return Table(pd.DataFrame(rows).fillna(""), caption)
+
+
+def _gain(table: pd.DataFrame, shots: int, price: float) -> str:
+    found = result(table, metric="gain", shots=shots, loss=price)
+    return f"{found.value:+.1f} ± {found.ci95:.1f}"
 
 
 def bases_sentence() -> str:
     """What the present base network brings a new class beyond the first, class by class."""
     table = IMPRINTING_BASES.table()
-
-    def gain(shots: int, price: float) -> str:
-        found = result(table, metric="gain", shots=shots, loss=price)
-        return f"{found.value:+.1f} ± {found.ci95:.1f} with {shots}"
-
-    gains = [", ".join(gain(k, price) for k in SHOTS) for price in PRICES]
+    gains = [", ".join(f"{_gain(table, k, price)} with {k}" for k in SHOTS) for price in PRICES]
     first, now = (result(table, base=name, metric="old_acc_plain").value for name in (FIRST, BASE))
     return (
         f"Named right of the old classes: {now:.1f}%, where the first base had {first:.1f}%. What that brings a new "
