@@ -11,13 +11,15 @@ import torch
 from siamese_utils.data.images import ImageSet
 from siamese_utils.data.splits import class_split, hold_out_images
 from siamese_utils.data.synthetic import make_synthetic
+from siamese_utils.encoders.checkpoints import checkpoint_info
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import ResultsError
 from siamese_utils.evaluation.estimates import Estimate, exact
 from siamese_utils.experiments import store
 from siamese_utils.experiments.study import Bench
 from siamese_utils.studies.imprinting import base_findings, base_trials
-from siamese_utils.studies.imprinting.bases import FIRST_BASE
+from siamese_utils.studies.imprinting.bases import FIRST
+from siamese_utils.studies.imprinting.settings import FIRST_BASE
 
 QUICK = {"encoder": "conv3", "epochs": 8, "least_images": 0, "batch_size": 80, "images_per_class": 2}
 QUICK |= {"held_out_images": 4, "resolutions": ((0.0, 16),)}
@@ -30,6 +32,10 @@ def train_set() -> ImageSet:
 
 def test_the_first_base_is_trained_as_the_first_trial() -> None:
     runs, first = base_trials.runs(), FIRST_BASE.training
+    stored = Path(__file__).resolve().parents[1] / "results" / "checkpoints" / f"{FIRST}.safetensors"
+    if stored.is_file():
+        key = {name: getattr(FIRST_BASE, name) for name in ("split", "draw", "seed", "recipe")}
+        assert checkpoint_info(stored) == {**key, "data": "cifar100", "config": first.to_json()}
     assert runs[0].key["trial"] == "base"
     assert dataclasses.replace(runs[0].config, recipe=first.recipe, held_out_images=first.held_out_images) == first
     assert len({run.label for run in runs}) == len(runs)

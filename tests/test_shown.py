@@ -302,7 +302,7 @@ def test_one_class_is_shown_before_and_after(synthetic_test: ImageSet) -> None:
     queries = int((synthetic_test.labels == 2).sum())
     before = torch.arange(queries) % 2
     after = torch.where(torch.arange(queries) < 12, 2, 0)
-    shown, told = imprinting_figures.one_class(synthetic_test, 2, synthetic_test.images[:5], before, after)
+    shown, told = imprinting_figures.one_class(synthetic_test, 2, synthetic_test.images[:5], before, after, 0.6)
     titles = [axis.get_title() for axis in shown.figure.axes]
     assert titles[:5] == [f"shot {n}" for n in range(1, 6)]
     names = [name.replace("_", " ") for name in synthetic_test.class_names]

@@ -164,5 +164,5 @@ def test_csv_has_no_blank_lines_where_lines_end_in_two_signs(
 def test_things_are_listed_as_in_a_sentence() -> None:
     assert [listed(range(1, count + 1)) for count in (1, 2, 3)] == ["1", "1 and 2", "1, 2 and 3"]
     assert listed((".csv", ".json"), "or") == ".csv or .json"
-    with pytest.raises(ValueError, match="not enough"):
+    with pytest.raises(ValueError, match="nothing to list"):
         listed([])

@@ -13,6 +13,9 @@ _MARGIN = 8 / 7  # an image is scaled to so many times the side, as 256 to 224, 
 # Where the crops lie: parts of the margin, (down, right).
 _SHIFTS = ((0.5, 0.5), (0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0))
 
+FIVE_SHIFTS = ((0, 0), (2, 0), (-2, 0), (0, 2), (0, -2))
+"""Pixels down and right of the views of a small image, for ``embed_shifted``."""
+
 VIEWS = {
     "none": "the image as it is",
     "mirror": "the image and its mirror image",

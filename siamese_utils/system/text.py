@@ -43,7 +43,9 @@ def listed(items: Iterable[object], word: str = "and") -> str:
     Raises:
         ValueError: there is none.
     """
-    *most, last = map(str, items)
+    if not (texts := [str(item) for item in items]):
+        raise ValueError("There is nothing to list.")
+    *most, last = texts
     return f"{', '.join(most)} {word} {last}" if most else last
 
 

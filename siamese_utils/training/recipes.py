@@ -78,7 +78,8 @@ RECIPES: dict[str, TrainConfig] = {
         _MANIFOLD,
         # The same in half an hour of one core.
         dataclasses.replace(_MANIFOLD, recipe="muon-manifold-short", **_shown(950_000)),
-        # For naming many known classes: what came out best in the study ``imprinting_base_trials``, wider and longer.
+        # For naming known classes: of the study ``imprinting_base_trials`` the trial in which every step mixes its
+        # images, level there with the one in which half of them do; wider and longer than was tried.
         dataclasses.replace(
             _CHOSEN,
             recipe="muon-classifier",

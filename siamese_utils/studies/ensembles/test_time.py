@@ -20,7 +20,7 @@ from siamese_utils.data.sampling import Episodes, named_rng, sample_episodes
 from siamese_utils.data.splits import fewshot_split_cifar_fs
 from siamese_utils.encoders.checkpoints import load_encoder
 from siamese_utils.encoders.encoder import joined
-from siamese_utils.encoders.views import embed_shifted
+from siamese_utils.encoders.views import FIVE_SHIFTS, embed_shifted
 from siamese_utils.evaluation.episodes import episode_accuracies, few_shot_accuracy
 from siamese_utils.evaluation.estimates import Estimate, mean_estimate
 from siamese_utils.experiments.store import metric_rows
@@ -37,7 +37,7 @@ NETWORKS: dict[str, tuple[tuple[str, int], ...]] = {
     "all five": (*LONG, *REPORTS),
 }
 """What is judged together, each as its recipe and seed."""
-SHIFTS = {"as it is": ((0, 0),), "shifted": ((0, 0), (2, 0), (-2, 0), (0, 2), (0, -2))}
+SHIFTS = {"as it is": ((0, 0),), "shifted": FIVE_SHIFTS}
 """Pixels down and right of each view of an image; every one is mirrored too."""
 FITTED = 2_000
 """Episodes in which a regression is fitted; prototypes alone are compared in 10,000, as elsewhere."""

@@ -14,8 +14,7 @@ from siamese_utils.data.splits import class_split
 from siamese_utils.experiments.study import Bench, Outcome, Run, Study, training_record
 from siamese_utils.studies.cifar10.strong import FINAL
 from siamese_utils.studies.class_means import held_out_metrics
-from siamese_utils.studies.imprinting.bases import FIRST_BASE
-from siamese_utils.studies.imprinting.settings import WHOLE, ImprintingConfig
+from siamese_utils.studies.imprinting.settings import FIRST_BASE, WHOLE, ImprintingConfig
 from siamese_utils.training.augment import TURNS
 from siamese_utils.training.losses import Term
 from siamese_utils.training.recipes import ROTATION, TURNING_STEPS
@@ -44,7 +43,10 @@ def _trial(name: str, expectation: str, **changes: Any) -> Run:
 
 
 def runs() -> list[Run]:
-    """The trials: the first as the network was trained at first, then one change each, then several together."""
+    """The trials: the first as the study's first base network was trained, then one change each, then several at once.
+
+    Expectations stand as they were written; "the study's network" is that first one.
+    """
     twice = _FIRST.epochs * 2
     return [
         _trial("base", "About 76%: a point below the study's network, which learns a fifth more images."),

@@ -7,28 +7,37 @@ them. A class is added to each as in the study, whitened, one at a time, for the
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import pandas as pd
 import torch
 
-from siamese_utils.encoders.views import embed_shifted
-from siamese_utils.evaluation.estimates import Estimate, share_estimate
+from siamese_utils.encoders.views import FIVE_SHIFTS, embed_shifted
+from siamese_utils.errors import ConfigError
+from siamese_utils.evaluation.estimates import mean_estimate, share_estimate
 from siamese_utils.experiments.study import Bench, Outcome, Run, Study
 from siamese_utils.studies.imprinting import methods
 from siamese_utils.studies.imprinting.base import BASE, Parts, base_checkpoint, base_network, parts_of
-from siamese_utils.studies.imprinting.settings import WHOLE, BaseConfig, ImprintingConfig
+from siamese_utils.studies.imprinting.settings import FIRST_BASE, WHOLE, BaseConfig, ImprintingConfig
 
 FIRST = "imprinting-base-first"
-FIRST_BASE = BaseConfig(changes={"epochs": 30, "augment": {"cutout": 8}})
+WAYS = {
+    "plain": "accuracy on the old classes before any is added",
+    "whitened": "the same in whitened space",
+    "shifted": "the same in whitened space, over shifted views of the test images",
+}
 PRICES = (1.0, 4.0)
 """Points of old accuracy."""
-SHIFTS = ((0, 0), (2, 0), (-2, 0), (0, 2), (0, -2))
-"""Pixels down and right of each view of a test image; every one is mirrored too."""
 
 
 def whole_run(study: ImprintingConfig, first: BaseConfig = FIRST_BASE) -> Run:
-    """The one run that fills the table, of a study's base network beside the first one."""
+    """The one run that fills the table, of a study's base network beside the first one.
+
+    Raises:
+        ConfigError: they have not learned the same classes, or other shots would be drawn for them.
+    """
+    if any(getattr(first, name) != getattr(study.base, name) for name in ("split", "draw", "seed")):
+        raise ConfigError("Only base networks of one split, draw and seed can be compared; change `base` or `first`.")
     expectation = (
         "What tells forty classes apart better leaves more room between them for others: some points more of the new "
         "class for as many of the old ones, with many shots more than with one."
@@ -45,26 +54,45 @@ def carry_out(run: Run, bench: Bench) -> Outcome:
     """Judge both bases; one that is missing is trained first."""
     study: ImprintingConfig = run.settings["config"]
     bases: dict[str, BaseConfig] = {FIRST: run.settings["first"], BASE: study.base}
-    rows, curves = [], {}
+    right: dict[str, dict[str, torch.Tensor]] = {}  # test images of old classes, by base and by how they are judged
+    curves: dict[str, dict[int, torch.Tensor]] = {}  # novel accuracy by base and shots, float64 (classes, losses)
     for name, base in bases.items():
         config = dataclasses.replace(study, base=base)
         images, embed = parts_of(base, bench.train_set, bench.test_set), base_network(base, bench, name).embed
         data = images.mapped(embed)
         spaces = methods.spaces_of(data, study.shrinkage)
-        right = {space: known.right() for space, known in spaces.items()} | {
-            "shifted": _shifted(images, data, embed, study)
-        }
-        key = {"base": name, "shots": 0, "loss": 0.0}
-        rows += [methods.row(key, f"old_acc_{how}", share_estimate(named)) for how, named in right.items()]
+        right[name] = {space: known.right() for space, known in spaces.items()}
+        right[name]["shifted"] = _shifted(images, data, embed, study)
+        curves[name] = {}
         for shots in study.shots:
             _, found = methods.in_turn("whitened", spaces, 1, shots, config)
-            curves[name, shots] = torch.stack([one.curve.mean(dim=0) for one in found])
-    for name in bases:
-        for shots in study.shots:
-            rows += _rows(name, shots, "novel_acc", curves[name, shots])
-    for shots in study.shots:
-        rows += _rows(BASE, shots, "gain", curves[BASE, shots] - curves[FIRST, shots])
-    return Outcome(pd.DataFrame(rows))
+            curves[name][shots] = torch.stack([one.curve.mean(dim=0) for one in found])
+    return Outcome(pd.DataFrame([*_old_rows(right), *_novel_rows(curves)]))
+
+
+def _old_rows(right: Mapping[str, Mapping[str, torch.Tensor]]) -> Iterator[dict[str, object]]:
+    for name, by_way in right.items():
+        for way, named in by_way.items():
+            yield methods.row(_key(name), f"old_acc_{way}", share_estimate(named))
+    for way, named in right[BASE].items():
+        gain = named.double() - right[FIRST][way].double()
+        yield methods.row(_key(BASE), f"gain_old_acc_{way}", mean_estimate(gain))
+
+
+def _novel_rows(curves: Mapping[str, Mapping[int, torch.Tensor]]) -> Iterator[dict[str, object]]:
+    """Means over classes at each price, and of the differences class by class."""
+    gains = {shots: own - curves[FIRST][shots] for shots, own in curves[BASE].items()}
+    parts = [(name, "novel_acc", by_shots) for name, by_shots in curves.items()]
+    for name, metric, by_shots in (*parts, (BASE, "gain_novel_acc", gains)):
+        for shots, by_class in by_shots.items():
+            for price in PRICES:
+                values = by_class[:, methods.LOSSES.index(price)]
+                found = methods.over_clusters(values, torch.arange(len(values)))
+                yield methods.row(_key(name, shots, price), metric, found)
+
+
+def _key(name: str, shots: int = 0, price: float = 0.0) -> dict[str, object]:
+    return {"base": name, "shots": shots, "loss": price}
 
 
 def _shifted(
@@ -73,18 +101,8 @@ def _shifted(
     """Which test images of old classes are named right over shifted views, in whitened space; bool (N,)."""
     pixels, labels = images.test
     old = torch.isin(labels, torch.tensor(images.old))
-    test = embed_shifted(embed, pixels[old], SHIFTS), labels[old]
+    test = embed_shifted(embed, pixels[old], FIVE_SHIFTS), labels[old]
     return methods.spaces_of(dataclasses.replace(data, test=test), study.shrinkage)["whitened"].right()
-
-
-def _rows(name: str, shots: int, metric: str, by_class: torch.Tensor) -> list[Mapping[str, object]]:
-    """Rows of means over classes, one a price, from float64 (classes, losses)."""
-    key, found = {"base": name, "shots": shots}, []
-    for price in PRICES:
-        values = by_class[:, methods.LOSSES.index(price)]
-        estimate: Estimate = methods.over_clusters(values, torch.arange(len(values)))
-        found.append(methods.row({**key, "loss": price}, metric, estimate))
-    return found
 
 
 IMPRINTING_BASES = Study(
@@ -94,11 +112,10 @@ IMPRINTING_BASES = Study(
     carry_out,
     key=(),
     metrics={
-        "old_acc_plain": "accuracy on the old classes before any is added",
-        "old_acc_whitened": "the same in whitened space",
-        "old_acc_shifted": "the same over shifted views of the test images",
+        **{f"old_acc_{way}": what for way, what in WAYS.items()},
+        **{f"gain_old_acc_{way}": f"{what}: less that of the first base, in points" for way, what in WAYS.items()},
         "novel_acc": "accuracy on the added class where old accuracy is `loss` points below the base's, whitened",
-        "gain": "the same less that on the first base, class by class, in points",
+        "gain_novel_acc": "the same less that on the first base, class by class, in points",
     },
     columns=("base", "shots", "loss", "metric", "value", "ci95", "n"),
 )

@@ -31,7 +31,7 @@ from siamese_utils.studies.imprinting.study import IMPRINTING_MOVED
 
 
 def one_class(
-    test_set: ImageSet, label: int, shots: torch.Tensor, before: torch.Tensor, after: torch.Tensor
+    test_set: ImageSet, label: int, shots: torch.Tensor, before: torch.Tensor, after: torch.Tensor, lost: float
 ) -> Sequence[Illustration | str]:
     """Shots of a class, and its test images with their names before and after it was added; and a sentence on these.
 
@@ -41,6 +41,7 @@ def one_class(
         shots: uint8 (5, H, W, 3).
         before: int64 (N,), the class that each test image of the class was taken for.
         after: the same afterwards.
+        lost: points of accuracy on test images of the old classes.
     """
     names, queries = [plain(name) for name in test_set.class_names], test_set.images[test_set.indices_of([label])]
     figure, axes = plt.subplots(3, 8, figsize=(11, 5.4))
@@ -62,7 +63,8 @@ def one_class(
     first, second, third = (names[k] for k in torch.bincount(before, minlength=3).argsort(descending=True)[:3].tolist())
     return Illustration(figure, "06_one_class", alt), (
         f"Before, its {len(queries)} test images were taken mostly for *{first}*, *{second}* and *{third}*. "
-        f"After five shots {100 * float(right.float().mean()):.0f}% of them are named right."
+        f"After five shots {100 * float(right.float().mean()):.0f}% of them are named right, for {lost:.1f} points of "
+        "accuracy on the old classes' test images."
     )
 
 

@@ -52,13 +52,19 @@ class BaseConfig(Config):
             UnknownNameError: no such recipe.
             ConfigError: a change names no field of a training configuration, or has no possible value.
         """
-        plain = {**recipe(self.recipe).to_json(), "recipe": "imprinting-base", "seed": self.seed}
+        plain = {**recipe(self.recipe).to_json(), "recipe": "imprinting-base", "seed": self.seed}  # of any name
         changes = dict(self.changes)
         if isinstance(changes.get("augment"), Mapping):
             changes["augment"] = {**plain["augment"], **changes["augment"]}
         if strange := [name for name in ("recipe", "seed") if name in changes]:
             raise ConfigError(f"The base's {strange[0]} stands beside `changes`, not among them.")
         return TrainConfig.from_json({**plain, **changes})
+
+
+FIRST_BASE = BaseConfig(
+    split="40-60", draw=0, seed=0, recipe="muon-proxy-triplet", changes={"epochs": 30, "augment": {"cutout": 8}}
+)
+"""The study's first base network, trained as the report's others are, to compare images."""
 
 
 class ImprintingConfig(Config):

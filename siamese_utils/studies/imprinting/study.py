@@ -40,9 +40,17 @@ from siamese_utils.studies.imprinting.base import (
     trial_parts,
 )
 from siamese_utils.studies.imprinting.moved import Prepared
-from siamese_utils.studies.imprinting.settings import MOVED, WHOLE, BaseConfig, ImprintingConfig, MovedConfig
+from siamese_utils.studies.imprinting.settings import (
+    FIRST_BASE,
+    MOVED,
+    WHOLE,
+    BaseConfig,
+    ImprintingConfig,
+    MovedConfig,
+)
 from siamese_utils.studies.imprinting.tuning import TuningConfig
 from siamese_utils.system.project import results_dir
+from siamese_utils.system.text import listed
 
 Whole = Annotated[Path, typer.Option(help="The configuration, YAML.", show_default="the stored one")]
 
@@ -130,7 +138,7 @@ def moved_runs(
     study, part = ImprintingConfig.from_yaml(config), MovedConfig.from_yaml(moved_config)
     planned = (*study.shots, ALL_IMAGES)
     if strange := [count for count in only_shots or () if count not in planned]:
-        raise ConfigError(f"--only-shots takes {', '.join(map(str, planned))}, not {strange[0]}.")
+        raise ConfigError(f"--only-shots takes {listed(planned, 'or')}, not {strange[0]}.")
     novel = class_split(study.base.split, study.base.draw).unseen
     names = [CIFAR100_CLASSES[label] for label in chosen_classes(novel, part.classes, study.base.seed)]
     return planned_runs(study, part, names, images_a_class=ALL_IMAGES, only_shots=only_shots or ())
@@ -274,12 +282,19 @@ MOVED_TRIALS = (
 
 def trial_runs(config: Whole = WHOLE) -> list[Run]:
     """Every setting of ``TRIALS``, with all numbers of shots."""
-    return [trial_run(trial, ImprintingConfig.from_yaml(config)) for trial in TRIALS]
+    return [trial_run(trial, _of_trials(config)) for trial in TRIALS]
 
 
 def moved_trial_runs(config: Whole = WHOLE) -> list[Run]:
     """Every setting of ``MOVED_TRIALS``, with its numbers of shots."""
-    return [trial_run(trial, ImprintingConfig.from_yaml(config)) for trial in MOVED_TRIALS]
+    return [trial_run(trial, _of_trials(config)) for trial in MOVED_TRIALS]
+
+
+def _of_trials(config: Path) -> ImprintingConfig:
+    """A study but for its base's training, which has no part in a trial: the first's stands in its place."""
+    study = ImprintingConfig.from_yaml(config)
+    training = {"recipe": FIRST_BASE.recipe, "changes": FIRST_BASE.changes}
+    return dataclasses.replace(study, base=dataclasses.replace(study.base, **training))
 
 
 def trial_run(trial: Trial, study: ImprintingConfig) -> Run:
