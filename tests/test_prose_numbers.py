@@ -100,7 +100,7 @@ def hours_of(runs: str) -> float:
 
 def about(words: str, hours: float) -> str:
     """A duration in words, if the time that was measured is not far from it."""
-    meant = {"half an hour": 0.5, "an hour": 1.0, "three hours": 3.0}[words]
+    meant = {"half an hour": 0.5, "an hour": 1.0, "two hours": 2.0, "three hours": 3.0}[words]
     assert meant / 2.5 < hours < meant * 2.5, f"{words!r} for {hours:.2f} hours"
     return words
 
@@ -192,7 +192,7 @@ SOURCED: tuple[Sourced, ...] = (
     Sourced("docs/sources.md", "Science 350, 2015", "volume of a journal"),
     Sourced("docs/sources.md", "cosine triplet loss, 150 epochs", "setting of the seed project"),
     computed("README.md", "{} a class draw", lambda: about("three hours", hours_of("cifar100-*-draw0"))),
-    computed("README.md", "cost the old ones? | a minute | {}", lambda: about("an hour", hours_of("imprinting*"))),
+    computed("README.md", "cost the old ones? | a minute | {}", lambda: about("two hours", hours_of("imprinting*"))),
     computed("README.md", "a page to draw on. | a minute | {}", lambda: about("half an hour", hours_of("drawing*"))),
     # The first page
     Sourced("answer.py", "Guessing gives 20%", "chance among five classes"),
