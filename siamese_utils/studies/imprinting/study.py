@@ -210,7 +210,6 @@ IMPRINTING_MOVED = Study(
     key=("novel", "shots", "shot_set"),
     metrics={**moved.METRICS, "seconds": "time of the run"},
     columns=("method", "novel", "shots", "shot_set", *moved.METRICS, "seconds"),
-    record=lambda run: results_dir() / "runs" / "imprinting-moved.json",
 )
 
 # --- how the settings were chosen -----------------------------------------------------------------
