@@ -63,9 +63,21 @@ def test_the_stored_configuration_is_that_of_the_published_numbers() -> None:
     assert config.few != config.joint
     assert config.classes >= 20
     if IMPRINTING_MOVED.path.exists():
-        record = store.load_json("imprinting-moved")
-        assert record["tuning"] == {"few": dataclasses.asdict(config.few), "joint": dataclasses.asdict(config.joint)}
-        assert record["study"] == ImprintingConfig.from_yaml(settings.WHOLE).to_json()
+        for run in IMPRINTING_MOVED.runs():
+            record = IMPRINTING_MOVED.read_record(run)
+            assert record["tuning"] == {"few": config.few.to_json(), "joint": config.joint.to_json()}
+            assert record["study"] == ImprintingConfig.from_yaml(settings.WHOLE).to_json()
+
+
+def test_a_class_that_is_added_anew_does_not_pass_the_others_off_as_done(
+    project: Path, done: Path, bench: Bench
+) -> None:
+    shutil.copytree(done, project, dirs_exist_ok=True)
+    steps = dataclasses.replace(QUICK, steps=4)
+    first, *others = planned(dataclasses.replace(SMALL, few=steps, joint=steps), bench.test_set)
+    list(run_study(IMPRINTING_MOVED, [first], bench, again=True))
+    assert stored(IMPRINTING_MOVED, first) == "yes"
+    assert {stored(IMPRINTING_MOVED, run) for run in others} == {"other"}
 
 
 def test_every_class_is_added_by_each_method(stored_table: pd.DataFrame, bench: Bench) -> None:

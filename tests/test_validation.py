@@ -251,3 +251,10 @@ def test_both_comparisons_are_of_the_same_encoders() -> None:
     assert list(fresh) == list(trial_runs(study("encoders_equal_images")))
     assert all(run.config.encoder == name for name, run in fresh.items())
     assert {run.config.encoder for run in trials.values()} == set(IMAGES_IN_TIME)
+
+
+def test_every_run_of_every_study_has_a_record_of_its_own() -> None:
+    """Else the record of a run that was done anew would speak for others that were not."""
+    for one in all_studies():
+        runs = one.runs()
+        assert len({one.record_path(run) for run in runs}) == len(runs), one.name
