@@ -246,6 +246,8 @@ SOURCED: tuple[Sourced, ...] = (
         Sourced("06_*", text, "the budget, or a point of a curve: chosen, not measured")
         for text in (
             "half a point of old-class accuracy",
+            "half a point of old accuracy",
+            "have for one point",
             "worth half a point",
             "at one point lost",
             "one point of old accuracy",
