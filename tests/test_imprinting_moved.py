@@ -201,6 +201,6 @@ def test_the_command_runs_what_the_files_say(project: Path, monkeypatch: pytest.
 
 
 def test_a_number_of_shots_that_the_study_has_not_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"--only-shots takes 1, 5, 10, 20, 500, not 0\."):
+    with pytest.raises(ConfigError, match=r"--only-shots takes 1, 5, 10, 20 or 500, not 0\."):
         study.moved_runs(only_shots=[5, 0])
     assert {run.key["shots"] for run in study.moved_runs(only_shots=[500])} == {500}

@@ -230,7 +230,7 @@ def classes() -> Illustration:
             color=plotting.GREY,
         )
     right.scatter(closest, part.value, s=22, color=plotting.BLUE)
-    for name in [*part.index[-3:], *closest.sort_values().index[-5:]]:
+    for name in dict.fromkeys([*part.index[-3:], *closest.sort_values().index[-5:]]):
         where = (closest[name], part.value[name])
         right.annotate(plain(name), where, (5, 3), textcoords="offset points", fontsize=8)
     right.set(
@@ -293,8 +293,7 @@ def _draw_moved(axis: Axes, by_method: dict[str, pd.DataFrame]) -> None:
         axis.annotate(name, (x[-1], part.value.iloc[-1]), (10, 0), va="center", color=colour, **bold)
     seed = seed_imprinting().set_index(["method", "shots"]).value["fine-tuned"]
     axis.plot(x[: len(SHOTS)], [seed[k] for k in SHOTS], "s--", color=plotting.GREY, lw=1.2)
-    end = (x[len(SHOTS) - 1], seed[SHOTS[-1]])
-    axis.annotate("seed project, fine-tuned", end, (-8, 9), ha="center", color=plotting.GREY, **bold)
+    axis.annotate("seed project, fine-tuned", (x[1], seed[SHOTS[1]]), (-4, 9), color=plotting.GREY, **bold)
     axis.set(
         ylabel="accuracy on the new class (%)",
         ylim=(0, 100),
@@ -313,5 +312,5 @@ def _draw_gain(axis: Axes, by_method: dict[str, pd.DataFrame]) -> None:
         axis.errorbar(np.arange(len(part)) + shift, part.value, part.ci95, fmt="o", color=colour, capsize=3)
         axis.text(0.04, height, name, transform=axis.transAxes, color=colour, fontweight="bold")
     axis.axhline(0, color="black", lw=0.8)
-    axis.set_ylim(top=21)
+    axis.set_ylim(top=26)
     axis.set(ylabel="points gained", title="What moving adds, run by run")
