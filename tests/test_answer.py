@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -95,3 +96,17 @@ def test_what_is_not_stored_is_said(project: Path) -> None:
     assert "*Not stored yet.*" in found.limits[0]
     assert {name: answer.page_finding(name) for name in answer.ON_PAGE} == dict.fromkeys(answer.ON_PAGE)
     assert answer.page_picture("04_split_sweep", project / "figures") is None
+
+
+@pytest.mark.usefixtures("in_project")
+def test_the_whole_cost_counts_every_second_once() -> None:
+    """The records alone tell it too, with those of the classes that are added in seconds."""
+    seconds, added = 0.0, 0
+    for file in (ROOT / "results").glob("**/*.json"):
+        record = json.loads(file.read_text(encoding="utf-8"))
+        own = record.get("seconds", sum(row.get("seconds", 0) for row in record.get("history", [])))
+        seconds += own * record["provenance"].get("threads", 1)
+        added += file.parent.name == "imprinting_moved"
+    spent = answer.seconds_spent()
+    assert sum(spent) == pytest.approx(seconds, abs=1.0) and added == 100
+    assert f"**{seconds / 3600:.0f} hours**" in answer.whole_cost()

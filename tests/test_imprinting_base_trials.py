@@ -71,11 +71,13 @@ def test_trials_are_told_as_far_as_they_are_stored(project: Path) -> None:
     for found in (base_findings.base_trials_table, base_findings.base_sentence):
         with pytest.raises(ResultsError):
             found()
-    for trial, value, minutes in (("base", 76.0, 9.6), ("cutmix", 79.5, 30.2)):
+    for trial, value, minutes in (("base", 76.0, 9.6), ("cutmix", 79.5, 30.2), ("strong-cutmix", 80.6, 29.4)):
         metrics = {"acc_held_out": Estimate(value, 1.3, 4000), "core_minutes": exact(minutes)}
         store.store_rows(trials.path, {"trial": trial, "seed": 0}, metrics, columns=trials.all_columns)
-    table = base_findings.base_trials_table().frame.set_index("trial")
-    assert list(table.index) == ["base", "cutmix"] and table.seed.to_list() == [0, 0]
-    assert table["named right (%)"].to_list() == ["76.0 ± 1.3", "79.5 ± 1.3"]
-    assert table["core-minutes"].to_list() == ["10", "30"]
-    assert table.change.to_list() == ["–", "epochs = 60; mixing = cutmix"]
+    shown, told = base_findings.base_trials_table()
+    table = shown.frame.set_index("trial")
+    assert list(table.index) == ["base", "cutmix", "strong-cutmix"] and table.seed.to_list() == [0, 0, 0]
+    assert table["named right (%)"].to_list() == ["76.0 ± 1.3", "79.5 ± 1.3", "80.6 ± 1.3"]
+    assert table["core-minutes"].to_list() == ["10", "30", "29"]
+    assert table.change.to_list() == ["–", "epochs = 60; mixing = cutmix", "strong; mixing = cutmix"]
+    assert "stands for linear" in told and "encoder = airbench" in told and "cutmix" not in told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -11,31 +12,35 @@ from siamese_utils.experiments.seeds import cell, describe_change
 from siamese_utils.experiments.store import load_json, result
 from siamese_utils.experiments.study import Run, recorded_core_minutes
 from siamese_utils.studies.imprinting.base import BASE
-from siamese_utils.studies.imprinting.base_trials import IMPRINTING_BASE_TRIALS
+from siamese_utils.studies.imprinting.base_trials import IMPRINTING_BASE_TRIALS, STRONG
 from siamese_utils.studies.imprinting.bases import FIRST, IMPRINTING_BASES, PRICES
 from siamese_utils.studies.imprinting.findings import SHOTS, Numbers, heading
 from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.recipes import recipe
 
 
-def base_trials_table() -> Table:
-    """Every trial of the base network that is stored: what was changed, expected and found."""
+def base_trials_table() -> Sequence[Table | str]:
+    """Every trial of the base network that is stored: what was changed, expected and found; and what is common."""
     table, runs = IMPRINTING_BASE_TRIALS.table(), IMPRINTING_BASE_TRIALS.runs()
+    configs = {run.key["trial"]: run.config for run in runs}
+    first, strong = configs["base"], configs[STRONG]
     rows = []
     for run in _stored_runs():
         right, minutes = (result(table, **run.key, metric=metric) for metric in ("acc_held_out", "core_minutes"))
-        change = describe_change(run.config, dataclasses.replace(runs[0].config, seed=run.config.seed))
+        known = run.key["trial"].startswith(f"{STRONG}-")
+        change = describe_change(run.config, dataclasses.replace(strong if known else first, seed=run.config.seed))
         rows.append(
             {
                 **run.key,
-                "change": change,
+                "change": f"{STRONG}; {change}" if known else change,
                 "expected": run.expectation,
                 "named right (%)": cell(right.value, right.ci95),
                 "core-minutes": f"{minutes.value:.0f}",
             }
         )
     caption = "Trainings of the base network: training images of the 40 classes that were held out, nearest class mean"
-    return Table(pd.DataFrame(rows), caption)
+    told = f"Changes are to the training of the first base; *{STRONG}* stands for {describe_change(strong, first)}."
+    return Table(pd.DataFrame(rows), caption), told
 
 
 def base_sentence() -> str:

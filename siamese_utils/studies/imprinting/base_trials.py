@@ -25,6 +25,7 @@ _IMAGES = 500 - HELD_OUT  # that are left of each class
 _CLASSES = 40
 # What names CIFAR-10's images best in the trials of ``cifar10_strong_trials``, over images that vary as in its long
 # trainings, and as many passes as take half an hour of one core.
+STRONG = "strong"  # the trial of it, and what the names of those begin with that change it further
 _STRONG: dict[str, Any] = {
     **{name: getattr(FINAL, name) for name in ("encoder", "terms", "resolutions", "augment", *TURNING_STEPS)},
     **{name: getattr(FINAL, name) for name in ("batch_size", "muon_rate", "learning_rate", "least_images")},
@@ -77,7 +78,7 @@ def runs() -> list[Run]:
             encoder="resnet9-48",
             mixing="cutmix",
         ),
-        _trial("strong", "Four points better: the network and the steps that came farthest on CIFAR-10.", **_STRONG),
+        _trial(STRONG, "Four points better: the network and the steps that came farthest on CIFAR-10.", **_STRONG),
         _trial(
             "strong-cutmix",
             "Two points more: with fifty passes over few images they are known by heart, and no size changes that.",
