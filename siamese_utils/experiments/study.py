@@ -31,7 +31,7 @@ from siamese_utils.errors import ConfigError, ResultsError, TrainingError, unkno
 from siamese_utils.evaluation.estimates import Estimate, exact
 from siamese_utils.experiments import store
 from siamese_utils.system import cluster, project
-from siamese_utils.system.files import atomic_path, locked
+from siamese_utils.system.files import locked, write_bytes_atomically
 from siamese_utils.system.project import project_root, results_dir
 from siamese_utils.system.provenance import provenance
 from siamese_utils.training.config import TrainConfig
@@ -393,9 +393,9 @@ def keep(
     if path is not None and "error" not in outcome.record:  # what failed leaves no encoder
         checkpoint = _relative(path)
         if outcome.checkpoint is not None:
-            _write(path, outcome.checkpoint)
+            write_bytes_atomically(path, outcome.checkpoint)
     for name, content in outcome.files.items():
-        _write(results_dir() / name, content)
+        write_bytes_atomically(results_dir() / name, content)
     for name, rows in outcome.tables.items():
         store.store_rows(_table_path(name), run.key, rows, checkpoint)
     record = {**run.key, **run.plain(), "provenance": dict(computed_with), **outcome.record}
@@ -407,11 +407,6 @@ def keep(
         record["built_on"] = dict(ground(run.built_on) if built_on is None else built_on)
     store.write_record(study.record_path(run), record)
     store.store_rows(study.path, run.key, outcome.metrics, checkpoint, study.all_columns)
-
-
-def _write(path: Path, content: bytes) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
 
 
 # ------------------------------------------------------------------------------------------------- running

@@ -64,6 +64,12 @@ def write_text_atomically(target: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_bytes_atomically(target: Path, content: bytes) -> None:
+    """Write a file in one step; see ``atomic_path``."""
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(content)
+
+
 @contextmanager
 def locked(lock: Path, timeout: float = -1) -> Iterator[None]:
     """Hold a lock file, which is made if need be, so that no other process does the same work.

@@ -23,7 +23,7 @@ from siamese_utils.experiments.study import Bench, as_stored, training_record
 from siamese_utils.studies.imprinting.settings import WHOLE, BaseConfig, ImprintingConfig
 from siamese_utils.studies.splits.study import checkpoint_path
 from siamese_utils.system import project
-from siamese_utils.system.files import atomic_path, locked
+from siamese_utils.system.files import locked, write_bytes_atomically
 from siamese_utils.system.project import project_root, results_dir
 from siamese_utils.system.provenance import provenance
 from siamese_utils.training.config import TrainConfig
@@ -74,8 +74,7 @@ def _train_base(name: str, source: Mapping[str, Any], training: TrainConfig, ben
     # The checkpoint comes last: it is what tells that all is there.
     store.store_json(name, {**source, **training_record(trained), "provenance": computed_with})
     _, content = as_stored(trained.encoder, source)
-    with atomic_path(base_checkpoint(name)) as temporary:
-        temporary.write_bytes(content)
+    write_bytes_atomically(base_checkpoint(name), content)
     if bench.folder is not None:
         shutil.rmtree(bench.folder, ignore_errors=True)
 

@@ -23,9 +23,9 @@ from siamese_utils.training.task import images_shown
 HELD_OUT = 100  # training images of each class, in place of the 20 of the study: enough to tell a point apart
 _IMAGES = 500 - HELD_OUT  # that are left of each class
 _CLASSES = 40
+STRONG = "strong"  # the trial of the settings below; the names of those that change them further begin with it
 # What names CIFAR-10's images best in the trials of ``cifar10_strong_trials``, over images that vary as in its long
 # trainings, and as many passes as take half an hour of one core.
-STRONG = "strong"  # the trial of it, and what the names of those begin with that change it further
 _STRONG: dict[str, Any] = {
     **{name: getattr(FINAL, name) for name in ("encoder", "terms", "resolutions", "augment", *TURNING_STEPS)},
     **{name: getattr(FINAL, name) for name in ("batch_size", "muon_rate", "learning_rate", "least_images")},

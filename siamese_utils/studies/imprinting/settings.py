@@ -52,7 +52,8 @@ class BaseConfig(Config):
             UnknownNameError: no such recipe.
             ConfigError: a change names no field of a training configuration, or has no possible value.
         """
-        plain = {**recipe(self.recipe).to_json(), "recipe": "imprinting-base", "seed": self.seed}  # of any name
+        # Every base network's training has this name, whatever its checkpoint is called.
+        plain = {**recipe(self.recipe).to_json(), "recipe": "imprinting-base", "seed": self.seed}
         changes = dict(self.changes)
         if isinstance(changes.get("augment"), Mapping):
             changes["augment"] = {**plain["augment"], **changes["augment"]}
