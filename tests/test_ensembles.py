@@ -127,7 +127,7 @@ def test_members_are_judged_alone_and_together_from_their_files(hundred: Parts, 
     # By hand: the mean of the similarities, through the public class.
     ensemble = Ensemble([load_encoder(member_path("90-10", seed, "tiny")) for seed in range(3)])
     positions = hundred[1].indices_of(sorted(unseen))
-    by_hand = ensembles._unseen_metrics(ensemble.embed(hundred[1].images[positions]), hundred[1].labels[positions])
+    by_hand = ensembles.unseen_metrics(ensemble.embed(hundred[1].images[positions]), hundred[1].labels[positions])
     assert by_hand["acc_5w1s"].value == pytest.approx(number[2, "acc_5w1s" + TOGETHER], abs=1e-3)
     rows = by_members("90-10", recipe_name="tiny")
     assert rows.members.tolist() == [1, 2, 3] and rows.together.iloc[2] == number[2, "acc_5w1s" + TOGETHER]

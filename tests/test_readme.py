@@ -14,12 +14,16 @@ from siamese_utils.errors import ResultsError
 from siamese_utils.evaluation.estimates import Estimate
 from siamese_utils.evaluation.protocol import METRICS
 from siamese_utils.experiments.study import Outcome, Run, keep
-from siamese_utils.report import readme
+from siamese_utils.report import answer, readme
 from siamese_utils.studies import reference
 from siamese_utils.studies.ensembles.study import ENSEMBLES, TOGETHER
+from siamese_utils.studies.objectives.findings import reached_sentence
 from siamese_utils.studies.objectives.systems import TRIPLET_SYSTEMS
+from siamese_utils.studies.splits import findings as splits
+from siamese_utils.studies.splits.classes import stored_class_accuracies
 from siamese_utils.studies.splits.one_shot import stored_metrics, stored_values
-from siamese_utils.studies.splits.study import SPLIT_SWEEP
+from siamese_utils.studies.splits.study import SPLIT_SWEEP, run_name
+from siamese_utils.training import recipes
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -43,6 +47,7 @@ def test_readme_headline_is_what_the_results_give() -> None:
 @pytest.mark.usefixtures("in_project")
 def test_headline_numbers_are_rows_of_the_results() -> None:
     stored = pd.read_csv(ROOT / "results" / "split_sweep.csv")
+    stored = stored[stored.recipe == recipes.DEFAULT_RECIPE]
     row = stored[(stored.split == "90-10") & (stored.draw == 0) & (stored.seed == 0) & (stored.metric == "acc_5w1s")]
     assert len(row) == 1
     assert f"**{row.value.iloc[0]:.1f}** ± {row.ci95.iloc[0]:.1f} (62.2)" in readme.headline_table()
@@ -55,13 +60,34 @@ def test_other_systems_have_rows_of_their_own(project: Path) -> None:
     keep(TRIPLET_SYSTEMS, Run(key, {}), Outcome(metrics), {})
     for seed in range(3):
         together = {f"{name}{TOGETHER}": Estimate(60.0 + seed, 0.5, 9) for name in metrics}
-        key = {"task": "90-10", "seed": seed, "recipe": "any"}
+        key = {"task": "90-10", "seed": seed, "recipe": recipes.DEFAULT_RECIPE}
         keep(ENSEMBLES, Run(key, {}), Outcome({**metrics, **together}), {})
     alone, together = readme._other_systems()
     assert (alone.label, alone.note) == ("90-10, by triplets alone", readme.OTHER_RECIPES["muon-triplet"][1])
     assert alone.rows.value["acc_5w5s"] == 51
     assert together.label == "90-10, three networks together"
     assert together.rows.value.to_dict() == dict.fromkeys(metrics, 62.0)
+
+
+def test_longer_trainings_have_rows_of_their_own(project: Path) -> None:
+    long, short = recipes.LONG_RECIPES[0], recipes.DEFAULT_RECIPE
+
+    def put(draw: int, recipe: str, value: float, split: str = "90-10") -> None:
+        key = {"split": split, "draw": draw, "seed": 0, "recipe": recipe}
+        metrics = {metric: Estimate(value + place, 0.5, 9) for place, metric in enumerate(readme.HEADLINE_METRICS)}
+        keep(SPLIT_SWEEP, Run(key, {}), Outcome(metrics), {})
+
+    for draw in (0, 1):
+        put(draw, short, 50.0)
+    put(1, long, 58.0)
+    put(0, long, 99.0, "80-20")
+    assert readme._other_systems() == []  # draw 0 of 90-10 is missing
+    put(0, long, 62.0)
+    (longer,) = readme._other_systems()
+    assert longer.label == f"90-10, `{long}`" and longer.rows.value["acc_5w5s"] == 63
+    assert longer.draws == "60.0 (58.0 to 62.0)"
+    put(2, short, 50.0)
+    assert readme._other_systems()[0].draws == "–"  # one draw of three is missing
 
 
 @pytest.mark.usefixtures("in_project")
@@ -139,8 +165,8 @@ def test_every_stored_row_is_sound() -> None:
 @pytest.mark.usefixtures("in_project")
 def test_every_run_has_its_record() -> None:
     table = SPLIT_SWEEP.table()
-    for (split, draw, recipe), _ in table.groupby(["split", "draw", "recipe"]):
-        record = json.loads((ROOT / "results" / "runs" / f"cifar100-{split}-draw{draw}.json").read_text())
+    for (split, draw, seed, recipe), _ in table.groupby(["split", "draw", "seed", "recipe"]):
+        record = json.loads((ROOT / "results" / "runs" / f"{run_name(split, draw, seed, recipe)}.json").read_text())
         assert record["recipe"] == recipe
         assert record["config"]["recipe"] == recipe
         assert record["seconds"] == pytest.approx(sum(row["seconds"] for row in record["history"]))
@@ -173,6 +199,35 @@ def test_recipes_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     table = pd.read_csv(path, keep_default_na=False)
     table.loc[(table.split == "90-10") & (table.draw == 0), "recipe"] = "smoke"
     table.to_csv(path, index=False)
+    with pytest.raises(ResultsError, match="No results are stored for split 90-10, draw 0"):
+        stored_metrics()
+    assert stored_values().empty
+    table.assign(recipe="smoke").to_csv(path, index=False)
     for told in (readme.headline_text, readme.headline_figure, stored_metrics, stored_values):
-        with pytest.raises(ResultsError, match=r"split_sweep\.csv mixes the recipes muon-proxy-triplet and smoke"):
+        with pytest.raises(ResultsError, match=r"split_sweep\.csv has no rows by the recipe muon-proxy-triplet"):
             told()
+
+
+def test_rows_of_another_recipe_change_nothing_that_is_told_of_the_reports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "siamese_utils").mkdir()
+    shutil.copytree(ROOT / "results", tmp_path / "results", ignore=shutil.ignore_patterns("checkpoints"))
+    monkeypatch.chdir(tmp_path)
+
+    def told() -> list[str]:
+        whole = [
+            *(readme.headline_text(), readme.headline_figure()[1], stored_metrics()[1], stored_values()),
+            *(splits.sweep_with_growth(), splits.over_draws("acc_5w1s"), stored_class_accuracies(), splits.costs()),
+            *(splits.progress()[1], splits.legacy_table().frame, splits.threshold_sentence(), reached_sentence()),
+            *(answer.old_metric(), answer.told_apart(), answer.more_classes(), answer.one_example()),
+        ]
+        return [str(one if isinstance(one, str) else one.to_csv()) for one in whole]
+
+    before = told()
+    for name in ("split_sweep", "growth", "class_accuracy"):
+        path = tmp_path / "results" / f"{name}.csv"
+        table = pd.read_csv(path, keep_default_na=False)
+        others = table[table.recipe == recipes.DEFAULT_RECIPE].assign(recipe="smoke", value=1.5)
+        pd.concat([others, table]).to_csv(path, index=False)
+    assert told() == before

@@ -321,8 +321,10 @@ def test_another_recipe_has_rows_and_a_record_of_its_own(project: Path) -> None:
         "results/checkpoints/cifar100-10-90-draw0-seed0-another.safetensors"
     }
     assert (table.checkpoint == "results/checkpoints/cifar100-10-90-draw0.safetensors").sum() == len(METRICS)
-    with pytest.raises(ResultsError, match="mixes the recipes"):
-        findings.over_draws("acc_5w1s")
+    assert findings.over_draws("acc_5w1s")["mean"].tolist() == [42, 59]
+    assert findings.swept("another").value.tolist() == [0.2]
+    with pytest.raises(ResultsError, match="no rows by the recipe a third"):
+        findings.swept("a third")
 
 
 # ------------------------------------------------------------------------------------------- what it took

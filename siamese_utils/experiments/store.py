@@ -73,22 +73,25 @@ def result(table: pd.DataFrame, **key: Any) -> pd.Series:
     return rows.iloc[0]
 
 
-def of_one_recipe(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """A table, or some of its rows, as it is: numbers of two recipes are not to stand side by side as one's.
+def of_recipe(table: pd.DataFrame, name: str, path: Path) -> pd.DataFrame:
+    """The rows of one recipe: numbers of two are not to be told as one's.
 
     Args:
         table: has a column ``recipe``.
+        name: of the recipe.
         path: of the table, for the error.
 
     Raises:
-        ResultsError: the rows come from several recipes.
+        ResultsError: there are none.
     """
-    if len(recipes := sorted(table.recipe.unique())) > 1:
+    rows = table[table.recipe == name]
+    if rows.empty:
+        others = " and ".join(sorted(table.recipe.unique())) or "none"
         raise ResultsError(
-            f"{path} mixes the recipes {' and '.join(recipes)}, whose numbers are not to be told as one's; restore it "
-            "from version control, or remove the rows of all but one."
+            f"{path} has no rows by the recipe {name} (but by {others}); run the study with it, or restore the table "
+            "from version control."
         )
-    return table
+    return rows.reset_index(drop=True)
 
 
 def has_rows(path: Path, key: Mapping[str, Any], columns: Sequence[str] | None = None) -> bool:

@@ -563,8 +563,10 @@ def _refuse_others(study: Study, runs: Sequence[Run], again: bool) -> None:
         )
 
 
-def complete(study: Study, bench: Bench | None = None, **options: Any) -> pd.DataFrame:
-    """Carry out every run that is not stored yet and give the table; options as ``run_study``."""
-    for _ in run_study(study, None, bench, **options):
+def complete(
+    study: Study, bench: Bench | None = None, runs: Sequence[Run] | None = None, **options: Any
+) -> pd.DataFrame:
+    """Carry out every run, or each of some, that is not stored yet and give the table; options as ``run_study``."""
+    for _ in run_study(study, runs, bench, **options):
         pass
     return study.table()

@@ -28,7 +28,6 @@ from siamese_utils.studies.own_images import findings as own_images
 from siamese_utils.studies.recipe import findings as recipe
 from siamese_utils.studies.reference import seed_reference
 from siamese_utils.studies.splits import findings as splits
-from siamese_utils.studies.splits.study import SPLIT_SWEEP
 from siamese_utils.system.project import results_dir
 from siamese_utils.training.recipes import DEFAULT_RECIPE
 
@@ -260,7 +259,7 @@ def not_the_best() -> str:
 
 def old_metric() -> str:
     """Why the seed project's own metric is not among the findings."""
-    blind = store.result(SPLIT_SWEEP.table(), split=SPLIT, draw=0, seed=0, metric="legacy_always_different").value
+    blind = store.result(splits.swept(), split=SPLIT, draw=0, seed=0, metric="legacy_always_different").value
     seed = store.result(seed_reference(), split=SPLIT, metric="legacy_few_shot", source="published").value
     return (
         f"**Not comparable with “few-shot accuracy” over unbalanced pairs.** The seed project reports {seed:.1f}% on "
@@ -286,7 +285,7 @@ def encoders() -> str:
 
 def told_apart() -> str:
     """The area under the curve for pairs of unseen and of seen classes."""
-    sweep = SPLIT_SWEEP.table()
+    sweep = splits.swept()
     unseen, seen = (
         store.result(sweep, split=SPLIT, draw=0, seed=0, metric=f"pair_auc_{part}") for part in ("unseen", "seen")
     )

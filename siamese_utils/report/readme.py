@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ from siamese_utils.studies.splits.findings import over_draws, swept
 from siamese_utils.studies.splits.study import SPLIT_SWEEP
 from siamese_utils.system import project
 from siamese_utils.system.files import write_text_atomically
+from siamese_utils.training.recipes import DEFAULT_RECIPE, LONG_RECIPES
 
 HEADLINE_METRICS = {
     "acc_5w1s": "5-way 1-shot",
@@ -91,7 +92,7 @@ def headline_rows() -> pd.DataFrame:
     Columns: ``split``, ``classes`` (learned), ``metric``, ``value``, ``ci95``, ``reference``, ``reference_ci95``.
 
     Raises:
-        ResultsError: nothing is stored, or several recipes are.
+        ResultsError: nothing is stored by the report's recipe.
     """
     ours = swept()
     ours = ours[(ours.draw == 0) & (ours.seed == 0) & ours.metric.isin(HEADLINE_METRICS)]
@@ -134,21 +135,32 @@ def headline_table() -> str:
             cells.append(f"**{row.value:.1f}** ± {row.ci95:.1f}{seed}")
         if spread is not None:
             of_draws = spread.loc[split]
-            cells.append(f"{of_draws['mean']:.1f} ({of_draws.low:.1f} to {of_draws.high:.1f})")
+            cells.append(_of_draws(of_draws["mean"], of_draws.low, of_draws.high))
         lines.append(f"| {split} | " + " | ".join(cells) + " |")
     for other in _other_systems():
         cells = [f"{other.rows.value[metric]:.1f} ± {other.rows.ci95[metric]:.1f}" for metric in HEADLINE_METRICS]
-        lines.append(f"| {other.label} | " + " | ".join([*cells, *(["–"] if spread is not None else [])]) + " |")
+        lines.append(
+            f"| {other.label} | " + " | ".join([*cells, *([other.draws] if spread is not None else [])]) + " |"
+        )
     return "\n".join(lines)
 
 
 class OtherSystem(NamedTuple):
-    """What was trained otherwise than the sweep's networks: its row's label, what the note says, where more stands."""
+    """What was trained otherwise than the sweep's networks.
+
+    Attributes:
+        label: of its row.
+        note: what it is.
+        page: where more stands.
+        rows: values and intervals by metric.
+        draws: 5-way 1-shot over the class draws, as the table's last column has it.
+    """
 
     label: str
     note: str
     page: str
     rows: pd.DataFrame
+    draws: str = "–"
 
 
 OTHER_RECIPES = {
@@ -158,7 +170,7 @@ OTHER_RECIPES = {
 
 
 def _other_systems() -> list[OtherSystem]:
-    """What was trained otherwise on 90-10 and is stored: by triplets alone, and several networks."""
+    """What was trained otherwise on 90-10 and is stored: by triplets alone, several networks, and for longer."""
     found = []
     if TRIPLET_SYSTEMS.path.exists():
         table = TRIPLET_SYSTEMS.table()
@@ -168,14 +180,34 @@ def _other_systems() -> list[OtherSystem]:
                 found.append(OtherSystem(f"{SPLIT}, {label}", note, "03a_objectives", rows))
     if ENSEMBLES.path.exists():
         table = ENSEMBLES.table()
-        table = results.of_one_recipe(table[table.task == "90-10"], ENSEMBLES.path)
+        table = table[(table.task == "90-10") & (table.recipe == DEFAULT_RECIPE)]
         last = table[(table.seed == table.seed.max()) & table.metric.str.endswith(TOGETHER)]
         if not last.empty and last.seed.iloc[0]:
             label = f"90-10, {in_words(last.seed.iloc[0] + 1)} networks together"
             rows = last.assign(metric=last.metric.str.removesuffix(TOGETHER)).set_index("metric")
             note = "networks of other seeds, their similarities averaged"
             found.append(OtherSystem(label, note, "03c_ensembles", rows))
-    return found
+    return [*found, *_longer()]
+
+
+def _longer() -> Iterator[OtherSystem]:
+    """90-10 by the recipes that train for longer; over class draws once as many are stored as by the report's."""
+    table = SPLIT_SWEEP.table() if SPLIT_SWEEP.path.exists() else pd.DataFrame(columns=SPLIT_SWEEP.all_columns)
+    table = table[(table.split == SPLIT) & (table.seed == 0)]
+    for name in LONG_RECIPES:
+        rows = table[table.recipe == name]
+        one_shot = rows[rows.metric == "acc_5w1s"].set_index("draw").value
+        if 0 not in one_shot.index:
+            continue
+        whole = set(one_shot.index) >= set(table[table.recipe == DEFAULT_RECIPE].draw)
+        draws = _of_draws(one_shot.mean(), one_shot.min(), one_shot.max()) if whole and len(one_shot) > 1 else "–"
+        first = rows[rows.draw == 0].set_index("metric")
+        note = "other recipes that train for an hour of one processor core"
+        yield OtherSystem(f"{SPLIT}, `{name}`", note, "03c_ensembles", first, draws)
+
+
+def _of_draws(mean: float, low: float, high: float) -> str:
+    return f"{mean:.1f} ({low:.1f} to {high:.1f})"
 
 
 def headline_text() -> str:
@@ -183,7 +215,7 @@ def headline_text() -> str:
     rows = headline_rows()
     best = rows[rows.metric == "acc_5w1s"].iloc[-1]
     run = results.load_json(f"cifar100-{best.split}-draw0")
-    if {run["recipe"]} != set(swept().recipe):
+    if run["recipe"] != DEFAULT_RECIPE:
         raise ResultsError(
             f"The record of {best.split} names the recipe {run['recipe']}, but {SPLIT_SWEEP.path} another one; restore "
             "both from version control."
@@ -208,7 +240,9 @@ def headline_text() -> str:
         )
         note += "The last column: mean of all class draws, with the lowest and the highest. "
     if others := _other_systems():
-        told = [f"{one.note} ([notebook {one.page.split('_')[0]}](notebooks/{one.page}.ipynb))" for one in others]
+        told = dict.fromkeys(
+            f"{one.note} ([notebook {one.page.split('_')[0]}](notebooks/{one.page}.ipynb))" for one in others
+        )
         note += f"Last rows: {'; '.join(told)}. "
     note += f"Recipe `{run['recipe']}`, {computed['processor']}, {computed['precision']} (draw 0)."
     return f"{sentence}\n\n{headline_table()}\n\n{note}"

@@ -22,6 +22,7 @@ STUDIES: dict[str, str] = {
     "split_sweep": "splits.study:SPLIT_SWEEP",
     "cifar_fs": "ensembles.cifar_fs:CIFAR_FS",
     "cifar_fs_test_time": "ensembles.test_time:CIFAR_FS_TEST_TIME",
+    "class_draws": "ensembles.draws:CLASS_DRAWS",
     "ensembles": "ensembles.study:ENSEMBLES",
     "triplet_systems": "objectives.systems:TRIPLET_SYSTEMS",
     "training_time": "budgets.study:TRAINING_TIME",

@@ -1,4 +1,4 @@
-"""The figure of ensembles. What is not stored yet raises ResultsError."""
+"""The figures of ensembles and of longer trainings. What is not stored yet raises ResultsError."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import matplotlib.pyplot as plt
 from siamese_utils.errors import ResultsError
 from siamese_utils.experiments import plotting
 from siamese_utils.experiments.findings import Illustration
+from siamese_utils.studies.ensembles.draws import DRAWS, SPLIT
+from siamese_utils.studies.ensembles.draws_findings import WAYS, OverDraws, way_name
 from siamese_utils.studies.ensembles.findings import by_members
 from siamese_utils.studies.ensembles.study import MEMBERS, VALIDATION
 
@@ -65,3 +67,56 @@ def members_figure() -> Illustration:
     figure.tight_layout()
     alt = "Five-way one-shot accuracy of ensembles by the number of members. " + "; ".join(told) + "."
     return Illustration(figure, "03_ensembles", alt)
+
+
+_MARKS = ((plotting.BLUE, "s"), (plotting.ORANGE, "^"), (plotting.GREEN, "D"), (plotting.UNSEEN, "o"))
+
+
+def draws_figure() -> Illustration:
+    """5-way 1-shot accuracy on 90-10: a row a class draw, and one for the mean; a mark a way to judge."""
+    found = {way: OverDraws.read(*way, "acc_5w1s") for way in WAYS}
+    if not any(reached.of for reached in found.values()):
+        raise ResultsError("No class draw is stored yet; run `python -m siamese_utils study class_draws`.")
+    rows: dict[int | str, float] = {
+        **{draw: float(place) for place, draw in enumerate(DRAWS)},
+        "mean": len(DRAWS) + 0.4,
+    }
+    figure, axis = plt.subplots(figsize=(9, 4.2))
+    told, ends = [], {row: [] for row in rows}
+    for (way, reached), (colour, mark) in zip(found.items(), _MARKS, strict=True):
+        points = {**reached.of, **({} if reached.mean is None else {"mean": reached.mean})}
+        for row, one in points.items():
+            axis.errorbar(one.value, rows[row], xerr=one.ci95, fmt=mark, color=colour, ms=9, capsize=3)
+            ends[row].append(one.value)
+        if points:
+            axis.plot([], [], mark, color=colour, ms=9, label=way_name(*way))
+            numbers = [
+                f"{one.value:.1f} {'on average' if row == 'mean' else f'on draw {row}'}" for row, one in points.items()
+            ]
+            told.append(f"{way_name(*way)}: {', '.join(numbers)}")
+    for row, values in ends.items():
+        for value, side, align in ((min(values), -1, "right"), (max(values), 1, "left")) if values else ():
+            axis.annotate(
+                f"{value:.1f}",
+                (value, rows[row]),
+                (14 * side, 0),
+                textcoords="offset points",
+                ha=align,
+                va="center",
+                fontweight="bold" if row == "mean" else "normal",
+            )
+    axis.set(
+        yticks=list(rows.values()),
+        yticklabels=[row if row == "mean" else f"draw {row}" for row in rows],
+        ylim=(max(rows.values()) + 0.5, -0.5),
+        xlabel="5-way 1-shot accuracy on the ten unseen classes (%)",
+    )
+    axis.margins(x=0.1)
+    axis.grid(axis="y", visible=False)
+    figure.suptitle(
+        f"{SPLIT}: the report's training and longer ones, by class draw", x=0.01, ha="left", fontweight="bold"
+    )
+    figure.legend(loc="upper left", bbox_to_anchor=(0.0, 0.94), ncols=len(told), columnspacing=1.2, handletextpad=0.2)
+    figure.tight_layout(rect=(0, 0, 1, 0.88))
+    alt = f"Five-way one-shot accuracy in percent on the unseen classes of {SPLIT}. " + "; ".join(told) + "."
+    return Illustration(figure, "03_class_draws", alt)

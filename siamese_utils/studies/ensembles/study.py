@@ -26,7 +26,7 @@ from siamese_utils.evaluation.episodes import all_way_accuracy, few_shot_accurac
 from siamese_utils.evaluation.estimates import Estimate
 from siamese_utils.evaluation.pairs import pair_auc
 from siamese_utils.evaluation.protocol import EVALUATION_SEED
-from siamese_utils.experiments.study import Bench, Outcome, Run, Study, as_stored, run_study, training_record
+from siamese_utils.experiments.study import Bench, Outcome, Run, Study, as_stored, complete, training_record
 from siamese_utils.studies.ensembles import cifar_fs
 from siamese_utils.studies.splits.study import SPLIT_SWEEP, checkpoint_path, run_name, split_run, train_split
 from siamese_utils.system.project import results_dir
@@ -95,7 +95,7 @@ def _carry_out(run: Run, bench: Bench) -> Outcome:
     """What it rests on is done first where it is not stored: the members of smaller seeds, or the study of its own."""
     task, seed, recipe = (run.key[name] for name in ENSEMBLES.key)
     for other in range(seed):
-        _complete(ENSEMBLES, ensemble_run(task, other, recipe), bench)
+        complete(ENSEMBLES, bench, [ensemble_run(task, other, recipe)])
     trained_by, member = member_run(task, seed, recipe)
     content, record = None, {}
     if trained_by is ENSEMBLES:
@@ -103,14 +103,9 @@ def _carry_out(run: Run, bench: Bench) -> Outcome:
         encoder, content = as_stored(trained.encoder, origin)
         record = {**training_record(trained), **{name: origin[name] for name in ("split", "draw", "data")}}
     else:
-        _complete(trained_by, member, bench)
+        complete(trained_by, bench, [member])
         encoder = load_encoder(member_path(task, seed, recipe))
     return Outcome(_metrics(task, seed, recipe, encoder, bench), content, record)
-
-
-def _complete(study: Study, run: Run, bench: Bench) -> None:
-    for _ in run_study(study, [run], bench):
-        pass
 
 
 def _metrics(task: str, seed: int, recipe: str, encoder: Encoder, bench: Bench) -> dict[str, Estimate]:
@@ -158,7 +153,7 @@ def _judged_on(task: str, train_set: ImageSet, test_set: ImageSet) -> list[_Part
             _Part(whole.images[validation], whole.labels[validation], cifar_fs.judge, VALIDATION),
         ]
     positions = test_set.indices_of(class_split(task, DRAW, test_set.num_classes).unseen)
-    return [_Part(test_set.images[positions], test_set.labels[positions], _unseen_metrics)]
+    return [_Part(test_set.images[positions], test_set.labels[positions], unseen_metrics)]
 
 
 def _judge(parts: Sequence[_Part], embedded: Sequence[Sequence[torch.Tensor]]) -> dict[str, Estimate]:
@@ -177,8 +172,13 @@ def _judge(parts: Sequence[_Part], embedded: Sequence[Sequence[torch.Tensor]]) -
     return metrics
 
 
-def _unseen_metrics(z: torch.Tensor, labels: torch.Tensor) -> dict[str, Estimate]:
-    """The protocol's metrics that need no threshold, with its episodes, supports and pairs."""
+def unseen_metrics(z: torch.Tensor, labels: torch.Tensor) -> dict[str, Estimate]:
+    """The protocol's metrics that need no threshold, with its episodes, supports and pairs: ``METRICS``.
+
+    Args:
+        z: embeddings of test images of unseen classes, float32 (N, D), rows of unit length.
+        labels: their classes, int64 (N,).
+    """
     rng = {name: named_rng(EVALUATION_SEED, name) for name in ("acc_5w1s", "acc_5w5s", "acc_allway_1s")}
     return {
         "acc_5w1s": few_shot_accuracy(z, labels, rng["acc_5w1s"], ways=5, shots=1),

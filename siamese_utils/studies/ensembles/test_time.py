@@ -24,7 +24,7 @@ from siamese_utils.encoders.views import FIVE_SHIFTS, embed_shifted
 from siamese_utils.evaluation.episodes import episode_accuracies, few_shot_accuracy
 from siamese_utils.evaluation.estimates import Estimate, mean_estimate
 from siamese_utils.experiments.store import metric_rows
-from siamese_utils.experiments.study import Bench, Outcome, Run, Study, run_study
+from siamese_utils.experiments.study import Bench, Outcome, Run, Study, complete
 from siamese_utils.studies.ensembles import cifar_fs
 from siamese_utils.training.recipes import DEFAULT_RECIPE, LONG_RECIPES
 
@@ -66,9 +66,8 @@ def _path(member: Sequence[Any]) -> Path:
 
 def _carry_out(run: Run, bench: Bench) -> Outcome:
     """The networks are trained first where they are not stored."""
-    for recipe, seed in dict.fromkeys(tuple(one) for some in run.settings["networks"].values() for one in some):
-        for _ in run_study(cifar_fs.CIFAR_FS, [cifar_fs.cifar_fs_run(seed, recipe)], bench):
-            pass
+    members = dict.fromkeys(tuple(one) for some in run.settings["networks"].values() for one in some)
+    complete(cifar_fs.CIFAR_FS, bench, [cifar_fs.cifar_fs_run(seed, recipe) for recipe, seed in members])
     whole = cifar_fs.whole_set(bench.train_set, bench.test_set)
     split, rows = fewshot_split_cifar_fs(whole.class_names), []
     encoders = {path: load_encoder(path) for path in run.built_on}

@@ -24,8 +24,8 @@ from siamese_utils.studies.networks.study import DISTANCES
 from siamese_utils.studies.objectives.study import OBJECTIVES, TRIPLET_SENSITIVITY
 from siamese_utils.studies.objectives.systems import systems_table
 from siamese_utils.studies.reference import seed_reference
+from siamese_utils.studies.splits.findings import swept
 from siamese_utils.studies.validation import trial_runs
-from siamese_utils.system.project import results_dir
 from siamese_utils.training.config import TrainConfig
 
 PROXIES, TRIPLETS, PAIRS = "proxies", "triplets", "pairs"
@@ -235,8 +235,7 @@ def recipe_table(config: TrainConfig, encoder: Encoder) -> Table:
 
 def reached_sentence() -> str:
     """What the stored training on 90 classes reaches, beside the seed project's weights; Markdown."""
-    swept = store.read_table(results_dir() / "split_sweep.csv")
-    ours = store.result(swept, split="90-10", draw=0, seed=0, metric="acc_5w1s")
+    ours = store.result(swept(), split="90-10", draw=0, seed=0, metric="acc_5w1s")
     seed = store.result(seed_reference(), split="90-10", metric="acc_5w1s")
     run = store.load_json("cifar100-90-10-draw0")
     where = run["provenance"]

@@ -16,12 +16,13 @@ from siamese_utils.evaluation.estimates import Estimate
 from siamese_utils.experiments import store
 from siamese_utils.studies.splits.study import SPLIT_SWEEP
 from siamese_utils.system.project import results_dir
+from siamese_utils.training.recipes import DEFAULT_RECIPE
 
 
 def stored_class_accuracies(
     class_names: Sequence[str] = CIFAR100_CLASSES, superclass_of: Sequence[int] = CIFAR100_SUPERCLASS_OF
 ) -> pd.DataFrame:
-    """The stored accuracies of single classes: one row a class of a split that does not learn it.
+    """The accuracies of single classes by the report's recipe: one row a class of a split that does not learn it.
 
     Columns: ``split``, ``draw``, ``learned``, ``label``, ``superclass``, ``relatives`` (classes of its superclass that
     the split learns, 0 to 4), ``value`` and ``ci95`` (percent).
@@ -29,7 +30,8 @@ def stored_class_accuracies(
     Raises:
         ResultsError: nothing is stored.
     """
-    table = store.read_table(results_dir() / "class_accuracy.csv", SPLIT_SWEEP.all_columns)
+    path = results_dir() / "class_accuracy.csv"
+    table = store.of_recipe(store.read_table(path, SPLIT_SWEEP.all_columns), DEFAULT_RECIPE, path)
     label_of = {name: label for label, name in enumerate(class_names)}
     rows = []
     for (split, draw), part in table.groupby(["split", "draw"], sort=False):

@@ -24,13 +24,14 @@ from siamese_utils.studies.splits.classes import class_effects, relative_effect,
 from siamese_utils.studies.splits.growth import common_classes
 from siamese_utils.studies.splits.study import SPLIT_SWEEP, split_run
 from siamese_utils.system.project import results_dir
+from siamese_utils.training.recipes import DEFAULT_RECIPE
 
 # ------------------------------------------------------------------------------------------- stored rows
 
 
-def swept() -> pd.DataFrame:
-    """The rows of the split sweep."""
-    return store.of_one_recipe(SPLIT_SWEEP.table(), SPLIT_SWEEP.path)
+def swept(recipe_name: str = DEFAULT_RECIPE) -> pd.DataFrame:
+    """The rows of the split sweep by one recipe."""
+    return store.of_recipe(SPLIT_SWEEP.table(), recipe_name, SPLIT_SWEEP.path)
 
 
 def stored_evaluation(run: Run) -> SplitEvaluation:
@@ -42,10 +43,11 @@ def stored_evaluation(run: Run) -> SplitEvaluation:
 
 
 def sweep_with_growth() -> pd.DataFrame:
-    """The rows of the split sweep and of the measurements beside it, with a column ``learned``, the classes learned."""
+    """Rows of the sweep and of the measurements beside it, with a column ``learned``, the number of classes learned."""
     tables, beside = [swept()], results_dir() / "growth.csv"
     if beside.exists():
-        tables.append(store.read_table(beside, SPLIT_SWEEP.all_columns))
+        measured = store.read_table(beside, SPLIT_SWEEP.all_columns)
+        tables.append(measured[measured.recipe == DEFAULT_RECIPE])
     table = pd.concat(tables, ignore_index=True)
     return table.assign(learned=table.split.str.split("-").str[0].astype(int))
 
@@ -77,15 +79,15 @@ def over_draws(metric: str) -> pd.DataFrame:
 
 
 def progress() -> list[Shown]:
-    """Which splits of each class draw are stored, by which recipe, and how many are missing."""
-    runs, planned = SPLIT_SWEEP.table()[["split", "draw", "recipe"]].drop_duplicates(), SPLIT_SWEEP.runs()
+    """Which splits of each class draw are stored by the report's recipe, and how many are missing."""
+    runs, planned = swept()[["split", "draw"]].drop_duplicates(), SPLIT_SWEEP.runs()
     done = runs.groupby("draw").split.apply(lambda splits: ", ".join(s for s in SPLIT_NAMES if s in set(splits)))
     stored = set(zip(runs.split, runs.draw, strict=True))
     missing = sum((run.key["split"], run.key["draw"]) not in stored for run in planned)
     left = f"**{missing} of {len(planned)} runs are not done yet**; tables and curves below leave them out."
     return [
         Table(done.rename("splits stored").reset_index(), "What is stored so far"),
-        f"Recipe: `{'`, `'.join(runs.recipe.unique())}`. {left if missing else 'All runs are done.'}",
+        f"Recipe: `{DEFAULT_RECIPE}`. {left if missing else 'All runs are done.'}",
     ]
 
 
