@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from tiny import TINY
+from torch.nn import functional as F
 
 from siamese_utils.data.images import ImageSet
+from siamese_utils.data.splits import class_split
+from siamese_utils.encoders.checkpoints import load_encoder
+from siamese_utils.encoders.views import FIVE_SHIFTS, shifted
 from siamese_utils.errors import ResultsError
 from siamese_utils.evaluation.estimates import Estimate
 from siamese_utils.experiments import store
@@ -17,7 +23,8 @@ from siamese_utils.experiments.study import Bench, complete, stored
 from siamese_utils.studies.ensembles import draws, draws_findings, figures
 from siamese_utils.studies.ensembles.draws import CLASS_DRAWS
 from siamese_utils.studies.ensembles.draws_findings import BASIS, WAYS, OverDraws
-from siamese_utils.studies.splits.study import SPLIT_SWEEP
+from siamese_utils.studies.ensembles.study import unseen_metrics
+from siamese_utils.studies.splits.study import SPLIT_SWEEP, checkpoint_path
 from siamese_utils.training import recipes
 
 
@@ -25,14 +32,14 @@ def test_networks_of_a_draw_are_judged_on_its_unseen_classes(
     hundred: tuple[ImageSet, ImageSet], project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Missing networks are trained by the sweep, whose numbers those of one image as it is must be."""
-    for name in ("tiny", "small"):
-        monkeypatch.setitem(recipes.RECIPES, name, TINY)
+    for name, rate in (("tiny", TINY.learning_rate), ("small", TINY.learning_rate / 2)):
+        monkeypatch.setitem(recipes.RECIPES, name, dataclasses.replace(TINY, recipe=name, learning_rate=rate))
     monkeypatch.setattr(draws, "NETWORKS", {"first": ("tiny",), "both": ("tiny", "small")})
     monkeypatch.setattr(draws, "DRAWS", (0, 2))
     bench = Bench.of(*hundred, device="cpu", progress=False)
     runs = CLASS_DRAWS.runs()
     assert [run.label for run in runs] == ["draw0-first", "draw0-both", "draw2-first", "draw2-both"]
-    assert runs[1].images == 2 * runs[0].images > 0
+    assert runs[0].images > 0 and runs[1].images == 0  # each of two networks is planned as a run of its own
     table = complete(CLASS_DRAWS, bench)
     assert all(stored(CLASS_DRAWS, run) == "yes" and run.images == 0 for run in CLASS_DRAWS.runs())
     key = ["draw", "networks", "views", "metric"]
@@ -43,8 +50,19 @@ def test_networks_of_a_draw_are_judged_on_its_unseen_classes(
         for draw in (0, 2):
             alone = store.result(swept, draw=draw, recipe="tiny", metric=metric).value
             assert values[draw, "first", "as it is", metric] == pytest.approx(alone, abs=2e-3)
-    values = values.sort_index()
-    assert (values[0, "first"] != values[2, "first"]).any() and (values[0, "both"] != values[0, "first"]).any()
+    # By hand: both networks, and images moved by each of the shifts.
+    unseen = hundred[1].indices_of(class_split("90-10", 2).unseen)
+    images, labels = hundred[1].images[unseen], hundred[1].labels[unseen]
+    both = [load_encoder(checkpoint_path("90-10", 2, recipe=name)) for name in ("tiny", "small")]
+    for view, shifts in {"as it is": [(0, 0)], "shifted": FIVE_SHIFTS}.items():
+        summed = [sum(one.embed(shifted(images, *shift)) for shift in shifts) for one in both]
+        z = torch.cat([F.normalize(parts, dim=1) for parts in summed], dim=1) / 2**0.5
+        for metric, estimate in unseen_metrics(z, labels).items():
+            assert values[2, "both", view, metric] == pytest.approx(estimate.value, abs=0.02)
+    by_view = values.unstack("views")
+    assert (by_view["as it is"] != by_view["shifted"]).all()
+    by_networks = values.unstack("networks")
+    assert (by_networks["first"] - by_networks["both"]).abs().min() > 0.01
 
 
 def test_networks_are_those_of_the_benchmark() -> None:

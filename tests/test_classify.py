@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import shutil
 import sys
 import warnings
 from pathlib import Path
@@ -20,6 +21,7 @@ from siamese_utils.data.synthetic import make_synthetic
 from siamese_utils.encoders.checkpoints import load_encoder, save_encoder
 from siamese_utils.encoders.encoder import Encoder, Ensemble
 from siamese_utils.errors import CheckpointError, ConfigError, DataError, SamplingError, ShapeError, SiameseError
+from siamese_utils.recognition.answers import answers_page
 from siamese_utils.recognition.classifier import OneShotClassifier, classify_folder
 from siamese_utils.system import progress
 from siamese_utils.training.loop import train
@@ -434,13 +436,19 @@ def test_folder_for_an_encoder_of_another_image_size(tmp_path: Path, test_set: I
     assert len(classify_folder(Encoder("conv3", image_size=24).eval(), tmp_path / "support", queries)) == 2
 
 
-@pytest.mark.parametrize("name", ["query", "prediction", "similarity", "margin"])
+RESERVED = ("query", "prediction", "similarity", "margin", "probability", "unknown", "in_support", "class_1")
+
+
+@pytest.mark.parametrize("name", RESERVED)
 def test_class_named_like_a_column(name: str, encoder: Encoder, support: Path) -> None:
     sorted(support.iterdir())[0].rename(support / name)
     query = images_in(support / name)[0]
     table = classify_folder(encoder, support, [query])
     assert table.iloc[0, :2].tolist() == [str(query), name]
     assert table.iloc[0, 2] == pytest.approx(1, abs=1e-5) and table.shape == (1, 6)
+    assert f"{name} (class)" in table.columns
+    (card,) = answers_page(table).cards
+    assert card.heading == name and not card.mark and card.said.startswith("similarity 1.00")
 
 
 def test_missing_support_folder(encoder: Encoder, tmp_path: Path) -> None:
@@ -496,3 +504,19 @@ def test_no_query(encoder: Encoder, support: Path, tmp_path: Path) -> None:
 def test_every_error_is_one_the_command_line_prints() -> None:
     for error in (DataError, SamplingError, ShapeError):
         assert issubclass(error, SiameseError)
+
+
+def test_what_is_not_looked_into_is_told(encoder: Encoder, support: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Images beside the folders of classes, folders within a folder of queries, and links that lead nowhere."""
+    (name, *_), query = sorted(support.iterdir()), next(support.rglob("*.png"))
+    shutil.copy(query, support / "loose.png")
+    (name / "gone.png").symlink_to(support / "nowhere.png")
+    queries = support.parent / "queries"
+    (queries / "2024").mkdir(parents=True)
+    for place in (queries, queries / "2024"):
+        Image.fromarray(np.full((32, 32, 3), 77, np.uint8)).save(place / "q.png")
+    assert len(classify_folder(encoder, support, queries)) == 1
+    told = " ".join(record.getMessage() for record in caplog.records)
+    assert f"Of no class, and left out: 1 image in {support}, such as loose.png" in told
+    assert f"Not looked into: 1 folder in {queries}, such as 2024" in told
+    assert "Passed over 1 file" in told and "1 broken link" in told

@@ -19,7 +19,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import check_estimator
 
 from siamese_utils.data.synthetic import make_synthetic
-from siamese_utils.encoders.checkpoints import save_encoder
+from siamese_utils.encoders.checkpoints import load_encoder, save_encoder
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import CheckpointError, SamplingError, ShapeError, UnknownNameError
 from siamese_utils.recognition import classifier as classify
@@ -267,3 +267,52 @@ def test_nothing_is_half_written(kept: Path, encoder: Encoder, images: np.ndarra
     with pytest.raises(CheckpointError, match="JSON"):
         fitted.save(kept)
     assert kept.read_bytes() == before and json.dumps(list(kept.parent.glob("*.tmp"))) == "[]"
+
+
+def test_what_was_loaded_is_saved_with_its_encoder(kept: Path, folder: Path) -> None:
+    again = OneShotClassifier.load(kept)
+    again.save(folder / "second.safetensors")
+    query = next((folder / "queries").rglob("*.png"))
+    again.predict_files(query)
+    again.save(folder / "third.safetensors")
+    for name in ("second", "third"):
+        loaded = OneShotClassifier.load(folder / f"{name}.safetensors")
+        assert loaded.predict_files(query).equals(again.predict_files(query))
+    (folder / "encoder.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"encoder\.safetensors.* cannot be loaded"):
+        OneShotClassifier.load(folder / "third.safetensors")
+
+
+def test_an_encoder_is_saved_by_what_it_was_loaded_by(
+    folder: Path, encoder: Encoder, images: np.ndarray, y: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best one that is installed, one that was loaded beforehand, and one that has embedded nothing yet."""
+    path = folder / "mine.safetensors"
+    save_encoder(encoder, path)
+    monkeypatch.setattr(classify, "best_encoder", lambda: str(path))
+    z = load_encoder(path).embed(images)
+    for fitted in (
+        OneShotClassifier().fit(images, y),
+        OneShotClassifier(load_encoder(path)).fit(images, y),
+        OneShotClassifier(path).fit(z, y),
+    ):
+        fitted.save(folder / "kept.safetensors")
+        loaded = OneShotClassifier.load(folder / "kept.safetensors")
+        assert loaded.predict(images).tolist() == fitted.predict(images).tolist()
+    OneShotClassifier(encoder).fit(images, y).save(folder / "kept.safetensors")  # made by hand, found by no name
+    with pytest.raises(CheckpointError, match="has no name to find it by"):
+        OneShotClassifier.load(folder / "kept.safetensors")
+
+
+def test_images_for_a_classifier_of_other_embeddings_are_refused(encoder: Encoder, images: np.ndarray) -> None:
+    fitted = OneShotClassifier(encoder).fit(torch.randn(4, encoder.embedding_dim + 1), [0, 0, 1, 1])
+    for ask in (fitted.predict, fitted.predict_proba, fitted.similarities):
+        with pytest.raises(ShapeError):
+            ask(images)
+
+
+def test_classes_that_are_no_words_are_not_saved(encoder: Encoder, images: np.ndarray, tmp_path: Path) -> None:
+    fitted = OneShotClassifier(encoder).fit({("a", 1): images[:2], ("b", 2): images[6:8]})
+    with pytest.raises(CheckpointError, match="words or numbers"):
+        fitted.save(tmp_path / "a.safetensors")
+    assert not list(tmp_path.iterdir())

@@ -35,6 +35,7 @@ from siamese_utils.data.image_files import (
     opened,
     read_image,
 )
+from siamese_utils.data.squares import square_batches
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import DataError, ImageError, SamplingError
 from siamese_utils.recognition.classifier import classify_folder
@@ -562,8 +563,53 @@ def test_what_may_not_be_read_is_named(closed: str, mode: int, open_folder: Path
     with as_nobody(), pytest.raises(DataError, match=r"(cannot|may not) be read") as caught:
         classify_folder(encoder, open_folder / "support", open_folder / "queries")
     assert str(open_folder / closed) in str(caught.value)
-    with as_nobody(), pytest.raises(DataError):
-        classify_folder(encoder, open_folder / "support", open_folder / closed / "0.png")
+    within = open_folder / closed / "0.png"
+    with as_nobody(), pytest.raises(DataError, match=r"(cannot|may not) be read|There is no image file"):
+        classify_folder(encoder, open_folder / "support", within)
+
+
+def test_a_link_into_a_closed_folder_is_named(open_folder: Path) -> None:
+    closed = open_folder / "closed"
+    closed.mkdir()
+    photo(1, 40).save(closed / "0.png")
+    link = open_folder / "queries" / "link.png"
+    link.symlink_to(closed / "0.png")
+    closed.chmod(0o000)
+    with as_nobody(), pytest.raises(DataError, match=rf"{link} leads where one may not look .*; allow it, or remove"):
+        images_in(open_folder / "queries")
+    closed.chmod(0o755)
+    link.unlink()
+
+
+def test_a_search_goes_on_without_a_closed_folder_if_asked(open_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name, mode in (("closed", 0o000), ("lost+found", 0o000)):
+        (open_folder / name).mkdir()
+        (open_folder / name).chmod(mode)
+    with as_nobody():
+        with pytest.raises(DataError, match="closed cannot be read"):
+            images_below(open_folder)
+        found = images_below(open_folder, skip_unreadable=True)
+    assert len(found) == 3 and "closed cannot be read" in caplog.text and "lost+found" not in caplog.text
+
+
+@pytest.mark.parametrize("turn", [1, 3, 6])
+def test_an_image_of_pillow_is_read_as_its_file_is(turn: int, tmp_path: Path) -> None:
+    """A photograph from a phone, grey of 16 bits, and grey as numbers from 0 to 1."""
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    photo(3, 64).save(tmp_path / "phone.jpg", exif=exif, quality=95)
+    ramp = np.linspace(0, 40_000, 64 * 64).reshape(64, 64)
+    Image.fromarray(ramp.astype(np.uint16)).save(tmp_path / "grey.png")
+    Image.fromarray((ramp / 40_000).astype(np.float32)).save(tmp_path / "float.tiff")
+    for path in sorted(tmp_path.iterdir()):
+        with Image.open(path) as image:
+            (batch,) = square_batches([image], 32, 1)
+        expected = load_image(path, 32).astype(int)
+        assert np.abs(batch[0].numpy().astype(int) - expected).max() <= 2, path.name
+    whole = (tmp_path / "grey.png").read_bytes()
+    cut = Image.open(io.BytesIO(whole[: len(whole) // 2]))
+    with pytest.raises(ImageError, match="Image 0 of the list"):
+        next(square_batches([cut], 32, 1))
 
 
 def test_a_flat_folder_is_told_to_make_one_folder_a_class(open_folder: Path, encoder: Encoder) -> None:

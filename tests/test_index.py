@@ -12,15 +12,16 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors import SafetensorError
 from sklearn.neighbors import NearestNeighbors
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
 from siamese_utils.encoders.encoder import Encoder
-from siamese_utils.errors import ConfigError, DataError, ImageError, ShapeError
+from siamese_utils.errors import ConfigError, DataError, ImageError, ShapeError, StorageError
 from siamese_utils.recognition import commands
 from siamese_utils.recognition import index as index_module
-from siamese_utils.recognition.index import EmbeddingIndex, nearest
+from siamese_utils.recognition.index import EmbeddingIndex, nearest, search_files
 from siamese_utils.system import devices
 
 
@@ -260,3 +261,53 @@ def test_the_nearest_images_are_told(encoder: Encoder, folder: Path, tmp_path: P
     with pytest.raises(ImageError, match=r"2 b\.png"):
         ask(folder, asked[0])
     assert "2 b" not in ask(folder, asked[0], "--top", 9, "--skip-unreadable")
+
+
+def test_an_index_is_found_from_elsewhere_and_names_its_encoder(
+    encoder: Encoder, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from siamese_utils.encoders.checkpoints import save_encoder
+
+    checkpoint, index = tmp_path / "e.safetensors", tmp_path / "i.safetensors"
+    save_encoder(encoder, checkpoint)
+    app, asked = typer.Typer(), sorted(folder.iterdir())[0]
+    app.command()(commands.search)
+
+    def ask(*given: object, by: Path = checkpoint) -> None:
+        CliRunner().invoke(app, [*map(str, given), "--encoder", str(by)], catch_exceptions=False)
+
+    monkeypatch.chdir(folder.parent)
+    ask(folder.name, asked, "--index", index)
+    assert EmbeddingIndex.load(index).names[0] == str(asked)
+    other = tmp_path / "other.safetensors"
+    save_encoder(Encoder("conv3", 8).eval(), other)
+    with pytest.raises(ConfigError, match=r"made with .*e\.safetensors; name that encoder"):
+        ask(index, asked, by=other)
+    with pytest.raises(ConfigError, match="leave --scheduler out"):
+        ask(index, asked, "--scheduler", "tcp://nowhere:1")
+    kept = checkpoint.read_bytes()
+    with pytest.raises(StorageError, match="is no index; choose another name"):
+        ask(folder, asked, "--index", checkpoint)
+    assert checkpoint.read_bytes() == kept
+
+
+def test_a_name_of_an_encoder_is_enough(encoder: Encoder, folder: Path, tmp_path: Path) -> None:
+    from siamese_utils.encoders.checkpoints import save_encoder
+
+    path, asked = tmp_path / "e.safetensors", sorted(folder.iterdir())[0]
+    save_encoder(encoder, path)
+    (folder / "within").mkdir()
+    Image.fromarray(np.full((32, 32, 3), 9, np.uint8)).save(folder / "within" / "deep.png")
+    index = EmbeddingIndex.build(path, folder)
+    assert str(folder / "within" / "deep.png") in index.names  # at any depth, as the command does
+    assert search_files(index, path, asked, 1)["image"].tolist() == [str(asked)]
+
+
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr(index_module, "save_file", full)
+    with pytest.raises(StorageError, match="No space left"):
+        EmbeddingIndex(units(3)).save(tmp_path / "i.safetensors")
+    assert not list(tmp_path.iterdir())

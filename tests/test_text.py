@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from siamese_utils import classify_folder, cli, save_encoder
 from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import CheckpointError, printable
+from siamese_utils.system.files import write_text_atomically
 from siamese_utils.system.text import listed, never_refuse
 
 ENCODINGS = ("ascii", "cp437", "cp1252", "utf-8")
@@ -166,3 +168,20 @@ def test_things_are_listed_as_in_a_sentence() -> None:
     assert listed((".csv", ".json"), "or") == ".csv or .json"
     with pytest.raises(ValueError, match="nothing to list"):
         listed([])
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_a_written_file_has_the_rights_of_any_new_one(mask: int, tmp_path: Path) -> None:
+    """Or, if it takes an older one's place, those of that; a link stays one."""
+    old = os.umask(mask)
+    try:
+        write_text_atomically(tmp_path / "new.txt", "new")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "new.txt").stat().st_mode) == 0o666 & ~mask
+    (tmp_path / "new.txt").chmod(0o640)
+    (tmp_path / "link.txt").symlink_to(tmp_path / "new.txt")
+    write_text_atomically(tmp_path / "link.txt", "newer")
+    assert (tmp_path / "new.txt").read_text() == "newer" and (tmp_path / "link.txt").is_symlink()
+    assert stat.S_IMODE((tmp_path / "new.txt").stat().st_mode) == 0o640
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.txt", "new.txt"]

@@ -9,7 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from siamese_utils.errors import ConfigError
-from siamese_utils.recognition import unknown
+from siamese_utils.recognition import heads, unknown
+from siamese_utils.recognition.classifier import OneShotClassifier
 from siamese_utils.recognition.heads import HEADS, fit_head, leave_one_out_scores
 from siamese_utils.recognition.unknown import Reading, fit_reading
 
@@ -90,3 +91,27 @@ def test_probabilities_add_up_and_rates_are_checked() -> None:
     for rate in (0, 1, -0.1, 5, "5%", float("nan")):
         with pytest.raises(ConfigError, match="share"):
             fit_reading(fit_head(z, labels_of(2)), z, labels_of(2), rate)
+
+
+@pytest.mark.parametrize("shots", [1, 2, 5])
+def test_copies_of_the_examples_change_no_threshold(shots: int) -> None:
+    """Each example twice, as whoever wants two of a class may have it; a copy would be found at similarity 1."""
+    labels = labels_of(shots)
+    z = cluster(labels, 1.0, 3)
+    once = OneShotClassifier().fit(z, labels.tolist())
+    twice = OneShotClassifier().fit(torch.cat([z, z]), [*labels.tolist()] * 2)
+    assert twice.reading_.threshold == pytest.approx(once.reading_.threshold, abs=1e-6)
+    assert twice.reading_.temperature == pytest.approx(once.reading_.temperature, rel=1e-4)
+    more = cluster(labels_of(50), 1.0, 4)
+    assert float(twice.reading_.is_unknown(twice.compare(more).amax(dim=1)).double().mean()) < 0.5
+
+
+def test_copies_are_found_in_whatever_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = torch.tensor([0, 1, 0, 0, 1, 0, 1, 0])
+    z = cluster(torch.arange(8), 0.5, 1)
+    z[4], z[5], z[7] = z[1] + 1e-8, z[0], z[1]  # the last is of another class than the one that it is like
+    copies = [any(labels[row] == labels[o] and z[row] @ z[o] > 1 - 1e-5 for o in range(row)) for row in range(8)]
+    slow = [row for row, copy in enumerate(copies) if not copy]
+    for block in (1, 2, 3, 1_024):
+        monkeypatch.setattr(heads, "_BLOCK", block)
+        assert heads.without_doubles(z, labels).tolist() == slow == [0, 1, 2, 3, 6, 7]

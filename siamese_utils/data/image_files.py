@@ -10,6 +10,7 @@ import io
 import logging
 import os
 import re
+import stat
 import struct
 import threading
 import warnings
@@ -48,7 +49,10 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())  # the error says it;
 # Of these Pillow knows the ending alone or needs another program. EPS is a program that Ghostscript would run.
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF"}
 _HEIF = {".heic", ".heics", ".heif", ".heifs", ".hif"}
-_LITTER = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "thumbs.db", "desktop.ini"}
+_LITTER = {
+    *("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"),
+    *("thumbs.db", "desktop.ini"),
+}
 
 
 @lru_cache
@@ -83,7 +87,7 @@ def folders_in(folder: Path) -> list[Path]:
     Raises:
         DataError: the folder cannot be read.
     """
-    return [path for path in _listed(folder) if path.is_dir()]
+    return [path for path in _listed(folder) if _kind(path) == "folder"]
 
 
 def images_in(*folders: Path) -> list[Path]:
@@ -94,11 +98,9 @@ def images_in(*folders: Path) -> list[Path]:
     Raises:
         DataError: a folder cannot be read.
     """
-    files = [file for folder in folders for file in _listed(folder) if file.is_file()]
-    images = [file for file in files if file.suffix.lower() in image_suffixes()]
-    if len(images) < len(files):
-        others = [file for file in files if file.suffix.lower() not in image_suffixes()]
-        counts = Counter(file.suffix.lower() or "without an ending" for file in others)
+    images, others = _files_in(*folders)
+    if others:
+        counts = Counter(kind or file.suffix.lower() or "without an ending" for file, kind in others.items())
         places = list(dict.fromkeys(file.parent for file in others))
         _log.warning(
             "Passed over %d file%s in %s%s: %s%s.",
@@ -112,8 +114,45 @@ def images_in(*folders: Path) -> list[Path]:
     return images
 
 
-def images_below(folder: Path) -> list[Path]:
+def loose_images(folder: Path) -> list[Path]:
+    """The image files directly in a folder, by name, without a word on others.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    return _files_in(folder)[0]
+
+
+def images_here(folder: Path) -> list[Path]:
+    """As :func:`images_in`; a warning counts the folders within, which are not looked into.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    if within := folders_in(folder):
+        _log.warning(
+            "Not looked into: %d folder%s in %s, such as %s; name them to have their images too.",
+            len(within),
+            "s" * (len(within) > 1),
+            printable(folder),
+            printable(within[0].name),
+        )
+    return images_in(folder)
+
+
+def _files_in(*folders: Path) -> tuple[list[Path], dict[Path, str]]:
+    """The image files directly in folders, by name, and all else but folders, with what it is if it is no file."""
+    kinds = {file: kind for folder in folders for file in _listed(folder) if (kind := _kind(file)) != "folder"}
+    images = [file for file, kind in kinds.items() if not kind and file.suffix.lower() in image_suffixes()]
+    return images, {file: kind for file, kind in kinds.items() if kind or file.suffix.lower() not in image_suffixes()}
+
+
+def images_below(folder: Path, skip_unreadable: bool = False) -> list[Path]:
     """The image files in a folder and in those within it, at any depth; each folder once, also if links lead back.
+
+    Args:
+        folder: where to begin.
+        skip_unreadable: leave out folders within it that cannot be read, and tell each in a warning.
 
     Raises:
         DataError: a folder cannot be read.
@@ -121,11 +160,35 @@ def images_below(folder: Path) -> list[Path]:
     places, left, seen = [], [folder], set()
     while left:
         place = left.pop()
-        if place.resolve() not in seen:
-            seen.add(place.resolve())
-            places.append(place)
+        if place.resolve() in seen:
+            continue
+        seen.add(place.resolve())
+        try:
             left += reversed(folders_in(place))
+        except DataError as error:
+            if not skip_unreadable or place == folder:
+                raise
+            _log.warning("Left out: %s", error)
+        else:
+            places.append(place)
     return images_in(*places)
+
+
+def _kind(path: Path) -> str:
+    """``"folder"``, nothing for a file, or what else it is.
+
+    Raises:
+        DataError: a link leads where one may not look.
+    """
+    try:
+        mode = path.stat().st_mode
+    except PermissionError as error:
+        raise DataError(
+            f"{printable(path)} leads where one may not look ({error.strerror}); allow it, or remove the link."
+        ) from error
+    except OSError:
+        return "broken link"
+    return "folder" if stat.S_ISDIR(mode) else "" if stat.S_ISREG(mode) else "no file"
 
 
 def _listed(folder: Path) -> list[Path]:
@@ -459,6 +522,28 @@ def read_image(
         turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
         eight = reduced or _rgba(image, levels)
         return eight if turn is None else eight.transpose(turn)
+
+
+def upright(image: Image.Image, name: str) -> Image.Image:
+    """An image of Pillow as :func:`read_image` gives a file's: 8 bits a channel, turned as its metadata say; mode RGBA.
+
+    Args:
+        image: of any mode.
+        name: what to call it in an error.
+
+    Raises:
+        ImageError: it cannot be decoded, or its grey levels are of a range that cannot be told.
+    """
+    try:
+        scaled = any(tile[0] == "ppm" for tile in getattr(image, "tile", None) or [])
+        image.load()
+        turn = _TURNS.get(_orientation(image))
+        eight = _rgba(image, _Levels.of(image, scaled, name) if image.mode in _DEEP else None)
+        return eight if turn is None else eight.transpose(turn)
+    except SiameseError:
+        raise
+    except Exception as error:
+        raise ImageError(f"{name} cannot be converted to RGB", "open it anew") from error
 
 
 def _rgba(image: Image.Image, levels: _Levels | None) -> Image.Image:

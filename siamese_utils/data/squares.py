@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from siamese_utils.data.arrays import as_count, as_list, as_tensor
-from siamese_utils.data.image_files import fitted, load_image, on_paper
+from siamese_utils.data.image_files import fitted, load_image, on_paper, upright
 from siamese_utils.data.pixels import as_images
-from siamese_utils.errors import ImageError, ShapeError
+from siamese_utils.errors import ShapeError
 
 _WANTED = "arrays, uint8 (H, W, 3) or grey (H, W), or paths of image files"
 
@@ -21,7 +21,8 @@ _WANTED = "arrays, uint8 (H, W, 3) or grey (H, W), or paths of image files"
 def square_batches(images: Any, side: int, batch_size: int) -> Iterator[torch.Tensor]:
     """Images as squares of one size, a batch at a time.
 
-    An image of another size is treated as ``load_image`` treats a file: the middle square is cut out and scaled.
+    An image of another size is treated as ``load_image`` treats a file: the middle square is cut out and scaled. One of
+    Pillow is turned upright and brought to 8 bits as a file is.
 
     Args:
         images: uint8 (N, H, W, 3), an array or a tensor; or a list of images, each of them uint8 (H, W, 3) or (H, W),
@@ -67,10 +68,7 @@ def _square(one: Any, side: int, position: int) -> torch.Tensor:
     if isinstance(one, (str, bytes, os.PathLike)):
         return torch.from_numpy(load_image(one, side).copy())
     if isinstance(one, Image.Image):
-        try:
-            return torch.from_numpy(fitted(on_paper(one.convert("RGBA")), side).copy())
-        except (OSError, ValueError) as error:
-            raise ImageError(f"Image {position} of the list cannot be converted to RGB", "open it anew") from error
+        return torch.from_numpy(fitted(on_paper(upright(one, f"Image {position} of the list")), side).copy())
     pixels = as_tensor(f"Image {position} of the list, expected {_WANTED},", one)
     if pixels.dtype != torch.uint8 or not pixels.numel() or pixels.ndim not in (2, 3) or pixels.shape[2:] not in _DEPTH:
         raise ShapeError(

@@ -28,6 +28,9 @@ class ImageEncoder(nn.Module):
         mirror: whether an image and its mirror image mean the same, as for photographs and not for letters;
             ``embed`` then averages over the two.
         note: one sentence on classes that may not be new to it, or nothing.
+
+    Attributes:
+        source: the name or the path that ``load_encoder`` found it by, or nothing.
     """
 
     batch_size = 100  # images a forward pass unless another number is asked for
@@ -38,7 +41,7 @@ class ImageEncoder(nn.Module):
     def __init__(self, name: str, embedding_dim: int, image_size: int, mirror: bool = True, note: str = "") -> None:
         super().__init__()
         self.name, self.embedding_dim, self.image_size = name, embedding_dim, image_size
-        self.mirror, self.note = mirror, note
+        self.mirror, self.note, self.source = mirror, note, ""
         self.register_buffer("pixel_mean", torch.full((3,), 127.5))
         self.register_buffer("pixel_std", torch.full((3,), 64.0))
         self.register_buffer("centre", torch.zeros(embedding_dim))

@@ -134,6 +134,7 @@ def load_encoder(path: str | Path, device: str = "cpu") -> ImageEncoder:
         ConfigError: no such device.
     """
     encoder = _of_name(path) if is_name(path) else _of_file(as_path(path, CheckpointError))
+    encoder.source = os.fsdecode(path)
     return encoder.to(pick_device(device), memory_format=torch.channels_last).eval()
 
 

@@ -15,7 +15,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 
 from siamese_utils.data.arrays import as_count, as_embeddings, as_flag, as_list
-from siamese_utils.data.image_files import images_in
+from siamese_utils.data.image_files import images_here
 from siamese_utils.encoders.checkpoints import as_encoder
 from siamese_utils.encoders.named import best_encoder
 from siamese_utils.errors import DataError, SamplingError, ShapeError, look_up
@@ -30,7 +30,7 @@ from siamese_utils.recognition.examples import (
     named_classes,
     unit_rows,
 )
-from siamese_utils.recognition.heads import HEADS, fit_head, prototypes
+from siamese_utils.recognition.heads import HEADS, fit_head, prototypes, without_doubles
 from siamese_utils.recognition.support import content_digest, read_support
 from siamese_utils.recognition.table import add_nearest, answer_table, similarity_table
 from siamese_utils.recognition.unknown import Reading, fit_reading
@@ -149,9 +149,11 @@ class OneShotClassifier(ClassifierMixin, BaseEstimator):
     def _learn(self, examples: Examples) -> OneShotClassifier:
         if self.head != "auto":
             look_up("head", self.head, HEADS)
-        head = fit_head(examples.z, examples.labels, self.head)
-        reading = fit_reading(head, examples.z, examples.labels, self.unknown_rate)
-        return self._know(examples, head.name, reading)
+        # An image that has a copy beside it is found by the copy, so leaving it out would say nothing.
+        kept = without_doubles(examples.z, examples.labels)
+        z, labels = examples.z[kept], examples.labels[kept]
+        head = fit_head(z, labels, self.head)
+        return self._know(examples, head.name, fit_reading(head, z, labels, self.unknown_rate))
 
     def _know(self, examples: Examples, head: str, reading: Reading) -> OneShotClassifier:
         self.examples_, self.classes_, self.reading_ = examples, examples.names, reading
@@ -238,6 +240,7 @@ class OneShotClassifier(ClassifierMixin, BaseEstimator):
         return self._probabilities(self._embed(X, "queries", self.prototypes_.shape[1])).numpy()
 
     def _probabilities(self, z: torch.Tensor) -> torch.Tensor:
+        z = as_embeddings(z, columns=self.prototypes_.shape[1])
         return self.reading_.probabilities(self.head_.scores(z).double())
 
     def predict(self, X: Any) -> Any:
@@ -275,7 +278,7 @@ class OneShotClassifier(ClassifierMixin, BaseEstimator):
         top = None if top is None else as_count("The number of classes that are listed", top)
         files: list[Path] = []
         for path in map(as_path, as_list(paths)):
-            files += images_in(path) if os.path.isdir(path) else [path]
+            files += images_here(path) if os.path.isdir(path) else [path]
         if not files:
             raise DataError("There is no query image; name image files, or folders that hold some.")
         self._check_fitted()
@@ -314,7 +317,7 @@ class OneShotClassifier(ClassifierMixin, BaseEstimator):
             CheckpointError, StorageError: it cannot be written.
         """
         self._check_fitted()
-        eyes = self._loaded[1] if hasattr(self, "_loaded") else None
+        eyes = self._eyes() if self.encoder is not None or hasattr(self, "_loaded") else None
         listed = not hasattr(self, "n_features_in_")
         saved.save(path, self.examples_, self.get_params(deep=False), listed, self.head_.name, self.reading_, eyes)
 
@@ -333,6 +336,8 @@ class OneShotClassifier(ClassifierMixin, BaseEstimator):
         examples, known = saved.load(path)
         eyes = saved.encoder_of(path, known["encoder"], encoder)
         classifier = cls(eyes, **known["settings"])
+        if eyes is not None:
+            classifier._loaded = (eyes, eyes)
         if not known["listed"]:
             classifier.n_features_in_ = examples.z.shape[1]
         return classifier._know(examples, known["head"], known["reading"])

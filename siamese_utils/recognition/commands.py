@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 from siamese_utils.encoders.checkpoints import load_encoder
 from siamese_utils.encoders.named import best_encoder
+from siamese_utils.errors import ConfigError, StorageError
 from siamese_utils.recognition.classifier import classify_folder
 from siamese_utils.system.text import say
 
@@ -92,23 +94,28 @@ def search(
     """Find the images of a folder that are most like others."""
     from siamese_utils.data.image_files import images_below
     from siamese_utils.recognition.answers import write_found
-    from siamese_utils.recognition.index import EmbeddingIndex, search_files
+    from siamese_utils.recognition.index import EmbeddingIndex, free_path, search_files
 
     _check_output(out)
+    if index is not None:
+        _check_writable(free_path(index))
+    if images.is_file() and scheduler is not None:
+        raise ConfigError(f"{images} is a stored index, whose images are embedded already; leave --scheduler out.")
     eyes = _loaded(encoder)
     if images.is_file():
         among = EmbeddingIndex.load(images)
     else:
-        found = (images_below(images) if images.is_dir() else []) or images
+        found = (images_below(images, skip_unreadable) if images.is_dir() else []) or [images]
+        found = [file.absolute() for file in found] if index is not None else found  # to be found from elsewhere too
         among = EmbeddingIndex.build(eyes, found, scheduler=scheduler, skip_unreadable=skip_unreadable)
-    if index is not None:
-        among.save(index)
     table = search_files(among, eyes, queries, top, skip_unreadable)
     if out is not None:
         say(f"{len(table):,} answers are in {write_found(table, out, eyes.name)}.")
-        return
-    for query, rows in table.groupby("query", sort=False):
-        say(f"{query}: " + ", ".join(f"{row.image} ({row.similarity:.2f})" for row in rows.itertuples()))
+    else:
+        for query, rows in table.groupby("query", sort=False):
+            say(f"{query}: " + ", ".join(f"{row.image} ({row.similarity:.2f})" for row in rows.itertuples()))
+    if index is not None:
+        among.save(index)
 
 
 def export(
@@ -141,4 +148,11 @@ def _check_output(out: Path | None) -> None:
     if out is not None:
         from siamese_utils.recognition.answers import output_path
 
-        output_path(out)
+        _check_writable(output_path(out))
+
+
+def _check_writable(path: Path) -> None:
+    """Refuse a file whose folder takes none before the work is done."""
+    place = next((above for above in path.absolute().parents if above.is_dir()), Path())
+    if not os.access(place, os.W_OK):
+        raise StorageError(f"Cannot write {path}, since nothing may be written in {place}; choose another folder.")

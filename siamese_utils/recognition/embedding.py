@@ -19,6 +19,7 @@ import torch
 
 from siamese_utils.data.arrays import as_count, as_flag, as_list
 from siamese_utils.data.image_files import load_image
+from siamese_utils.encoders.checkpoints import as_encoder
 from siamese_utils.errors import ConfigError, ImageError
 from siamese_utils.recognition.cache import Content, EmbeddingCache
 from siamese_utils.system.cluster import spread
@@ -83,6 +84,7 @@ def embed_files(
         ConfigError: ``workers`` is no number of threads, an encoder without a fingerprint is to be cached, or the
             cluster cannot be reached.
     """
+    encoder = as_encoder(encoder)
     paths = [as_path(file) for file in as_list(files)]
     settings = _Settings.of(encoder, workers, cache, views)
     stop = not skip_unreadable

@@ -21,6 +21,8 @@ RIDGE = 1.0
 
 _DEVIATIONS = 2.0  # by which a head must be better to be chosen
 _MOST_SCORES = 20_000_000  # images times classes up to which heads are compared
+_SAME = 1 - 1e-5  # cosine above which two embeddings differ in nothing but rounding
+_BLOCK = 1_024  # embeddings compared with all earlier ones at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +104,26 @@ def leave_one_out(z: torch.Tensor, labels: torch.Tensor, head: str = "prototype"
     z, labels = _checked(z, labels)
     scores = leave_one_out_scores(z, labels, choose_head(z, labels) if head == "auto" else head)
     return torch.where(scores.isnan().any(dim=1), -1, scores.nan_to_num(-torch.inf).argmax(dim=1))
+
+
+def without_doubles(z: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Positions of embeddings of which no earlier one of the same class is a copy, int64 (M,), ascending.
+
+    Copies are rows of the same direction but for rounding: the same image twice, or it and its mirror image.
+
+    Args:
+        z: float32 (N, D), rows of unit length.
+        labels: int64 (N,), 0 to C - 1.
+    """
+    kept = torch.ones(len(z), dtype=torch.bool)
+    for label in torch.bincount(labels).gt(1).nonzero()[:, 0].tolist():
+        rows = (labels == label).nonzero()[:, 0]
+        own = z[rows].float()
+        for start in range(0, len(rows), _BLOCK):
+            block = own[start : start + _BLOCK]
+            alike = block @ own[: start + len(block)].T > _SAME
+            kept[rows[start : start + len(block)]] = ~alike.tril(start - 1).any(dim=1)
+    return kept.nonzero()[:, 0]
 
 
 def choose_head(z: torch.Tensor, labels: torch.Tensor) -> str:

@@ -13,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from siamese_utils.data.arrays import as_count, as_embeddings, as_list
-from siamese_utils.data.image_files import images_in
+from siamese_utils.data.image_files import images_below, images_here
 from siamese_utils.encoders.checkpoints import as_encoder
-from siamese_utils.errors import ConfigError, DataError, printable
+from siamese_utils.errors import ConfigError, DataError, StorageError, printable, reason
 from siamese_utils.recognition.embedding import embed_files
 from siamese_utils.system.devices import multiplies_bytes
 from siamese_utils.system.files import as_path, atomic_path
@@ -78,16 +78,19 @@ class EmbeddingIndex:
         z: float (N, D), rows of unit length.
         names: of the N images, such as their paths; their numbers if left out.
         encoder: fingerprint of the encoder, so that others are refused; not checked if left out.
+        encoder_name: what to call it then.
 
     Raises:
         ShapeError: no embeddings.
         DataError: another number of names.
     """
 
-    def __init__(self, z: Any, names: Sequence[str | Path] | None = None, encoder: str = "") -> None:
+    def __init__(
+        self, z: Any, names: Sequence[str | Path] | None = None, encoder: str = "", encoder_name: str = ""
+    ) -> None:
         self.z = _checked(z, "Embeddings").contiguous()
         self.names = [str(name) for name in (range(len(self.z)) if names is None else names)]
-        self.encoder = encoder
+        self.encoder, self.encoder_name = encoder, encoder_name
         self._codes: _Codes | None = None
         if len(self.names) != len(self.z):
             raise DataError(f"An index of {len(self.z):,} embeddings needs as many names, not {len(self.names):,}.")
@@ -97,7 +100,7 @@ class EmbeddingIndex:
 
     @classmethod
     def build(cls, encoder: Any, files: Any, **options: Any) -> EmbeddingIndex:
-        """Embed image files, or those in folders, and index them.
+        """Embed image files, or those in folders at any depth, and index them.
 
         Args:
             encoder: see ``load_encoder``, or the path of a checkpoint.
@@ -107,11 +110,12 @@ class EmbeddingIndex:
         Raises:
             DataError: there is no image, or some cannot be read; see ``embed_files``.
         """
-        paths = files_of(files)
+        paths = files_of(files, deep=True)
         encoder = as_encoder(encoder)
         embedded = embed_files(encoder, paths, **options)
         kept = [paths[position] for position in embedded.kept]
-        return cls(embedded.z, kept, getattr(encoder, "fingerprint", ""))
+        name = getattr(encoder, "source", "") or getattr(encoder, "name", "")
+        return cls(embedded.z, kept, getattr(encoder, "fingerprint", ""), name)
 
     def add(self, z: Any, names: Sequence[str | Path]) -> EmbeddingIndex:
         """Add embeddings, float (M, D), with their names.
@@ -152,16 +156,25 @@ class EmbeddingIndex:
         """Store the index in a safetensors file, whole or not at all.
 
         Raises:
-            StorageError: it cannot be written.
+            StorageError: it cannot be written, or something else than an index has that name.
         """
+        path = free_path(path)
         names = torch.from_numpy(np.frombuffer("\n".join(map(printable, self.names)).encode(), np.uint8).copy())
-        tensors, metadata = {"z": self.z, "names": names}, {"form": _FORM, "encoder": self.encoder}
+        tensors, metadata = (
+            {"z": self.z, "names": names},
+            {"form": _FORM, "encoder": self.encoder, "encoder_name": self.encoder_name},
+        )
         if len(self) >= _CODED:
             self._codes = self._codes or _Codes.of(self.z)
             tensors |= {"codes": self._codes.codes, "scales": self._codes.scales, "errors": self._codes.errors}
             metadata |= {"longest": str(self._codes.longest)}
-        with atomic_path(as_path(path)) as temporary:
-            save_file(tensors, temporary, metadata=metadata)
+        with atomic_path(path) as temporary:
+            try:
+                save_file(tensors, temporary, metadata=metadata)
+            except SafetensorError as error:
+                raise StorageError(
+                    f"Cannot write {printable(path)} ({reason(error)}); choose a folder with room."
+                ) from error
 
     @classmethod
     def load(cls, path: str | Path) -> EmbeddingIndex:
@@ -182,6 +195,7 @@ class EmbeddingIndex:
             names = tensors["names"].numpy().tobytes().decode()
             index = cls.__new__(cls)
             index.z, index.encoder = tensors["z"], metadata["encoder"]
+            index.encoder_name = metadata.get("encoder_name", "")
             index.names = names.split("\n") if len(index.z) else []
             coded = [tensors[name] for name in ("codes", "scales", "errors") if name in tensors]
             index._codes = _Codes(*coded, float(metadata["longest"])) if coded else None
@@ -198,7 +212,8 @@ class EmbeddingIndex:
             ConfigError: another encoder made it.
         """
         if self.encoder and self.encoder != getattr(encoder, "fingerprint", self.encoder):
-            raise ConfigError("The index was made with another encoder; name that one, or make the index again.")
+            name = printable(self.encoder_name) if self.encoder_name else "another encoder"
+            raise ConfigError(f"The index was made with {name}; name that encoder, or make the index again.")
 
 
 class _Codes:
@@ -243,6 +258,24 @@ def _coded(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return codes.to(torch.int8), scales, errors
 
 
+def free_path(path: str | Path) -> Path:
+    """A path where an index may be stored: a new name, or that of an older index.
+
+    Raises:
+        StorageError: something else has that name.
+    """
+    path = as_path(path, StorageError)
+    if path.is_file():
+        try:
+            with safe_open(path, framework="pt") as file:
+                known = (file.metadata() or {}).get("form") == _FORM
+        except (SafetensorError, OSError):
+            known = False
+        if not known:
+            raise StorageError(f"{printable(path)} is there already and is no index; choose another name.")
+    return path
+
+
 def search_files(
     index: EmbeddingIndex, encoder: Any, queries: Any, k: int = 5, skip_unreadable: bool = False
 ) -> pd.DataFrame:
@@ -250,7 +283,7 @@ def search_files(
 
     Args:
         index: what is searched.
-        encoder: the one that made the index.
+        encoder: the one that made the index; see ``load_encoder`` for names.
         queries: image files, or folders of image files; one may stand alone.
         k: answers a query.
         skip_unreadable: leave out queries that cannot be read, and list them in a warning.
@@ -262,6 +295,7 @@ def search_files(
         ConfigError: another encoder made the index, or ``k`` is no whole number above zero.
         DataError: a file is missing or unreadable, or no image was given.
     """
+    encoder = as_encoder(encoder)
     index.check(encoder)
     files = files_of(queries)
     embedded = embed_files(encoder, files, skip_unreadable=skip_unreadable, progress="queries")
@@ -277,17 +311,19 @@ def search_files(
     )
 
 
-def files_of(given: Any) -> list[Path]:
+def files_of(given: Any, deep: bool = False) -> list[Path]:
     """Image files, and those in folders, of which there is at least one.
 
     Args:
         given: files and folders; one may stand alone.
+        deep: whether folders within folders are looked into, at any depth.
 
     Raises:
         DataError: there is none, or a folder cannot be read.
     """
     paths = [as_path(path) for path in as_list(given)]
-    files = [file for path in paths for file in (images_in(path) if path.is_dir() else [path])]
+    within = images_below if deep else images_here
+    files = [file for path in paths for file in (within(path) if path.is_dir() else [path])]
     if not files:
         raise DataError("There is no image; name image files, or folders that hold some.")
     return files

@@ -42,10 +42,15 @@ def save(
         StorageError: the file cannot be written; what was there before stays.
     """
     path, given = as_path(path, CheckpointError), settings["encoder"]
-    name = os.fsdecode(given) if isinstance(given, (str, bytes, os.PathLike)) else getattr(eyes, "name", None)
+    name = os.fsdecode(given) if isinstance(given, (str, bytes, os.PathLike)) else getattr(eyes, "source", "")
+    if not all(one is None or isinstance(one, (str, int, float)) for one in examples.names.tolist()):
+        raise CheckpointError(
+            "The classifier cannot be saved, since JSON has no names such as its classes have; name them by words or "
+            "numbers."
+        )
     content = {
         "settings": {key: value for key, value in settings.items() if key != "encoder"},
-        "encoder": None if eyes is None else {"name": name, "fingerprint": getattr(eyes, "fingerprint", "")},
+        "encoder": None if eyes is None else {"name": name or None, "fingerprint": getattr(eyes, "fingerprint", "")},
         "classes": {"type": examples.names.dtype.str, "names": examples.names.tolist()},
         "files": examples.files,
         "contents": examples.contents,

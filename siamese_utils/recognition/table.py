@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,10 @@ import torch
 from siamese_utils.errors import printable
 from siamese_utils.recognition.index import nearest
 
+# Columns that this table or ``answer_table`` has for something else than a class
+_RESERVED = re.compile(
+    r"query|prediction|similarity|margin|probability|unknown|in_support|(class|similarity|nearest)_\d+(_similarity)?"
+)
 _NEAREST = 3  # support images that are shown with an answer
 
 
@@ -32,7 +37,7 @@ def similarity_table(
     """
     shown = shown_names(names)
     table = _answers(files, shown, similarity, said)
-    columns = [f"{name} (class)" if name in table.columns else name for name in shown]
+    columns = [f"{name} (class)" if _RESERVED.fullmatch(str(name)) else name for name in shown]
     return pd.concat([table, pd.DataFrame(similarity.numpy(), columns=columns)], axis=1)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import stat
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -27,7 +28,8 @@ def as_path(given: str | bytes | os.PathLike[str], error: type[SiameseError] = D
         path = Path(os.fsdecode(given))
         if "\0" in str(path):
             raise ValueError("a null byte")
-        path.exists()  # a name can be one that no system takes
+        with suppress(PermissionError):  # as whoever opens it will say
+            path.exists()  # a name can be one that no system takes
     except (TypeError, ValueError, OSError) as wrong:
         raise error(f"A path of a file or a folder is needed, not {shown(given)}.") from wrong
     return path
@@ -37,7 +39,8 @@ def as_path(given: str | bytes | os.PathLike[str], error: type[SiameseError] = D
 def atomic_path(target: Path) -> Iterator[Path]:
     """Give a temporary path beside ``target``; on success it takes the target's place in one step.
 
-    Whoever is killed in between leaves the old file as it was. The data reach the disk before the name does.
+    Whoever is killed in between leaves the old file as it was. The data reach the disk before the name does. Where the
+    target is a link, the file that it leads to is replaced; permissions are those of the old file, or of any new one.
 
     Raises:
         StorageError: the folder cannot be written to, or the disk is full; the old file stays.
@@ -45,15 +48,18 @@ def atomic_path(target: Path) -> Iterator[Path]:
     # Whoever is killed leaves this file behind; its ending keeps it out of version control.
     if not target.name:
         raise StorageError(f"Cannot write {target}, which names no file; choose a name in it.")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     with _storing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        place = Path(os.path.realpath(target))
+        temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+        place.parent.mkdir(parents=True, exist_ok=True)
         try:
+            temporary.touch()
+            mode = stat.S_IMODE((place if place.is_file() else temporary).stat().st_mode)
             yield temporary
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
-            temporary.chmod(0o644)  # some writers make files that only their owner can read
-            os.replace(temporary, target)
+            temporary.chmod(mode)  # some writers make files that only their owner can read
+            os.replace(temporary, place)
         finally:
             temporary.unlink(missing_ok=True)
 
