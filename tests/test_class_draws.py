@@ -68,7 +68,7 @@ def test_networks_of_a_draw_are_judged_on_its_unseen_classes(
 def test_networks_are_those_of_the_benchmark() -> None:
     assert len(CLASS_DRAWS.runs()) == 12 and all(run.expectation for run in CLASS_DRAWS.runs())
     assert draws.NETWORKS[BASIS] == (recipes.DEFAULT_RECIPE,)
-    assert draws.NETWORKS["the two long ones"] == recipes.LONG_RECIPES
+    assert draws.NETWORKS["both-long"] == recipes.LONG_RECIPES
 
 
 def put(draw: int, networks: str, views: str, value: float) -> None:
@@ -99,11 +99,11 @@ def test_draws_are_told_with_gains_and_a_mean_once_all_are_stored(
     half = 0.3 / math.sqrt(3)
     assert OverDraws.read(long, "as it is", "acc_5w1s").mean == Estimate(68.0, pytest.approx(half), 300)
     assert draws_findings.draws_sentence().endswith(
-        f"+3.5 on draw 1, +1.5 on draw 2, on average **68.0 ± 0.2** (the report's 65.0 ± 0.2); *{together}, shifted* "
+        f"+3.5 on draw 1, +1.5 on draw 2, on average **68.0 ± 0.2** (the report's 65.0 ± 0.2); *the two long ones, shifted* "
         "+4.0 on draw 1."
     )
     table = draws_findings.draws_table().frame
-    assert table.networks.tolist() == [BASIS, long, together]
+    assert table.networks.tolist() == ["the report's", long, "the two long ones"]
     assert table["mean"].tolist() == ["65.0 ± 0.2", "68.0 ± 0.2", "–"] and table["draw 0"].tolist()[2] == "–"
     assert table["mean, 5-shot"].tolist()[:2] == ["66.0 ± 0.2", "69.0 ± 0.2"]
     assert table["core-minutes"].tolist() == ["11", "11", "22"]

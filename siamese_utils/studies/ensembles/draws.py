@@ -23,9 +23,8 @@ from siamese_utils.training.recipes import DEFAULT_RECIPE, LONG_RECIPES
 
 SPLIT, DRAWS = "90-10", (0, 1, 2)
 NETWORKS: dict[str, tuple[str, ...]] = {
-    "the report's": (DEFAULT_RECIPE,),
-    **{name: (name,) for name in LONG_RECIPES},
-    "the two long ones": LONG_RECIPES,
+    **{name: (name,) for name in (DEFAULT_RECIPE, *LONG_RECIPES)},
+    "both-long": LONG_RECIPES,
 }
 """Recipes whose networks are judged together, by the name of the group."""
 EXPECTATION = (
