@@ -99,8 +99,8 @@ def test_draws_are_told_with_gains_and_a_mean_once_all_are_stored(
     half = 0.3 / math.sqrt(3)
     assert OverDraws.read(long, "as it is", "acc_5w1s").mean == Estimate(68.0, pytest.approx(half), 300)
     assert draws_findings.draws_sentence().endswith(
-        f"+3.5 on draw 1, +1.5 on draw 2, on average **68.0 ± 0.2** (the report's 65.0 ± 0.2); *the two long ones, shifted* "
-        "+4.0 on draw 1."
+        "+3.5 on draw 1, +1.5 on draw 2, on average **68.0 ± 0.2** (the report's 65.0 ± 0.2); "
+        "*the two long ones, shifted* +4.0 on draw 1."
     )
     table = draws_findings.draws_table().frame
     assert table.networks.tolist() == ["the report's", long, "the two long ones"]
