@@ -16,6 +16,7 @@ from siamese_utils.studies.budgets.findings import accuracy_by_classes
 from siamese_utils.studies.drawing import findings as drawing
 from siamese_utils.studies.objectives.findings import objective_results
 from siamese_utils.studies.splits.findings import over_draws
+from siamese_utils.training.recipes import DEFAULT_RECIPE
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = [path.stem for path in numbered_notebooks(ROOT / "notebooks")]
@@ -38,7 +39,7 @@ def stored(table: str, metric: str, **key: object) -> float:
 def test_five_findings_with_their_numbers() -> None:
     found = answer.answer()
     assert len(found.findings) == 5 and len(found.cost) == 2 and len(found.limits) == 5
-    sweep = {"split": "90-10", "draw": 0, "seed": 0}
+    sweep = {"split": "90-10", "draw": 0, "seed": 0, "recipe": DEFAULT_RECIPE}
     expected = (
         (stored("split_sweep", "acc_5w1s", **sweep), stored("split_sweep", "acc_5w5s", **sweep)),
         (over_draws("acc_5w1s")["mean"].iloc[-1], accuracy_by_classes()["mean"].iloc[-1]),
@@ -62,9 +63,10 @@ def test_claims_hold() -> None:
     assert draws.iloc[-1] - draws.iloc[0] > 5 and spread["mean"].iloc[-1] - spread["mean"].iloc[0] > 5
     kinds = objective_results().groupby("kind")["mean"].max()
     assert kinds["proxies"] - 2 > kinds["pairs"] > kinds["triplets"]
-    sweep = stored("split_sweep", "acc_5w1s", split="90-10", draw=0, seed=0)
+    key = {"split": "90-10", "draw": 0, "seed": 0, "recipe": DEFAULT_RECIPE}
+    sweep = stored("split_sweep", "acc_5w1s", **key)
     assert abs(sweep - stored("triplet_systems", "acc_5w1s", recipe="muon-triplet")) < 2
-    assert stored("split_sweep", "legacy_always_different", split="90-10", draw=0, seed=0) > stored(
+    assert stored("split_sweep", "legacy_always_different", **key) > stored(
         "seed_reference", "legacy_few_shot", split="90-10", source="published"
     )
 

@@ -40,6 +40,7 @@ from siamese_utils.studies.imprinting.study import IMPRINTING_MOVED
 from siamese_utils.studies.networks.study import DISTANCES
 from siamese_utils.studies.own_images.checks import WRONG
 from siamese_utils.studies.validation import JUDGED_IMAGES, trial_runs
+from siamese_utils.training.recipes import DEFAULT_RECIPE
 
 ROOT = Path(__file__).resolve().parents[1]
 SPAN = r"(?:percent|(?:percentage )?points?|hours?|minutes?|seconds?|days?|times)\b"
@@ -56,7 +57,7 @@ SENTENCES = {
     "03_": ("objectives/findings.py", "objectives/figures.py", "budgets/findings.py", "budgets/figures.py"),
     "03a": ("objectives/findings.py", "objectives/figures.py"),
     "03b": ("recipe/findings.py", "recipe/figures.py"),
-    "03c": ("ensembles/findings.py", "ensembles/figures.py"),
+    "03c": ("ensembles/findings.py", "ensembles/figures.py", "ensembles/draws_findings.py"),
     "04_": ("splits/findings.py", "splits/figures.py", "budgets/findings.py", "budgets/figures.py"),
     "05": ("splits/one_shot.py",),
     "06": ("imprinting/findings.py", "imprinting/figures.py", "imprinting/base_findings.py"),
@@ -127,7 +128,8 @@ def learned_images() -> str:
 
 
 def always_different(unseen: int) -> str:
-    return f"{value('split_sweep', split=f'{100 - unseen}-{unseen}', draw=0, metric='legacy_always_different'):.0f}"
+    key = {"split": f"{100 - unseen}-{unseen}", "draw": 0, "recipe": DEFAULT_RECIPE}
+    return f"{value('split_sweep', metric='legacy_always_different', **key):.0f}"
 
 
 def face_count(part: str) -> int:

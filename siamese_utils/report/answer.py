@@ -180,8 +180,8 @@ def training_cost() -> str:
     hours = store.result(seed_reference(), split=SPLIT, metric="training_hours").value
     return (
         f"The network of the first finding trained for **{record['seconds'] / 60:.0f} minutes** on "
-        f"{in_words(record['provenance']['threads'])} processor cores, without a GPU; the seed project's weights took "
-        f"{hours:.0f} hours on two cores of another processor."
+        f"{in_words(record['provenance']['threads'])} processor cores, without a GPU; the seed project's loop takes "
+        f"some {hours:.0f} hours for its weights, on two cores of another processor."
     )
 
 

@@ -226,7 +226,8 @@ def headline_text() -> str:
         f"After learning {best.classes} classes for {run['seconds'] / 60:.0f} minutes on {computed['threads']} "
         "processor cores, the network names an image of one of five *unseen* classes right "
         f"**{best.value:.1f} ± {best.ci95:.1f}%** of the time from a single example of each "
-        f"({best.reference:.1f}% with the seed project's weights, which took {hours:.0f} hours; chance is 20%)."
+        f"({best.reference:.1f}% with the seed project's weights, for which its loop takes some {hours:.0f} hours; "
+        "chance is 20%)."
     )
     note = (
         "Percent on unseen classes of the CIFAR-100 test set, class draw 0, with 95% intervals over episodes, supports "
@@ -256,7 +257,9 @@ def _latest_benchmarks() -> tuple[pd.DataFrame, pd.Series]:
 
 
 def benchmark_table(benchmark: str, caption: str) -> Table:
-    """One row a side of a benchmark: what it is, its rate, and its ratio to the first; both with half the range.
+    """One row a side of a benchmark: what it is, its rate, and its ratio to the first; both with half their range.
+
+    A side that was timed once has no range.
 
     Raises:
         ResultsError: the benchmark has not been run on the processor that was measured last.
@@ -267,8 +270,14 @@ def benchmark_table(benchmark: str, caption: str) -> Table:
         raise ResultsError(
             f"The benchmark {benchmark} is not stored; run it with `make bench OUT=results/benchmarks.csv`."
         )
-    rates = [f"{row.value:,.0f} ± {row.spread:,.0f} {row.unit}" for row in rows.itertuples()]
-    ratios = [f"{row.ratio:.2f} ± {row.ratio_spread:.2f}" for row in rows.itertuples()]
+
+    def ranged(value: str, half: str, repeats: int) -> str:
+        return f"{value} ± {half}" if repeats > 1 else value
+
+    rates = [
+        f"{ranged(f'{row.value:,.0f}', f'{row.spread:,.0f}', row.repeats)} {row.unit}" for row in rows.itertuples()
+    ]
+    ratios = [ranged(f"{row.ratio:.2f}", f"{row.ratio_spread:.2f}", row.repeats) for row in rows.itertuples()]
     return Table(pd.DataFrame({"side": rows.side.tolist(), "rate": rates, "ratio": ratios}), caption)
 
 

@@ -52,9 +52,9 @@ def time_sentence() -> str:
     runs = "its one seed" if row.seeds == 1 else f"each of its {row.seeds:.0f} seeds"
     return (
         f"With {row.images:,.0f} images, that is after **{row.seconds:.0f} seconds** ({where}), {runs} is past the "
-        f"{aim.value:.1f} percent of the seed project's weights: {row['mean']:.1f} ± {row.ci95:.1f}. Those took "
-        f"{hours:.0f} hours on two cores of another processor, so this is some **{hours * 3600 / row.seconds:,.0f}** "
-        "times less."
+        f"{aim.value:.1f} percent of the seed project's weights: {row['mean']:.1f} ± {row.ci95:.1f}. Those take "
+        f"some {hours:.0f} hours on two cores of another processor, by the speed of the seed project's loop there, so "
+        f"this is some **{float(f'{hours * 3600 / row.seconds:.2g}'):,.0f}** times less."
     )
 
 
@@ -123,7 +123,7 @@ def classes_table() -> Table:
 
 
 def classes_sentence() -> str:
-    """What more classes bring with the same images, and which part of the growth with all images that is; Markdown."""
+    """What more classes bring with the same images, beside the growth with all images; Markdown."""
     table, full = accuracy_by_classes(), all_images().set_index("learned").value
     first, last = table.iloc[0], table.iloc[-1]
     gained = last["mean"] - first["mean"]
@@ -134,8 +134,8 @@ def classes_sentence() -> str:
     if {first.classes, last.classes} <= set(full.index):
         whole = full[last.classes] - full[first.classes]
         told += (
-            f"; with all images of each class it is {whole:+.1f}, so the variety of classes alone brings "
-            f"{gained / whole:.0%} of the growth"
+            f"; in the sweep, which has all images of each class and shows them for longer, it is {whole:+.1f}, and "
+            "what of the rest is the images and what the longer training is not told here"
         )
     interval = CLASSES_OR_IMAGES.table().query("metric == 'acc_5w1s'").ci95.max()
     return f"{told}. The interval of one run over its episodes is ± {interval:.1f}."

@@ -95,7 +95,8 @@ def draws_figure() -> Illustration:
             ]
             told.append(f"{way_name(*way)}: {', '.join(numbers)}")
     for row, values in ends.items():
-        for value, side, align in ((min(values), -1, "right"), (max(values), 1, "left")) if values else ():
+        ends_told = ((min(values, default=0), -1, "right"), (max(values, default=0), 1, "left"))
+        for value, side, align in ends_told[: len(values)]:
             axis.annotate(
                 f"{value:.1f}",
                 (value, rows[row]),
@@ -116,7 +117,7 @@ def draws_figure() -> Illustration:
     figure.suptitle(
         f"{SPLIT}: the report's training and longer ones, by class draw", x=0.01, ha="left", fontweight="bold"
     )
-    figure.legend(loc="upper left", bbox_to_anchor=(0.0, 0.94), ncols=len(told), columnspacing=1.2, handletextpad=0.2)
+    figure.legend(loc="upper left", bbox_to_anchor=(0.0, 0.95), ncols=len(told), columnspacing=1.2, handletextpad=0.2)
     figure.tight_layout(rect=(0, 0, 1, 0.88))
-    alt = f"Five-way one-shot accuracy in percent on the unseen classes of {SPLIT}. " + "; ".join(told) + "."
+    alt = f"Five-way one-shot accuracy in percent on the unseen classes of {SPLIT}, by class draw: {'; '.join(told)}."
     return Illustration(figure, "03_class_draws", alt)

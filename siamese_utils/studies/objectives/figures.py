@@ -171,7 +171,8 @@ def similarity_figure(
     seen = auc["after training", "seen classes"]
     return shown, (
         f"For unseen classes the area under the ROC curve rises from **{before}** to **{after}**; for seen classes it "
-        f"ends at **{seen}** (percent, 95% interval over the test images). What was learned on {len(split.seen)} "
+        f"ends at **{seen}** (percent, 95% interval over the test images; of seen classes every third). What was "
+        f"learned on {len(split.seen)} "
         f"classes carries over: the gap to seen classes is {seen.value - after.value:.1f} points, and "
         f"{after.value - before.value:.1f} points were gained."
     )

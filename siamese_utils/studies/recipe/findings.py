@@ -145,7 +145,7 @@ def search_reading() -> str:
     acc, minutes = _values(RECIPE_SEARCH), _values(RECIPE_SEARCH, "seconds") / 60
     slow, fast = (trial_runs(RECIPE_SEARCH)[name].config.muon_rate for name in ("muon", "muon-rate-0.05"))
     return (
-        f"- **The optimiser mattered most.** Muon instead of AdamW gained {acc['muon'] - acc['adamw']:.1f} points "
+        f"- **The optimiser matters.** Muon instead of AdamW gained {acc['muon'] - acc['adamw']:.1f} points "
         f"for the same images, and a rate {fast / slow:g} times as high another "
         f"{acc['muon-rate-0.05'] - acc['muon']:.1f}.\n"
         "- **Small images first.** Starting at 16 × 16 pixels lets half as many images again be seen in "
