@@ -323,6 +323,7 @@ def test_a_cache_that_cannot_be_written_costs_time_alone(
 def test_a_large_cache_loses_its_oldest_rows(
     encoder: Counting, some_files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(cache, "_SETTLED", -1.0)  # files are remembered however new they are
     embed_files(encoder, some_files)
     monkeypatch.setattr(cache, "MOST_BYTES", database().stat().st_size)
     embed_files(encoder, some_files[:1])  # not too large yet

@@ -316,3 +316,16 @@ def test_classes_that_are_no_words_are_not_saved(encoder: Encoder, images: np.nd
     with pytest.raises(CheckpointError, match="words or numbers"):
         fitted.save(tmp_path / "a.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def test_queries_whose_content_is_known_are_not_read_for_it(
+    encoder: Encoder, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted = OneShotClassifier(encoder).fit_folder(folder / "support")
+    copy = folder / "queries" / "ant" / "copy.png"
+    copy.write_bytes(next((folder / "support" / "ant").iterdir()).read_bytes())
+    files = sorted((folder / "queries" / "ant").iterdir())
+    first = fitted.predict_files(files, top=2)
+    monkeypatch.setattr(classify, "content_digest", lambda file: pytest.fail(f"{file} is read once more"))
+    again = fitted.predict_files(files, top=2)
+    assert again.in_support.tolist() == first.in_support.tolist() == [file == copy for file in files]

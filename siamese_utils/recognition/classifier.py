@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -286,7 +286,7 @@ class OneShotClassifier(ClassifierMixin, BaseEstimator):
             self._eyes(), files, skip_unreadable=skip_unreadable, progress="queries", views=self.views
         )
         files, z = [files[position] for position in embedded.kept], embedded.z
-        doubles = self._doubles(files)
+        doubles = self._doubles(files, embedded.digests)
         similarity, probability = self.compare(z), self._probabilities(z)
         if top is None:
             return similarity_table(files, self.class_names, similarity, probability.argmax(dim=1))
@@ -297,10 +297,18 @@ class OneShotClassifier(ClassifierMixin, BaseEstimator):
             add_nearest(table, z, self.examples_.z, self.examples_.files)
         return table
 
-    def _doubles(self, files: list[Path]) -> list[bool]:
-        """Whether the content of each file stands in the support, which is worth a warning."""
+    def _doubles(self, files: list[Path], digests: Sequence[str]) -> list[bool]:
+        """Whether the content of each file stands in the support, which is worth a warning.
+
+        Args:
+            files: the queries.
+            digests: of their contents, as far as they are known.
+        """
         places = {content: file for content, file in zip(self.examples_.contents, self.examples_.files) if content}
-        found = [places.get(content_digest(file)) if places else None for file in files]
+        found = [
+            places.get(digest or content_digest(file)) if places else None
+            for file, digest in zip(files, digests, strict=True)
+        ]
         pairs = list(dict.fromkeys(f"{file} is {place}" for file, place in zip(files, found) if place))
         if pairs:
             more = f"; and {len(pairs) - _LISTED:,} more" if len(pairs) > _LISTED else ""

@@ -44,11 +44,13 @@ class FileEmbeddings:
         z: float32 (M, D) on the CPU, rows of unit length.
         kept: positions of the M files among those given, ascending.
         faults: by their positions, why the others cannot be read.
+        digests: of the M files' contents, BLAKE2b of 32 hexadecimal digits; empty where it was not taken.
     """
 
     z: torch.Tensor
     kept: tuple[int, ...]
     faults: dict[int, ImageError]
+    digests: tuple[str, ...]
 
 
 def embed_files(
@@ -159,7 +161,7 @@ def _embed_here(
     finally:
         if cache is not None:
             cache.close()
-    return FileEmbeddings(table.z[: len(table.kept)], tuple(table.kept), table.faults)
+    return FileEmbeddings(table.z[: len(table.kept)], tuple(table.kept), table.faults, tuple(table.digests))
 
 
 class _Table:
@@ -169,6 +171,7 @@ class _Table:
         self.encoder, self.settings, self.cache = encoder, settings, cache
         self.z = torch.empty(count, encoder.embedding_dim)
         self.kept: list[int] = []
+        self.digests: list[str] = []
         self.faults: dict[int, ImageError] = {}
         self.waiting: list[tuple[int, _Image]] = []
         self.seen: list[Content] = []
@@ -179,6 +182,7 @@ class _Table:
             return
         row = len(self.kept)
         self.kept.append(position)
+        self.digests.append(found.content.digest.hex() if found.content else "")
         if isinstance(found, _Image):
             self.waiting.append((row, found))
         else:
@@ -239,13 +243,16 @@ def _embed_there(
     sent = np.frombuffer(pickle.dumps(encoder), np.uint8)  # as an array it is sent to each worker once
     starts = range(0, len(paths), _PART)
     jobs = [(start, sent, [path.absolute() for path in paths[start : start + _PART]], settings) for start in starts]
-    z, faults = torch.empty(len(paths), encoder.embedding_dim), {}
+    z, faults, digests = torch.empty(len(paths), encoder.embedding_dim), {}, [""] * len(paths)
     for start, part in spread(_embed_part, jobs, scheduler):
         z[[start + position for position in part.kept]] = part.z
+        for position, digest in zip(part.kept, part.digests, strict=True):
+            digests[start + position] = digest
         faults |= {start + position: error for position, error in part.faults.items()}
         tell(len(part.kept) + len(part.faults))
     kept = [position for position in range(len(paths)) if position not in faults]
-    return FileEmbeddings(z[kept] if faults else z, tuple(kept), dict(sorted(faults.items())))
+    known = tuple(digests[position] for position in kept)
+    return FileEmbeddings(z[kept] if faults else z, tuple(kept), dict(sorted(faults.items())), known)
 
 
 def _embed_part(start: int, sent: np.ndarray, paths: Sequence[Path], settings: _Settings) -> tuple[int, FileEmbeddings]:
