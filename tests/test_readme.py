@@ -16,6 +16,8 @@ from siamese_utils.evaluation.protocol import METRICS
 from siamese_utils.experiments.study import Outcome, Run, keep
 from siamese_utils.report import answer, readme
 from siamese_utils.studies import reference
+from siamese_utils.studies.ensembles.draws import CLASS_DRAWS
+from siamese_utils.studies.ensembles.draws_findings import WAYS
 from siamese_utils.studies.ensembles.study import ENSEMBLES, TOGETHER
 from siamese_utils.studies.objectives.findings import reached_sentence
 from siamese_utils.studies.objectives.systems import TRIPLET_SYSTEMS
@@ -67,6 +69,23 @@ def test_other_systems_have_rows_of_their_own(project: Path) -> None:
     assert alone.rows.value["acc_5w5s"] == 51
     assert together.label == "90-10, three networks together"
     assert together.rows.value.to_dict() == dict.fromkeys(metrics, 62.0)
+
+
+def test_both_long_trainings_together_have_a_row(project: Path) -> None:
+    networks, views = WAYS[-1]
+
+    def put(draw: int, value: float) -> None:
+        rows = [(draw, networks, views, name, value + place, 0.5, 9) for place, name in enumerate(CLASS_DRAWS.metrics)]
+        old = [CLASS_DRAWS.table()] if CLASS_DRAWS.path.exists() else []
+        pd.concat([*old, pd.DataFrame(rows, columns=CLASS_DRAWS.columns)]).to_csv(CLASS_DRAWS.path, index=False)
+
+    put(1, 60.0)
+    assert readme._other_systems() == []  # draw 0 is missing
+    put(0, 80.0)
+    (both,) = readme._other_systems()
+    assert both.rows.value["acc_5w5s"] == 81 and both.rows.ci95["acc_5w1s"] == 0.5 and both.draws == "–"
+    put(2, 70.0)
+    assert readme._other_systems()[0].draws == "70.0 (60.0 to 80.0)"
 
 
 def test_longer_trainings_have_rows_of_their_own(project: Path) -> None:

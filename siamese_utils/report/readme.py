@@ -16,6 +16,8 @@ from siamese_utils.experiments import plotting
 from siamese_utils.experiments import store as results
 from siamese_utils.experiments.findings import Table
 from siamese_utils.studies import reference as studies_reference
+from siamese_utils.studies.ensembles.draws import CLASS_DRAWS
+from siamese_utils.studies.ensembles.draws_findings import WAYS, OverDraws
 from siamese_utils.studies.ensembles.study import ENSEMBLES, TOGETHER
 from siamese_utils.studies.objectives.systems import SPLIT, TRIPLET_SYSTEMS
 from siamese_utils.studies.own_images import findings as own_images
@@ -187,7 +189,7 @@ def _other_systems() -> list[OtherSystem]:
             rows = last.assign(metric=last.metric.str.removesuffix(TOGETHER)).set_index("metric")
             note = "networks of other seeds, their similarities averaged"
             found.append(OtherSystem(label, note, "03c_ensembles", rows))
-    return [*found, *_longer()]
+    return [*found, *_longer(), *_longer_together()]
 
 
 def _longer() -> Iterator[OtherSystem]:
@@ -204,6 +206,20 @@ def _longer() -> Iterator[OtherSystem]:
         first = rows[rows.draw == 0].set_index("metric")
         note = "other recipes that train for an hour of one processor core"
         yield OtherSystem(f"{SPLIT}, `{name}`", note, "03c_ensembles", first, draws)
+
+
+def _longer_together() -> Iterator[OtherSystem]:
+    """Both of them on 90-10, judged over shifted views, as one would by CIFAR-FS's validation classes."""
+    if not CLASS_DRAWS.path.exists():
+        return
+    reached = {name: OverDraws.read(*WAYS[-1], name) for name in HEADLINE_METRICS}
+    if not all(0 in one.of for one in reached.values()):
+        return
+    rows = pd.DataFrame({name: {"value": one.of[0].value, "ci95": one.of[0].ci95} for name, one in reached.items()}).T
+    one_shot = reached["acc_5w1s"]
+    values = [estimate.value for estimate in one_shot.of.values()]
+    draws = "–" if one_shot.mean is None else _of_draws(one_shot.mean.value, min(values), max(values))
+    yield OtherSystem(f"{SPLIT}, both of these", "both together, over shifted views", "03c_ensembles", rows, draws)
 
 
 def _of_draws(mean: float, low: float, high: float) -> str:
