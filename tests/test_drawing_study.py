@@ -395,7 +395,7 @@ def test_findings_say_what_is_stored(project: Path) -> None:
     table, gains, letters = findings.official_runs()
     low, high = wilson(376, 400)
     assert table.frame["95%, over trials"].tolist()[-1] == f"{low:.1f} to {high:.1f}"
-    assert "**+3.0** points, the alphabets beside MNIST by **+44.0**" in gains
+    assert "**+3.0** points (the intervals overlap), the alphabets beside MNIST by **+44.0**" in gains
     assert "**88.0 ± 0.1%**" in letters and letters.endswith("60.0 to 70.0%.")
     labels = [text.get_text() for text in figures.omniglot().figure.axes[0].get_yticklabels()]
     assert labels.index("this network, MNIST alone") == 0 and labels[-1] == "Bayesian program learning (30 alphabets)"

@@ -22,6 +22,7 @@ from siamese_utils.evaluation.estimates import Estimate
 from siamese_utils.experiments.findings import Table
 from siamese_utils.studies.splits import figures, findings
 from siamese_utils.studies.splits.classes import stored_class_accuracies
+from siamese_utils.training.recipes import DEFAULT_RECIPE
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 LEARNED = list(range(10, 100, 10))
@@ -50,6 +51,7 @@ def closed() -> Iterator[None]:
 def stored(metric: str, draw: int = 0) -> list[float]:
     """The stored values of a metric, from the tables as they are, by number of classes learned."""
     table = pd.concat(pd.read_csv(RESULTS / f"{name}.csv") for name in ("split_sweep", "growth"))
+    table = table[table.recipe == DEFAULT_RECIPE]
     table = table[(table.metric == metric) & (table.draw == draw)].set_index("split").value
     return [table[split] for split in SPLIT_NAMES if split in table.index]
 
@@ -144,7 +146,7 @@ def test_the_legacy_metric_stays_below_the_blind_answer() -> None:
 def test_a_dot_is_a_class_of_a_split() -> None:
     shown = figures.relatives_figure()
     (axis,) = shown.figure.axes
-    table = pd.read_csv(RESULTS / "class_accuracy.csv")
+    table = pd.read_csv(RESULTS / "class_accuracy.csv").query("recipe == @DEFAULT_RECIPE")
     by_class = stored_class_accuracies()
     np.testing.assert_array_equal(by_class.value, table.value)
     apart = (table.value - table.groupby(["draw", "split"]).value.transform("mean")).to_numpy()
