@@ -87,7 +87,7 @@ def folders_in(folder: Path) -> list[Path]:
     Raises:
         DataError: the folder cannot be read.
     """
-    return [path for path in _listed(folder) if _kind(path) == "folder"]
+    return _folders(_kinds(folder))
 
 
 def images_in(*folders: Path) -> list[Path]:
@@ -98,8 +98,14 @@ def images_in(*folders: Path) -> list[Path]:
     Raises:
         DataError: a folder cannot be read.
     """
-    images, others = _files_in(*folders)
-    if others:
+    return _images_of(_kinds(*folders))
+
+
+def _images_of(kinds: dict[Path, str]) -> list[Path]:
+    """See :func:`images_in`."""
+    images = _images(kinds)
+    known = {*images, *_folders(kinds)}
+    if others := {path: kind for path, kind in kinds.items() if path not in known}:
         counts = Counter(kind or file.suffix.lower() or "without an ending" for file, kind in others.items())
         places = list(dict.fromkeys(file.parent for file in others))
         _log.warning(
@@ -120,7 +126,7 @@ def loose_images(folder: Path) -> list[Path]:
     Raises:
         DataError: the folder cannot be read.
     """
-    return _files_in(folder)[0]
+    return _images(_kinds(folder))
 
 
 def images_here(folder: Path) -> list[Path]:
@@ -129,22 +135,29 @@ def images_here(folder: Path) -> list[Path]:
     Raises:
         DataError: the folder cannot be read.
     """
-    if within := folders_in(folder):
-        _log.warning(
-            "Not looked into: %d folder%s in %s, such as %s; name them to have their images too.",
-            len(within),
-            "s" * (len(within) > 1),
-            printable(folder),
-            printable(within[0].name),
-        )
-    return images_in(folder)
+    kinds = _kinds(folder)
+    if within := _folders(kinds):
+        _log.warning("Not looked into: %s; name them to have their images too.", counted("folder", within))
+    return _images_of(kinds)
 
 
-def _files_in(*folders: Path) -> tuple[list[Path], dict[Path, str]]:
-    """The image files directly in folders, by name, and all else but folders, with what it is if it is no file."""
-    kinds = {file: kind for folder in folders for file in _listed(folder) if (kind := _kind(file)) != "folder"}
-    images = [file for file, kind in kinds.items() if not kind and file.suffix.lower() in image_suffixes()]
-    return images, {file: kind for file, kind in kinds.items() if kind or file.suffix.lower() not in image_suffixes()}
+def counted(what: str, paths: Sequence[Path]) -> str:
+    """How many there are in their folder, and one of them: ``2 folders in photos, such as 2024``."""
+    plural = "s" * (len(paths) > 1)
+    return f"{len(paths)} {what}{plural} in {printable(paths[0].parent)}, such as {printable(paths[0].name)}"
+
+
+def _kinds(*folders: Path) -> dict[Path, str]:
+    """All that lies directly in folders, by name, and what it is; each is looked at once."""
+    return {path: _kind(path) for folder in folders for path in _listed(folder)}
+
+
+def _folders(kinds: dict[Path, str]) -> list[Path]:
+    return [path for path, kind in kinds.items() if kind == "folder"]
+
+
+def _images(kinds: dict[Path, str]) -> list[Path]:
+    return [path for path, kind in kinds.items() if not kind and path.suffix.lower() in image_suffixes()]
 
 
 def images_below(folder: Path, skip_unreadable: bool = False) -> list[Path]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from siamese_utils.data.image_files import folders_in, image_suffixes, images_in, is_litter, loose_images
+from siamese_utils.data.image_files import counted, folders_in, image_suffixes, images_in, is_litter, loose_images
 from siamese_utils.errors import DataError, SamplingError, printable
 from siamese_utils.system.files import as_path
 
@@ -64,11 +64,7 @@ def read_support(folder: str | Path, check_doubles: bool = True) -> Support:
         )
     if folders and (loose := loose_images(folder)):
         _log.warning(
-            "Of no class, and left out: %d image%s in %s, such as %s; move them into the folder of their class.",
-            len(loose),
-            "s" * (len(loose) > 1),
-            printable(folder),
-            printable(loose[0].name),
+            "Of no class, and left out: %s; move them into the folder of their class.", counted("image", loose)
         )
     _check_folders(folder, folders)
     files = images_in(*folders)

@@ -55,6 +55,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
         try:
             temporary.touch()
             mode = stat.S_IMODE((place if place.is_file() else temporary).stat().st_mode)
+            temporary.unlink()  # who writes nothing must not leave an empty file
             yield temporary
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
