@@ -30,7 +30,7 @@ from siamese_utils.evaluation.episodes import (
     legacy_always_different,
     legacy_few_shot,
 )
-from siamese_utils.evaluation.estimates import Estimate, mean_estimate, wilson
+from siamese_utils.evaluation.estimates import Estimate, difference_of_shares, mean_estimate, wilson
 from siamese_utils.evaluation.pairs import (
     auc,
     pair_accuracy,
@@ -100,6 +100,29 @@ def test_intervals_of_means_cover_the_truth_about_19_times_in_20() -> None:
 def test_wilson_agrees_with_scipy(hits: int, trials: int) -> None:
     interval = binomtest(hits, trials).proportion_ci(method="wilson")
     assert wilson(hits, trials) == pytest.approx((100 * interval.low, 100 * interval.high), abs=1e-2)
+
+
+def test_differences_of_shares_are_those_of_newcombe() -> None:
+    """His table II, method 10."""
+    for first, second, low, high in (
+        ((56, 70), (48, 80), 5.24, 33.39),
+        ((9, 10), (3, 10), 17.05, 80.90),
+        ((10, 10), (0, 10), 60.75, 100.0),
+    ):
+        assert difference_of_shares(first, second) == pytest.approx((low, high), abs=0.011)
+        assert difference_of_shares(second, first) == pytest.approx((-high, -low), abs=0.011)
+
+
+@pytest.mark.parametrize("first, second", [((3, 20), (5, 20)), ((19, 20), (150, 165))])
+def test_an_interval_of_a_difference_holds_it_as_often_as_it_says(
+    first: tuple[int, int], second: tuple[int, int]
+) -> None:
+    rng, held = np.random.default_rng(0), 0
+    shares, sizes = [hits / trials for hits, trials in (first, second)], [first[1], second[1]]
+    for hits in rng.binomial(sizes, shares, (400, 2)).tolist():
+        low, high = difference_of_shares((hits[0], sizes[0]), (hits[1], sizes[1]))
+        held += low <= 100 * (shares[0] - shares[1]) <= high
+    assert 0.92 <= held / 400 <= 0.99
 
 
 @pytest.mark.parametrize("hits, trials", [(1, 0), (3, 2), (-1, 5)])

@@ -31,7 +31,8 @@ def coloured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_was_planted_is_counted(coloured: None) -> None:
     metrics = checks.wrong_labels("choosing", 5)
     assert metrics["wrong_recall"].value == metrics["wrong_precision"].value == 100
-    assert metrics["wrong_recall"].n == 3 and metrics["too_high"].n == 3
+    assert metrics["wrong_recall"].n == 3 and metrics["too_high"].n == metrics["too_high_alone"].n == 3
+    assert metrics["covered"].value == 100 and metrics["too_high"].value == 0  # all are right, here and there
     assert checks.wrong_labels("choosing", 8).keys() == {"wrong_recall", "wrong_precision"}, "none are left to ask"
 
 

@@ -9,7 +9,16 @@ from sklearn.linear_model import Ridge
 from torch.nn import functional as F
 
 from siamese_utils.errors import SamplingError, UnknownNameError
-from siamese_utils.recognition.heads import HEADS, RIDGE, choose_head, fit_head, leave_one_out, leave_one_out_scores
+from siamese_utils.recognition import heads
+from siamese_utils.recognition.heads import (
+    HEADS,
+    RIDGE,
+    choose_head,
+    fit_head,
+    leave_one_out,
+    leave_one_out_scores,
+    left_out_in_turn,
+)
 
 LABELS = torch.tensor([0, 0, 1, 1, 1, 2, 3, 3, 3, 3])
 
@@ -56,6 +65,48 @@ def test_predictions_of_images_left_out() -> None:
         assert predicted[5] == -1 and predicted.dtype == torch.int64
         assert torch.equal(predicted[:5], scores[:5].argmax(dim=1))
     assert torch.equal(leave_one_out(z, LABELS, "auto"), leave_one_out(z, LABELS, choose_head(z, LABELS)))
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_in_turn_as_many_are_left_out_of_every_class(name: str) -> None:
+    """By hand: LABELS has classes of 2, 3, 1 and 4 images, which stand side by side."""
+    z, kept = clusters(LABELS), {0: [0, 1], 1: [2, 3, 4], 3: [6, 7, 8, 9]}
+    predicted = left_out_in_turn(z, LABELS, name)
+    assert predicted[5] == -1 and predicted.dtype == torch.int64
+    for turn in range(4):
+        left = {label: rows[turn % len(rows)] for label, rows in kept.items()}
+        rest = torch.tensor([row for row in range(10) if row not in left.values()])
+        head = fit_head(z[rest], LABELS[rest], name)
+        for label, row in left.items():
+            if turn < len(kept[label]):
+                assert predicted[row] == int(head.scores(z[row][None]).argmax())
+
+
+def test_turns_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels, fitted = torch.randperm(200, generator=torch.Generator().manual_seed(0)) % 4, []
+    z = clusters(labels)
+    fit = heads.fit_head
+    monkeypatch.setattr(heads, "fit_head", lambda z, labels, head: fitted.append(len(z)) or fit(z, labels, head))
+    predicted = left_out_in_turn(z, labels, "prototype")
+    assert len(fitted) == heads.MOST_TURNS and set(fitted) <= {184, 188, 192, 196}
+    assert (predicted >= 0).all() and (predicted == labels).float().mean() > 0.9
+
+
+def test_classes_known_by_one_image_fewer_are_not_at_a_disadvantage() -> None:
+    """Where classes do not differ at all, chance is met, and leaving out one image alone stays behind it."""
+    labels = torch.arange(12).repeat_interleave(3)
+    shares: dict[str, list[float]] = {"in turn": [], "alone": []}
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        z = F.normalize(torch.randn(36, 256, generator=generator) + 1.0, dim=1)
+        shares["in turn"].append(float((left_out_in_turn(z, labels, "prototype") == labels).double().mean()))
+        shares["alone"].append(float((leave_one_out(z, labels, "prototype") == labels).double().mean()))
+    means = {name: sum(values) / 40 for name, values in shares.items()}
+    assert means["in turn"] == pytest.approx(1 / 12, abs=0.025) and means["alone"] < 0.5 * means["in turn"]
+
+
+def test_nothing_is_left_out_where_every_class_has_one() -> None:
+    assert left_out_in_turn(clusters(torch.arange(6)), torch.arange(6)).tolist() == [-1] * 6
 
 
 def test_scores_of_prototypes_are_cosines() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -92,6 +93,26 @@ def wilson(hits: int, trials: int) -> tuple[float, float]:
         raise SamplingError(f"{hits} hits in {trials} trials have no share; count at least one trial.")
     interval = binomtest(hits, trials).proportion_ci(method="wilson")
     return 100 * interval.low, 100 * interval.high
+
+
+def difference_of_shares(first: tuple[int, int], second: tuple[int, int]) -> tuple[float, float]:
+    """The 95% interval of the difference of two independent shares, in points: (low, high).
+
+    From Wilson's intervals of either (Newcombe, 1998, Statistics in Medicine 17, pages 873 to 890, method 10).
+
+    Args:
+        first, second: hits and trials of each.
+
+    Raises:
+        SamplingError: see ``wilson``.
+    """
+    (low, high), (other_low, other_high) = wilson(*first), wilson(*second)
+    share, other = (100 * hits / trials for hits, trials in (first, second))
+    difference = share - other
+    return (
+        difference - math.hypot(share - low, other_high - other),
+        difference + math.hypot(high - share, other - other_low),
+    )
 
 
 def bootstrap_estimate(

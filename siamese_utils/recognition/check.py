@@ -19,7 +19,7 @@ from siamese_utils.errors import ImageError, SamplingError, printable
 from siamese_utils.recognition.doubles import Double, find_doubles
 from siamese_utils.recognition.embedding import embed_files
 from siamese_utils.recognition.folder_report import FolderReport
-from siamese_utils.recognition.heads import leave_one_out, prototype_left_out
+from siamese_utils.recognition.heads import left_out_in_turn, prototype_left_out
 from siamese_utils.recognition.support import Support, read_support
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ _WORK = 2e8  # similarities at most for the accuracy with one example each
 def check_folder(folder: str | Path, encoder: Any = None, skip_unreadable: bool = False) -> FolderReport:
     """Judge a support folder by its own images, before it is trusted.
 
-    Each image is classified by the others (leave-one-out). Images that double another of their class are left out of
-    this, since their double would give them away.
+    Each image is classified by the others, without one image of every class at a time (``left_out_in_turn``). Images
+    that double another of their class are left out of this, since their double would give them away.
 
     Args:
         folder: one sub-folder a class, one image or more in each.
@@ -121,11 +121,11 @@ def judge(
 
 @dataclass(frozen=True, eq=False)
 class _LeftOut:
-    """Each image against all others.
+    """Each image against the others.
 
     Attributes:
         labels: its class.
-        predicted: the class that it is given to; -1 where it is alone in its class.
+        predicted: the class that it is given to, by as many of every class; -1 where it is alone in its class.
         own: cosine similarity to the prototype of its own class without itself; not a number where it is alone.
         other: similarity to the prototype of the nearest other class.
         nearest: that class.
@@ -157,7 +157,7 @@ class _LeftOut:
 
 def _left_out(z: torch.Tensor, labels: torch.Tensor) -> _LeftOut:
     present, compact = labels.unique(return_inverse=True)
-    predicted = leave_one_out(z, compact, "auto")  # by the head that a classifier would choose
+    predicted = left_out_in_turn(z, compact)  # by the head that a classifier would choose
     predicted = torch.where(predicted < 0, -1, present[predicted])
     similarity, row = prototype_left_out(z, compact), torch.arange(len(z))
     own = similarity[row, compact]

@@ -29,7 +29,8 @@ class FolderReport:
     Attributes:
         folder: it.
         encoder, note: name of the encoder, and a sentence about it or nothing.
-        accuracy: percent of the judged images that are named right by all others.
+        accuracy: percent of the judged images that are named right by the others, when as many are left out of every
+            class.
         interval: 95% by Wilson's method, percent.
         judged: how many have another image of their class; doubled ones are counted once.
         one_shot: percent right with one random example of each class; the interval covers the choice of examples.

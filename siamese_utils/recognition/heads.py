@@ -19,6 +19,9 @@ from siamese_utils.errors import SamplingError, look_up
 RIDGE = 1.0
 """Strength of the linear head's regularisation, chosen on one half of the classes of photographs."""
 
+MOST_TURNS = 20
+"""Heads that are fitted at most to judge a support by itself."""
+
 _DEVIATIONS = 2.0  # by which a head must be better to be chosen
 _MOST_SCORES = 20_000_000  # images times classes up to which heads are compared
 _SAME = 1 - 1e-5  # cosine above which two embeddings differ in nothing but rounding
@@ -104,6 +107,46 @@ def leave_one_out(z: torch.Tensor, labels: torch.Tensor, head: str = "prototype"
     z, labels = _checked(z, labels)
     scores = leave_one_out_scores(z, labels, choose_head(z, labels) if head == "auto" else head)
     return torch.where(scores.isnan().any(dim=1), -1, scores.nan_to_num(-torch.inf).argmax(dim=1))
+
+
+def left_out_in_turn(z: torch.Tensor, labels: torch.Tensor, head: str = "auto") -> torch.Tensor:
+    """Predictions for each support image by a head that was fitted without it and without as many of every class.
+
+    Leaving out one image alone is unfair to its class: that one is then known by fewer examples than all others, and
+    with two or three of each this costs more than the missing example does. So the images of a class are left out in
+    turn, one of each class at a time, or a ``MOST_TURNS``-th of each; a class with fewer images than another begins
+    anew, and its images are not judged again.
+
+    Args:
+        z: float32 (N, D), rows of unit length.
+        labels: int64 (N,), 0 to C - 1.
+        head: a name in ``HEADS``, or ``"auto"`` for the one that ``choose_head`` finds among all.
+
+    Returns:
+        int64 (N,); -1 for the only example of its class, which is never left out.
+
+    Raises:
+        UnknownNameError, ShapeError, SamplingError: see ``fit_head``.
+    """
+    z, labels = _checked(z, labels)
+    name = choose_head(z, labels) if head == "auto" else head
+    sizes = torch.bincount(labels)
+    turns = sizes.clamp(max=MOST_TURNS)[labels]
+    place, predicted = _places(labels), torch.full_like(labels, -1)
+    for turn in range(int(turns.max()) if bool((turns > 1).any()) else 0):
+        left = (turns > 1) & (place % turns == turn % turns)
+        judged = left & (turn < turns)
+        scores = fit_head(z[~left], labels[~left], name).scores(z[judged])
+        predicted[judged] = scores.argmax(dim=1)
+    return predicted
+
+
+def _places(labels: torch.Tensor) -> torch.Tensor:
+    """How many earlier rows have the same label, int64 (N,)."""
+    order, sizes = labels.argsort(stable=True), torch.bincount(labels)
+    place = torch.empty_like(labels)
+    place[order] = torch.arange(len(labels)) - (sizes.cumsum(0) - sizes)[labels[order]]
+    return place
 
 
 def without_doubles(z: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

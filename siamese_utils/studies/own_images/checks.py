@@ -21,12 +21,12 @@ from PIL import Image, ImageEnhance, ImageOps
 from siamese_utils.data.photos import Half, Photos, find_photos
 from siamese_utils.data.sampling import named_rng
 from siamese_utils.encoders.checkpoints import load_encoder
-from siamese_utils.evaluation.estimates import Estimate, exact, mean_estimate, share_estimate
+from siamese_utils.evaluation.estimates import Estimate, difference_of_shares, exact, mean_estimate, share_estimate
 from siamese_utils.experiments.study import Bench, Outcome, Run, Study
 from siamese_utils.recognition.check import judge
 from siamese_utils.recognition.doubles import Double, find_doubles
 from siamese_utils.recognition.embedding import embed_files
-from siamese_utils.recognition.heads import fit_head
+from siamese_utils.recognition.heads import MOST_TURNS, fit_head, leave_one_out
 from siamese_utils.recognition.support import Support, content_digest
 
 ENCODER = "efficientnet-lite0"
@@ -51,7 +51,7 @@ COPIES: dict[str, tuple[str, Callable[[Image.Image], Image.Image], dict[str, Any
 
 def runs() -> list[Run]:
     """One half of the classes, then the other, with more and more examples of each class."""
-    settings = {"encoder": ENCODER, "wrong": WRONG, "repeats": REPEATS, "copied": COPIED}
+    settings = {"encoder": ENCODER, "wrong": WRONG, "repeats": REPEATS, "copied": COPIED, "turns": MOST_TURNS}
     return [
         Run({"half": half, "examples": examples}, {**settings, "half": half, "examples": examples})
         for half in ("choosing", "reporting")
@@ -90,9 +90,13 @@ def wrong_labels(half: Half, examples: int) -> dict[str, Estimate]:
         sound = _report(support, z[rows], pairs)
         if len(others):
             predicted = fit_head(z[rows], support.labels).scores(z[others]).argmax(dim=1)
-            truth = 100 * float((predicted == photos.labels[others]).double().mean())
-            shares["too_high"].append((sound.accuracy - truth) / 100)
-            shares["covered"].append(float(sound.interval[0] <= truth <= sound.interval[1]))
+            hits = int((predicted == photos.labels[others]).sum())
+            by_itself, truth = round(sound.accuracy * sound.judged / 100), hits / len(others)
+            alone = leave_one_out(z[rows], support.labels, "auto") == support.labels
+            low, high = difference_of_shares((by_itself, sound.judged), (hits, len(others)))
+            shares["too_high"].append(sound.accuracy / 100 - truth)
+            shares["too_high_alone"].append(float(alone.double().mean()) - truth)
+            shares["covered"].append(float(low <= 0 <= high))
         labels, planted = _mislabelled(support.labels, rng)
         found = set(_report(dataclasses.replace(support, labels=labels), z[rows], pairs).suspects.file)
         wrong = {str(support.files[row]) for row in planted}
@@ -182,7 +186,8 @@ FOLDER_CHECKS = Study(
         "wrong_recall": "of the labels planted wrong, how many are named",
         "wrong_precision": "of the examples named as mislabelled, how many are planted",
         "too_high": "the folder's accuracy by itself minus that on other images of its classes, points",
-        "covered": "how often the interval of the first holds the second",
+        "too_high_alone": "the same if one image were left out at a time, and none of the other classes",
+        "covered": "how often the 95% interval of that difference holds zero, from the number of images on either side",
         **{f"doubles_{kind.replace(' ', '_')}": f"of doubles that are {kind}, how many are found" for kind in COPIES},
         "doubles_in_the_data": "pairs found before any were planted",
         "doubles_wrong": "pairs named that are neither planted nor among those",

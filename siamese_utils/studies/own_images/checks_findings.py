@@ -23,7 +23,8 @@ def wrong_labels_table() -> Table:
         row["of those named, wrong"] = _told("wrong_precision", examples)
         left = examples < max(EXAMPLES)  # or there are no other images to compare with
         row["accuracy by itself minus that on others"] = _told("too_high", examples) if left else "–"
-        row["folders whose interval holds that on others"] = _told("covered", examples) if left else "–"
+        row["the same, one image left out at a time"] = _told("too_high_alone", examples) if left else "–"
+        row["folders where chance explains the first"] = _told("covered", examples) if left else "–"
         rows.append(row)
     return Table(
         pd.DataFrame(rows),
