@@ -277,7 +277,10 @@ def make_calls(folder: Path) -> dict[str, Call]:
         "mean_estimate": Call(estimates.mean_estimate, lambda: {"shares": torch.tensor([0.5, 0.7])}),
         "share_estimate": Call(estimates.share_estimate, lambda: {"hits": torch.tensor([True, False])}),
         "wilson": Call(estimates.wilson, lambda: {"hits": 3, "trials": 5}),
-        "difference_of_shares": Call(estimates.difference_of_shares, lambda: {"first": (3, 5), "second": (4, 9)}),
+        "difference_of_shares": Call(
+            estimates.difference_of_shares,
+            lambda: dict(zip(("hits", "trials", "other_hits", "other_trials"), (3, 5, 4, 9))),
+        ),
         "bootstrap_estimate": Call(
             lambda score, same: estimates.bootstrap_estimate(lambda s, f: float(s[f].mean()), score, same), _scores
         ),

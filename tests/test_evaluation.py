@@ -109,8 +109,8 @@ def test_differences_of_shares_are_those_of_newcombe() -> None:
         ((9, 10), (3, 10), 17.05, 80.90),
         ((10, 10), (0, 10), 60.75, 100.0),
     ):
-        assert difference_of_shares(first, second) == pytest.approx((low, high), abs=0.011)
-        assert difference_of_shares(second, first) == pytest.approx((-high, -low), abs=0.011)
+        assert difference_of_shares(*first, *second) == pytest.approx((low, high), abs=0.011)
+        assert difference_of_shares(*second, *first) == pytest.approx((-high, -low), abs=0.011)
 
 
 @pytest.mark.parametrize("first, second", [((3, 20), (5, 20)), ((19, 20), (150, 165))])
@@ -120,7 +120,7 @@ def test_an_interval_of_a_difference_holds_it_as_often_as_it_says(
     rng, held = np.random.default_rng(0), 0
     shares, sizes = [hits / trials for hits, trials in (first, second)], [first[1], second[1]]
     for hits in rng.binomial(sizes, shares, (400, 2)).tolist():
-        low, high = difference_of_shares((hits[0], sizes[0]), (hits[1], sizes[1]))
+        low, high = difference_of_shares(hits[0], sizes[0], hits[1], sizes[1])
         held += low <= 100 * (shares[0] - shares[1]) <= high
     assert 0.92 <= held / 400 <= 0.99
 

@@ -95,19 +95,16 @@ def wilson(hits: int, trials: int) -> tuple[float, float]:
     return 100 * interval.low, 100 * interval.high
 
 
-def difference_of_shares(first: tuple[int, int], second: tuple[int, int]) -> tuple[float, float]:
+def difference_of_shares(hits: int, trials: int, other_hits: int, other_trials: int) -> tuple[float, float]:
     """The 95% interval of the difference of two independent shares, in points: (low, high).
 
     From Wilson's intervals of either (Newcombe, 1998, Statistics in Medicine 17, pages 873 to 890, method 10).
 
-    Args:
-        first, second: hits and trials of each.
-
     Raises:
         SamplingError: see ``wilson``.
     """
-    (low, high), (other_low, other_high) = wilson(*first), wilson(*second)
-    share, other = (100 * hits / trials for hits, trials in (first, second))
+    (low, high), (other_low, other_high) = wilson(hits, trials), wilson(other_hits, other_trials)
+    share, other = 100 * hits / trials, 100 * other_hits / other_trials
     difference = share - other
     return (
         difference - math.hypot(share - low, other_high - other),

@@ -93,7 +93,7 @@ def wrong_labels(half: Half, examples: int) -> dict[str, Estimate]:
             hits = int((predicted == photos.labels[others]).sum())
             by_itself, truth = round(sound.accuracy * sound.judged / 100), hits / len(others)
             alone = leave_one_out(z[rows], support.labels, "auto") == support.labels
-            low, high = difference_of_shares((by_itself, sound.judged), (hits, len(others)))
+            low, high = difference_of_shares(by_itself, sound.judged, hits, len(others))
             shares["too_high"].append(sound.accuracy / 100 - truth)
             shares["too_high_alone"].append(float(alone.double().mean()) - truth)
             shares["covered"].append(float(low <= 0 <= high))
