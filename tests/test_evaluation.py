@@ -286,6 +286,13 @@ def test_auc_of_too_many_pairs_uses_a_subset_of_each_class() -> None:
     assert part != pair_auc(z, labels, rng(1), max_pairs=20_000)
 
 
+def test_many_classes_of_two_images_are_kept_within_bounds() -> None:
+    z, labels = embeddings([2] * 400 + [1] * 200, noise=1.2)
+    whole, part = pair_auc(z, labels), pair_auc(z, labels, rng(0), max_pairs=20_000)
+    assert 15_000 < part.n <= 20_000 < whole.n
+    assert part.value == pytest.approx(whole.value, abs=2)  # of other classes, which the interval does not cover
+
+
 def test_auc_at_its_ends() -> None:
     labels = torch.arange(4).repeat_interleave(10)
     perfect = pair_auc(torch.eye(4)[labels], labels)

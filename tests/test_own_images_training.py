@@ -135,6 +135,17 @@ def test_other_images_or_settings_do_not_go_on_from_a_state(train: Callable, tmp
     assert len(list((tmp_path / "runs").glob("*/state.pt"))) == 2
 
 
+def test_an_image_moved_to_another_class_does_not_go_on_from_a_state(train: Callable, tmp_path: Path) -> None:
+    """The last of a class, which comes first in the next: images and their order stay as they are."""
+    folder = draw_folder(tmp_path / "mine", 10)
+    last = sorted((folder / "class 3").iterdir())[-1]
+    for target in (last, folder / "class 4" / f"0 {last.name}"):
+        last = last.rename(target)
+        with pytest.raises(TrainingError, match="as asked"):
+            train(images=folder, stop_after=1)
+    assert len(list((tmp_path / "runs").glob("*/state.pt"))) == 2
+
+
 def test_few_classes_are_judged_by_those_that_were_chosen_by(train: Callable, tmp_path: Path) -> None:
     done = train(images=draw_folder(tmp_path / "few", 5, 4))
     assert done.info["validation_classes"] == done.info["report_classes"] and len(done.info["learned_classes"]) == 3

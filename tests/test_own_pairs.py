@@ -13,13 +13,14 @@ from PIL import Image
 
 from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder
 from siamese_utils.encoders.encoder import Encoder
-from siamese_utils.errors import DataError, ImageError, SamplingError, SplitError, TrainingError
-from siamese_utils.training import own_run
+from siamese_utils.errors import DataError, DivergedError, ImageError, SamplingError, SplitError, TrainingError
+from siamese_utils.training import own_pair_training, own_run
 from siamese_utils.training.losses import ContrastiveObjective
 from siamese_utils.training.own_pair_training import PairBatches, StatedPairs, train_pairs
 from siamese_utils.training.own_pairs import PairList, part_pairs, read_pairs
 from siamese_utils.training.own_run import OwnTraining
 from siamese_utils.training.own_settings import OwnSettings
+from siamese_utils.training.recipes import RECIPES
 
 SETTINGS = OwnSettings(size=16, encoder="conv3", epochs=3)
 PEOPLE, EACH = 14, 5
@@ -150,6 +151,22 @@ def test_nothing_is_learned_of_pairs_that_no_line_tells_of() -> None:
     assert moved.grad is not None and bool((moved.grad[4] == 0).all()) and bool((moved.grad[0] != 0).any())
     with pytest.raises(SamplingError, match="same and different"):
         StatedPairs(np.array([[0, 1]]), 3)(z[[0, 4, 5]], groups[[0, 4, 5]])
+
+
+def test_embeddings_that_are_not_finite_have_diverged() -> None:
+    objective = StatedPairs(np.array([[0, 1]]), 2)
+    with pytest.raises(DivergedError):
+        objective(torch.full((4, 3), torch.nan), torch.tensor([0, 0, 1, 1]))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_can_learn_from_pairs(folder: Path, name: str) -> None:
+    pairs = read_pairs(table(folder, lines_of()))
+    parts, count = part_pairs(pairs, 0), len(pairs.files)
+    images = torch.zeros(count, 16, 16, 3, dtype=torch.uint8)
+    learned = own_pair_training._Learned(pairs, parts, images, np.arange(count))
+    config = learned.config(OwnSettings(size=16, recipe=name))
+    assert [term.objective for term in config.terms] == ["contrastive"] and config.recipe == f"{name}-pairs"
 
 
 def test_batches_hold_as_many_same_as_different_pairs_and_repeat_themselves() -> None:

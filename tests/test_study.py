@@ -35,7 +35,6 @@ from siamese_utils.experiments.study import (
     select,
     stored,
 )
-from siamese_utils.system.files import locked
 from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.losses import Term
 
@@ -188,6 +187,22 @@ def test_killed_between_its_files_nothing_half_counts(ground: Path, monkeypatch:
     assert written == ["side1-seed0.bin", "last.txt", "edges.csv", "side1-seed0.json", "fake.csv"]
     assert stored(FAKE, run) == "yes"
 
+    # Done anew with other settings: the old rows must not pass for the new run's.
+    monkeypatch.setattr(os, "replace", real)
+    keep(FAKE, runs()[1], outcome, {})
+    other = dataclasses.replace(run, settings={**run.settings, "more": 1})
+    assert stored(FAKE, other) == "other"
+    for number in range(6):
+        monkeypatch.setattr(os, "replace", real)
+        keep(FAKE, run, outcome, {})
+        dies_at(number)
+        with pytest.raises(KeyboardInterrupt):
+            keep(FAKE, other, outcome, {})
+        assert stored(FAKE, other) == ("other" if number == 0 else "no") and stored(FAKE, runs()[1]) == "yes"
+    dies_at(6)
+    keep(FAKE, other, outcome, {})
+    assert stored(FAKE, other) == "yes" and written[-1] == "fake.csv"
+
 
 def test_two_processes_share_a_study(ground: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_SECONDS", "0.2")
@@ -200,10 +215,31 @@ def test_two_processes_share_a_study(ground: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_run_that_another_process_is_at_is_left_to_it(ground: Path) -> None:
-    with locked(FAKE.folder(runs()[0]).with_suffix(".lock")):
+    with mechanism._lock(FAKE, runs()[0]):
         waiting = run_study(FAKE, None, QUIET, patience=0.01)
         assert [next(waiting)[0].label for _ in range(3)] == ["side1-seed1", "side2-seed0", "side2-seed1"]
     assert [run.label for run, _ in waiting] == ["side1-seed0"]
+
+
+def test_runs_whose_names_begin_alike_do_not_wait_for_each_other(ground: Path) -> None:
+    first, second = (Run({"rate": rate, "seed": 0}, {}) for rate in (0.05, 0.1))
+    assert "." in first.label != second.label
+    with mechanism._lock(FAKE, first), mechanism._lock(FAKE, second):
+        assert len(list(FAKE.folder(first).parent.glob("*.lock"))) == 2
+
+
+def test_rows_are_removed_by_their_key_alone(project: Path) -> None:
+    path = project / "results" / "some.csv"
+    store.remove_rows(path, {"side": 1})  # nothing to remove
+    for side in (1, 2):
+        store.store_rows(path, {"side": side}, {"area": Estimate(side * 1.25, 0.5, 3)})
+    before = path.read_text().splitlines()
+    store.remove_rows(path, {"side": 3})
+    assert path.read_text().splitlines() == before
+    store.remove_rows(path, {"side": 1})
+    assert path.read_text().splitlines() == [before[0], before[2]]
+    store.remove_rows(path, {"side": 2})
+    assert not path.exists()
 
 
 def test_complete_gives_the_table(ground: Path) -> None:

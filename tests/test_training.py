@@ -760,6 +760,17 @@ def test_collapse_is_detected_when_an_epoch_is_shorter_than_the_patience(
         run(TRIPLETS_ONLY, small_set)
 
 
+def test_a_collapse_is_found_at_the_same_step_after_a_kill(
+    small_set: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collapse(monkeypatch)
+    monkeypatch.setattr(training, "COLLAPSE_PATIENCE", 10)
+    with pytest.raises(TrainingError, match="Stopped after 1 epoch"):
+        run(TRIPLETS_ONLY, small_set, tmp_path, stop_after=1)
+    with pytest.raises(CollapseError, match="collapsed in epoch 2"):
+        run(TRIPLETS_ONLY, small_set, tmp_path)
+
+
 def test_collapse_needs_consecutive_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "COLLAPSE_PATIENCE", 3)
     watch = training._CollapseWatch()

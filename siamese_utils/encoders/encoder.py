@@ -86,6 +86,7 @@ class Encoder(ImageEncoder):
         images = _some(images)
         # Whole-number sums are exact and independent of the order of the images.
         counts = torch.stack([torch.bincount(images[..., c].reshape(-1), minlength=256) for c in range(3)])
+        counts = counts.cpu()  # not every device has numbers of 64 bits
         levels = torch.arange(256, dtype=torch.float64)
         total = counts.sum(dim=1).to(torch.float64)
         mean = (counts * levels).sum(dim=1) / total

@@ -160,7 +160,9 @@ class CosineClassifier:
         return cls(class_means(z, torch.searchsorted(classes, labels), len(classes)), tuple(classes.tolist()), scale)
 
     def scores(self, z: torch.Tensor) -> torch.Tensor:
-        """Scores of embeddings: float32 (N, D) to (N, C).
+        """Scores of embeddings, float32 (N, D) with rows of unit length: float32 (N, C).
+
+        The length of a row is not looked at; rows of another length have scores that are no cosines.
 
         Raises:
             ShapeError: embeddings of another size or type than the weights.
@@ -169,11 +171,11 @@ class CosineClassifier:
         return self.scale * z @ self.weights.T + self.bias
 
     def predict(self, z: torch.Tensor) -> torch.Tensor:
-        """The class with the highest score: float32 (N, D) to int64 (N,)."""
+        """The class with the highest score: float32 (N, D), rows of unit length, to int64 (N,)."""
         return torch.tensor(self.labels)[self.scores(z).argmax(dim=1)]
 
     def probabilities(self, z: torch.Tensor) -> torch.Tensor:
-        """Softmax of the scores: float32 (N, D) to (N, C), rows that sum to one."""
+        """Softmax of the scores: float32 (N, D), rows of unit length, to (N, C), rows that sum to one."""
         return self.scores(z).softmax(dim=1)
 
     def imprint(self, shots: torch.Tensor, label: int) -> CosineClassifier:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -157,7 +158,8 @@ def pair_auc(
     """Area under the ROC curve of the similarity, over all pairs of images.
 
     It is how often a pair of one class is more similar than a pair of two; ties count half. Exact; beyond
-    ``max_pairs`` pairs it is exact on a random subset of the images of each class.
+    ``max_pairs`` pairs it is exact on a random subset of the images of each class, or, where classes are too many for
+    two images each, of the classes.
 
     The interval treats the *images* of each class as the sample (pairs that share an image are not
     independent, so an interval from the number of pairs would be far too narrow). It uses the infinitesimal
@@ -277,7 +279,10 @@ def _bins(values: np.ndarray, count: int) -> Callable[[torch.Tensor], torch.Tens
 def _at_most_pairs(
     z: torch.Tensor, labels: torch.Tensor, max_pairs: int, rng: np.random.Generator | int | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The images, or where they make too many pairs, the same share of the images of each class at random."""
+    """The images, or where they make too many pairs, the same share of the images of each class at random.
+
+    Two of each class stay, so that it has a same pair; where even these are too many, classes are chosen at random.
+    """
     total, rng = len(z), named_rng(0, "images for pairs") if rng is None else as_rng(rng)
     if total * (total - 1) // 2 <= max_pairs:
         return z, labels
@@ -286,6 +291,10 @@ def _at_most_pairs(
     shuffled = np.argsort(rng.random(total) + index.class_of)  # each class stays together, in random order
     place = np.arange(total) - np.repeat(index.starts, index.sizes)
     quota = np.maximum(np.floor(index.sizes * keep_share), np.minimum(index.sizes, 2))
+    most = (1 + math.isqrt(1 + 8 * max_pairs)) // 2  # images that make so many pairs
+    if quota.sum() > most:
+        order = rng.permutation(len(quota))
+        quota[order[np.cumsum(quota[order]) > max(most, 4)]] = 0
     kept = torch.from_numpy(np.sort(shuffled[place < np.repeat(quota, index.sizes)]))
     return z[kept], labels[kept]
 

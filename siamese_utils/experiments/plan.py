@@ -54,16 +54,19 @@ def _stored_here(study: Study, runs: Iterable[Run]) -> Iterable[dict]:
                 yield record
 
 
-def rate(study: Study, runs: Sequence[Run], say: Callable[[str], object] = lambda _: None) -> float | None:
+def rate(
+    study: Study, runs: Sequence[Run], say: Callable[[str], object] = lambda _: None, device: str = "auto"
+) -> float | None:
     """Images a second: of stored runs, or else measured here; ``None`` where the project's loop trains nothing.
 
     Args:
         study: which one.
         runs: of which the first is measured.
         say: is told, before a measurement, that it takes some seconds.
+        device: that is measured; see ``pick_device``.
     """
     config = runs[0].settings.get("config") if runs else None
     if (stored_before := stored_rate(study, runs)) or not isinstance(config, TrainConfig) or not runs[0].images:
         return stored_before
     say("No stored run comes from a processor such as this: measuring some steps of the training, which takes seconds.")
-    return measured_rate(config)
+    return measured_rate(config, device=device)

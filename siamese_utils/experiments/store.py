@@ -174,6 +174,24 @@ def store_rows(
         write_text_atomically(path, new.to_csv(index=False, lineterminator="\n"))
 
 
+def remove_rows(path: Path, key: Mapping[str, Any]) -> None:
+    """Take the rows of a key out of a table; a table that has no others goes as a whole, and none need be there.
+
+    Raises:
+        ResultsError: the table is damaged.
+        StorageError: it cannot be written; its rows stay.
+    """
+    with locked(path.with_name(f".{path.name}.lock")):
+        if not has_rows(path, key):
+            return
+        table = read_table(path, None)
+        left = table[~_of_key(table, key)]
+        if left.empty:
+            path.unlink()
+        else:
+            write_text_atomically(path, left.to_csv(index=False, lineterminator="\n"))
+
+
 def store_json(name: str, content: Mapping[str, Any]) -> Path:
     """Write ``results/runs/<name>.json``: configuration, history and provenance of one run."""
     path = results_dir() / "runs" / f"{name}.json"

@@ -387,8 +387,10 @@ def keep(
 ) -> None:
     """Write a run's checkpoint, further files and tables, record and, last, its rows.
 
+    Rows of the same key that are there already go first: beside a new record, they would look like the new run's.
     ``built_on`` has the checksums of the files it used; without it, they are taken as they are now.
     """
+    store.remove_rows(study.path, run.key)
     path, checkpoint = study.checkpoint_path(run), ""
     if path is not None and "error" not in outcome.record:  # what failed leaves no encoder
         checkpoint = _relative(path)
@@ -456,7 +458,8 @@ def _carry_out_alone(study: Study, run: Run, bench: Bench, home: Path | None = N
 
 
 def _lock(study: Study, run: Run) -> AbstractContextManager[None]:
-    return locked(study.folder(run).with_suffix(".lock"), timeout=0)
+    folder = study.folder(run)
+    return locked(folder.with_name(f"{folder.name}.lock"), timeout=0)
 
 
 def run_study(

@@ -155,7 +155,7 @@ def _run(
 
     runs, divided, done = choose(), homes(asked, choose, publish), set()
     if plan:
-        _tell_plan(asked, runs, divided)
+        _tell_plan(asked, runs, divided, device)
         return
     for home, some in divided:
         with project.at(home):
@@ -168,7 +168,7 @@ def _run(
             say(f"{run.label}: stored")
 
 
-def _tell_plan(asked: Study, runs: Sequence[Run], divided: Sequence[Home]) -> None:
+def _tell_plan(asked: Study, runs: Sequence[Run], divided: Sequence[Home], device: str) -> None:
     def planned(rate: float | None = None) -> pd.DataFrame:
         parts = []
         for home, some in divided:
@@ -178,7 +178,7 @@ def _tell_plan(asked: Study, runs: Sequence[Run], divided: Sequence[Home]) -> No
 
     table = planned()
     if (table.minutes.isna() & (table.stored != "yes")).any():  # of what is stored already, nobody needs to know
-        table = planned(planning.rate(asked, runs, say))
+        table = planned(planning.rate(asked, runs, say, device))
     left = table[table.stored != "yes"]
     say(table.to_string(index=False, formatters={"minutes": "{:.0f}".format}))
     untimed = int(left.minutes.isna().sum())

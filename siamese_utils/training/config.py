@@ -66,7 +66,7 @@ class TrainConfig(Config):
         muon_rate: peak rate of Muon for the kernels.
         muon_momentum: share of the average gradient that stays at each step of Muon.
         fixed_norms: whether Muon keeps the kernels' norms, so that its rate says by how much a step turns them (see
-            ``optimizers.Muon``); their weight decay then has no effect.
+            ``optimizers.Muon``); their weight decay then makes steps larger, by a percent or so.
         weight_decay: decay of matrices and kernels (not of biases and normalisation).
         warmup: share of the training in which the rate rises linearly; afterwards it falls along a cosine.
         clip_norm: largest norm of the gradient.

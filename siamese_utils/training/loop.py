@@ -8,7 +8,7 @@ import math
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -176,8 +176,13 @@ def train_task(
         torch.manual_seed(config.seed)
         learner = Learner(config, task.images, task.num_labels, where, objective)
         task = task.to(where)
-        history = load_state(run_dir, belongs_to, learner.load_state_dict)
         watch = _CollapseWatch()
+
+        def put_back(state: Mapping[str, Any]) -> None:
+            learner.load_state_dict(state)
+            watch.flat_steps = int(state.get("flat_steps", 0))
+
+        history = load_state(run_dir, belongs_to, put_back)
         with _progress_bar(config, task, len(history), progress) as bar:
             for epoch in _epochs_to_do(config, task, history, stop_after):
                 row = _train_epoch(epoch, learner, task, watch, bar)
@@ -188,7 +193,8 @@ def train_task(
                     learner.remember_as_best()
                 shown = ("loss", judge.name) if judge else ("loss",)
                 bar.set_postfix({key: f"{row[key]:.3g}" for key in row if key in shown})
-                save_state(run_dir, belongs_to, learner.state_dict(), history)
+                state = {**learner.state_dict(), "flat_steps": watch.flat_steps}
+                save_state(run_dir, belongs_to, state, history)
         encoder = learner.result()
         if config.fresh_statistics:
             learner.refresh_statistics(encoder, task)
@@ -553,7 +559,8 @@ def validation_accuracy(
 ) -> float:
     """5-way 1-shot accuracy (percent) on held-out training classes, from their first 100 training images each.
 
-    This, not a test class, is what recipes are chosen by.
+    Among all of them where there are fewer than five, so that chance is higher; compare within one training. This, not
+    a test class, is what recipes are chosen by.
     """
     positions = train_set.indices_of(classes)
     positions = positions[first_of_each_class(train_set.labels[positions], 100)]

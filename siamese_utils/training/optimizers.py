@@ -151,7 +151,7 @@ def make_optimizer(
     """The optimiser of a recipe.
 
     Biases and normalisation are never decayed. With Muon the kernels of the body are orthogonalised, except
-    those that see the image itself; all else follows AdamW.
+    those of three channels or fewer, which see the image itself or one channel at a time; all else follows AdamW.
 
     Args:
         name: ``"adamw"`` (Loshchilov & Hutter, 2019), ``"sgd"`` with Nesterov momentum 0.9, or ``"muon"``.

@@ -170,6 +170,7 @@ def train_support(
     numbers = torch.searchsorted(torch.tensor(parts.learned), own.labels[rows])
     config = fitted(settings, own.images[rows], numbers)
     identity = {"settings": settings.to_json(), "contents": content_of(own.images), "classes": support.class_names}
+    identity["labels"] = own.labels.tolist()
     with workplace(Path(runs), name, identity) as place:
         what = f"{len(parts.learned)} classes from {len(rows):,} images"
         config = planned(place, settings, config, len(parts.learned), device, tell, what)

@@ -16,6 +16,7 @@ from torch import nn
 from siamese_utils.data.sampling import named_rng
 from siamese_utils.encoders.checkpoints import save_encoder
 from siamese_utils.encoders.encoder import Encoder
+from siamese_utils.errors import DivergedError
 from siamese_utils.evaluation.calibration import Verdict, fit_verdict
 from siamese_utils.evaluation.estimates import Estimate, bootstrap_estimate
 from siamese_utils.evaluation.pairs import auc
@@ -69,6 +70,10 @@ class StatedPairs(nn.Module):
             DivergedError: an embedding is not finite.
             SamplingError: the batch has no same or no different pairs.
         """
+        if not bool(embeddings.isfinite().all()):
+            raise DivergedError(
+                "The embeddings of a batch are not finite; lower the learning rate or check the images."
+            )
         same = (labels[:, None] == labels) & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
         different = torch.isin(labels[:, None] * self.count + labels, self.different)
         return contrastive(cosine_distance(embeddings), same, different, self.margin)
@@ -193,9 +198,9 @@ class _Learned:
     def config(self, settings: OwnSettings) -> TrainConfig:
         """The recipe for pairs, with its usual length."""
         base = recipe(settings.recipe)
-        config = dataclasses.replace(
-            scaled(base, settings), terms=(Term("contrastive"),), recipe=f"{base.recipe}-pairs"
-        )
+        terms, name = (Term("contrastive"),), f"{base.recipe}-pairs"
+        # Pairs know of no image that is half of one group and half of another.
+        config = dataclasses.replace(scaled(base, settings), terms=terms, mixing="", recipe=name)
         batches = PairBatches(self.pairs, self.same, config.batch_size, settings.seed)
         a_pass = batches.steps * batches.batch_size
         usual = max(base.epochs * a_pass, min(base.least_images, MOST_PASSES * len(self.images)))
