@@ -83,15 +83,15 @@ def test_toy_points_stand_where_the_descent_puts_them() -> None:
 def test_mining_tells_the_share_of_violated_triplets(synthetic_test: ImageSet, encoder: Encoder) -> None:
     z, labels = encoder.embed(synthetic_test.images[:400]), synthetic_test.labels[:400]
     shown, told = objective_figures.mining_figure(z, labels)
-    violated = {
+    wrong = {
         kind: 100 * float((demonstrations.mined_gaps(z, labels, kind, batches=4) < 0).mean())
         for kind in objective_figures.MINING_NAMES
     }
     titles = [axis.get_title() for axis in shown.figure.axes]
     names = objective_figures.MINING_NAMES.items()
-    assert titles == [f"{name}: {violated[kind]:.0f}% violated" for kind, name in names]
-    assert f"**{violated['random']:.0f}%** are violated" in told and f"**{violated['batch_hard']:.0f}%**" in told
-    assert max(violated, key=violated.get) == "batch_hard"
+    assert titles == [f"{name}: {wrong[kind]:.0f}% in the wrong order" for kind, name in names]
+    assert f"**{wrong['random']:.0f}%** of random triplets" in told and f"**{wrong['batch_hard']:.0f}%**" in told
+    assert max(wrong, key=wrong.get) == "batch_hard"
 
 
 def test_curves_are_those_of_the_history() -> None:

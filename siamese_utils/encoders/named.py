@@ -21,7 +21,7 @@ from siamese_utils.system.project import results_dir
 
 _STORED = re.compile(r"(?P<split>\d+-\d+)(:draw(?P<draw>\d+))?")
 _LIBRARIES: dict[str, Callable[[str], NamedEncoder]] = {"torchvision": torchvision_encoder, "timm": timm_encoder}
-_LITE0, _LITE0_SIDE = "efficientnet-lite0", 224
+_LITE0, LITE0_SIDE = "efficientnet-lite0", 224
 # Pooling, and how much of what all images have in common is taken away; chosen on one half of the classes of
 # photographs (siamese_utils.data.photos), and reported on the other (results/own_images.csv).
 _POWER, _CENTRE = 3, 0.6
@@ -87,8 +87,8 @@ def named_encoder(name: str) -> NamedEncoder:
     if name != _LITE0:
         raise unknown("encoder", name, (_LITE0, "90-10", "torchvision:resnet50", "timm:...", "paths of checkpoints"))
     source = PRETRAINED[f"imagenet-{name}"]
-    body = EfficientNetLite0(_LITE0_SIDE, _POWER)
+    body = EfficientNetLite0(LITE0_SIDE, _POWER)
     fill_body(body, source)
-    encoder = NamedEncoder(name, body, _LITE0_SIDE, source.pixel_mean, source.pixel_std, _IMAGENET)
+    encoder = NamedEncoder(name, body, LITE0_SIDE, source.pixel_mean, source.pixel_std, _IMAGENET)
     encoder.centre.copy_(_CENTRE * F.normalize(body.expected_features(), dim=0))
     return encoder.eval()

@@ -123,8 +123,8 @@ def one_class_table() -> Sequence[Table | str]:
     for bias, what in biases:
         rows.append(
             {
-                "": f"joint, all {every} images, {what}",
-                heading(SHOTS[-1]): numbers.text("joint", every, bias=bias),
+                "": f"joint, {what}",
+                f"all {every} images": numbers.text("joint", every, bias=bias),
                 "old classes": f"{numbers.value('joint', every, 'old_acc', bias=bias):.1f}",
             }
         )

@@ -75,14 +75,14 @@ def mining_figure(z: torch.Tensor, labels: torch.Tensor) -> tuple[Illustration, 
     """
     gaps = {kind: mined_gaps(z, labels, kind, batches=4) for kind in MINING_NAMES}
     figure, axes = plt.subplots(len(gaps), 1, figsize=(9, 5.2), sharex=True)
-    violated = {kind: 100 * (gap < 0).mean() for kind, gap in gaps.items()}
+    wrong = {kind: 100 * (gap < 0).mean() for kind, gap in gaps.items()}
     for axis, (kind, title), colour in zip(axes, MINING_NAMES.items(), plotting.PALETTE):
         axis.hist(gaps[kind], bins=np.linspace(-1.1, 1.6, 109), density=True, color=colour)
         axis.axvspan(0, MARGIN, color=plotting.YELLOW, alpha=0.35, lw=0)
         axis.axvline(0, color="black", lw=1)
         axis.set(yticks=[], ylabel="")
         axis.grid(False)
-        axis.set_title(f"{title}: {violated[kind]:.0f}% violated", fontsize=11, color=colour)
+        axis.set_title(f"{title}: {wrong[kind]:.0f}% in the wrong order", fontsize=11, color=colour)
     axes[-1].set_xlabel(
         f"d(anchor, negative) − d(anchor, positive)    (cosine distance; yellow: inside a margin of {MARGIN})"
     )
@@ -92,12 +92,14 @@ def mining_figure(z: torch.Tensor, labels: torch.Tensor) -> tuple[Illustration, 
         "03_mining",
         "Four histograms of how much farther the negative is than the positive. Random triplets and all triplets of "
         "the batch are mostly well right of zero, that is easy; semi-hard triplets crowd just right of zero; "
-        "batch-hard triplets lie mostly left of zero, that is violated.",
+        "batch-hard triplets lie mostly left of zero, that is in the wrong order.",
     )
     return shown, (
-        f"Of random triplets **{violated['random']:.0f}%** are violated by the trained encoder, of batch-hard ones "
-        f"**{violated['batch_hard']:.0f}%**. Drawing triplets at random therefore spends most of its forward passes on "
-        "images that teach nothing any more; one batch with mining inside uses them all."
+        f"The trained encoder has **{wrong['random']:.0f}%** of random triplets in the wrong order, and "
+        f"**{wrong['batch_hard']:.0f}%** of batch-hard ones; of the others, those in the yellow band violate the "
+        "margin. "
+        "Drawing triplets at random therefore spends most of its forward passes on images that teach nothing any more; "
+        "one batch with mining inside uses them all."
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from siamese_utils.encoders.named import LITE0_SIDE
 from siamese_utils.experiments import store
 from siamese_utils.experiments.findings import Table
 from siamese_utils.experiments.seeds import cell
@@ -32,7 +33,8 @@ def training_table() -> Table:
     return Table(
         pd.DataFrame(rows),
         f"Photographs, five classes at a time of those that were not learned, percent, with 95% intervals over images; "
-        f"{learned:.0f} classes learned; {OTHER} as published: {before}",
+        f"{learned:.0f} classes learned; {OTHER} as published, with a side of "
+        f"{LITE0_SIDE}: {before}",
         1,
     )
 

@@ -297,7 +297,8 @@ def ease_sentence() -> str:
     )
     return (
         "How easy are the ten classes that a draw never learns? Against the average class, judged over all splits "
-        f"(see [notebook 05](05_one_shot_evaluation.ipynb)), they are {', '.join(told)}."
+        f"(see [notebook 05](05_one_shot_evaluation.ipynb)), they are {', '.join(told)}. That is beside classes "
+        "of other superclasses; where two of the ten are of one, they are harder to tell apart than this says."
     )
 
 
