@@ -122,11 +122,6 @@ def trials_on_omniglot() -> str:
     return str(count)
 
 
-def learned_images() -> str:
-    record = results.read_record(ROOT / "results" / "runs" / "imprinting-base.json")
-    return str(500 - record["config"]["held_out_images"])
-
-
 def always_different(unseen: int) -> str:
     key = {"split": f"{100 - unseen}-{unseen}", "draw": 0, "recipe": DEFAULT_RECIPE}
     return f"{value('split_sweep', metric='legacy_always_different', **key):.0f}"
@@ -243,7 +238,6 @@ SOURCED: tuple[Sourced, ...] = (
     Sourced("05_*", "over 200 random supports", "number of supports in the cell below it"),
     # 06
     Sourced("06_*", "to tell 50 or 100 classes apart", "40 old classes with 10 or 60 more"),
-    computed("06_*", "the mean of {} images", learned_images),
     *(
         Sourced("06_*", text, "the budget, or a point of a curve: chosen, not measured")
         for text in (
@@ -259,7 +253,6 @@ SOURCED: tuple[Sourced, ...] = (
         )
     ),
     # 07
-    computed("README.md", "on LFW. | a minute | {}", lambda: about("three hours", 5 * hours_of("faces-*-seed0"))),
     computed(
         "07_*",
         "{} million parameters that learn from {} pairs",
