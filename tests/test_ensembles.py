@@ -32,6 +32,7 @@ from siamese_utils.studies.ensembles import study as ensembles
 from siamese_utils.studies.ensembles.cifar_fs import CIFAR_FS, cifar_fs_run, whole_set
 from siamese_utils.studies.ensembles.findings import by_members
 from siamese_utils.studies.ensembles.study import ENSEMBLES, TOGETHER, ensemble_run, member_path
+from siamese_utils.studies.ensembles.test_time import CIFAR_FS_TEST_TIME
 from siamese_utils.studies.splits.study import SPLIT_SWEEP
 from siamese_utils.training import recipes
 from siamese_utils.training.config import TrainConfig
@@ -258,7 +259,7 @@ def put(task: str, seed: int, alone: float, together: float, names: tuple[str, .
     store.store_json(findings.record_name(task, seed), record)
 
 
-def test_figure_and_sentences_say_what_is_stored(project: Path) -> None:
+def test_figure_and_sentences_say_what_is_stored(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ResultsError):
         figures.members_figure()
     cifar_names = tuple(f"{prefix}acc_5w{shots}s" for prefix in ("", "validation_") for shots in (1, 5))
@@ -288,6 +289,16 @@ def test_figure_and_sentences_say_what_is_stored(project: Path) -> None:
     ours = ["one resnet9-32, mean of 2 seeds", "2 of these together"]
     assert table.method.tolist() == ["worse, small", *ours, "better, big"]
     assert table["5-way 1-shot"].tolist() == ["60.0", "66.5 ± 0.2", "69.5 ± 0.3", "70.0"]
+    alone = table.set_index("method")["core-minutes"][ours]
+
+    monkeypatch.setattr(findings, "_members_of", {"some": [(recipes.DEFAULT_RECIPE, seed) for seed in (0, 1)]}.get)
+    best = findings.Way("some", 2, "shifted", (69.8, 0.2), (79.5, 0.1), 30.0)
+    monkeypatch.setattr(findings.Way, "best", lambda: best)
+    CIFAR_FS_TEST_TIME.path.touch()
+    more = findings.field_table().frame.set_index("method")
+    assert more.index.tolist() == ["worse, small", *ours, "some, shifted", "better, big"]
+    assert more.loc["some, shifted", ["5-way 1-shot", "5-way 5-shot"]].tolist() == ["69.8 ± 0.2", "79.5 ± 0.1"]
+    assert more["core-minutes"]["some, shifted"] == alone.iloc[1] != alone.iloc[0]
     assert table.source.tolist() == ["b", "this report", "this report", "a"]
     assert table["core-minutes"].tolist() == ["–", "15", "30", "–"]  # two threads, and one
     images = 13 * 150 * 256 / 1e6  # thirteen passes of 64 x 600 images, in batches of 256
