@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from sklearn.exceptions import ConvergenceWarning
@@ -105,7 +106,8 @@ def judge(z: torch.Tensor, labels: torch.Tensor, fitted: int = FITTED) -> dict[s
 def logistic_accuracies(z: torch.Tensor, episodes: Episodes) -> torch.Tensor:
     """Accuracy of each episode, float64 (E,), by a logistic regression on its supports.
 
-    As in RFS: embeddings of unit length, penalty 1.
+    As in RFS: embeddings of unit length, penalty 1. Its weights are sums of supports, so it is fitted in the space
+    that these span, which is the same regression and does not grow with the length of the embeddings.
 
     Args:
         z: float32 (M, D), rows of unit length.
@@ -117,8 +119,9 @@ def logistic_accuracies(z: torch.Tensor, episodes: Episodes) -> torch.Tensor:
     for support, query in zip(episodes.support, episodes.query, strict=True):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the last digits decide nothing
-            head = LogisticRegression(C=1.0, max_iter=200).fit(rows[support.flatten()], labels)
-        shares.append(float((head.predict(rows[query.flatten()]) == truth).mean()))
+            spanning, _ = np.linalg.qr(rows[support.flatten()].T)
+            head = LogisticRegression(C=1.0, max_iter=200).fit(rows[support.flatten()] @ spanning, labels)
+        shares.append(float((head.predict(rows[query.flatten()] @ spanning) == truth).mean()))
     return torch.tensor(shares, dtype=torch.float64)
 
 
