@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from fake_study import FAKE
+from joblib.externals.loky import get_reusable_executor
 from typer.testing import CliRunner
 
 from siamese_utils import cli
@@ -159,6 +160,7 @@ def number_of_load() -> int:
 
 
 def test_processes_share_the_checkpoints_with_a_thread_each() -> None:
+    get_reusable_executor().shutdown(wait=True, kill_workers=True)  # those of another test are in another folder
     counting = dataclasses.replace(STUDY, again=threads_and_loads, tables=())
     found = audit([counting], QUIET, processes=2)
     assert found.checkpoint.drop_duplicates().tolist() == CHECKPOINTS  # in order, whoever is done first
