@@ -286,7 +286,7 @@ def test_figure_and_sentences_say_what_is_stored(project: Path, monkeypatch: pyt
         'method,encoder,acc_5w1s,acc_5w5s,source\nbetter,big,70,80,"a, arXiv:1"\nworse,small,60,71,b\n'
     )
     table = findings.field_table().frame
-    ours = ["one resnet9-32, mean of 2 seeds", "2 of these together"]
+    ours = ["one resnet9-32, mean of 2 seeds", "2 resnet9-32 together"]
     assert table.method.tolist() == ["worse, small", *ours, "better, big"]
     assert table["5-way 1-shot"].tolist() == ["60.0", "66.5 ± 0.2", "69.5 ± 0.3", "70.0"]
     alone = table.set_index("method")["core-minutes"][ours]

@@ -125,7 +125,7 @@ def _ours(table: pd.DataFrame) -> list[dict[str, object]]:
     if len(first) > 1:
         one_shot, five_shot = first.iloc[-1], second.iloc[-1]
         together = one_shot.together, one_shot.ci95, five_shot.together, five_shot.ci95
-        rows.append(_row(f"{len(first)} of these together", *together, Cost.total(costs[: len(first)])))
+        rows.append(_row(f"{len(first)} {named} together", *together, Cost.total(costs[: len(first)])))
     return rows
 
 
