@@ -71,42 +71,25 @@ def test_other_systems_have_rows_of_their_own(project: Path) -> None:
     assert together.rows.value.to_dict() == dict.fromkeys(metrics, 62.0)
 
 
-def test_both_long_trainings_together_have_a_row(project: Path) -> None:
-    networks, views = WAYS[-1]
-
-    def put(draw: int, value: float) -> None:
+@pytest.mark.parametrize(
+    ("networks", "views", "label"),
+    [(*WAYS[1], f"90-10, `{recipes.LONG_RECIPES[0]}`"), (*WAYS[-1], "90-10, both of these")],
+)
+def test_longer_trainings_have_rows_of_their_own(project: Path, networks: str, views: str, label: str) -> None:
+    def put(draw: int, value: float, views: str) -> None:
         rows = [(draw, networks, views, name, value + place, 0.5, 9) for place, name in enumerate(CLASS_DRAWS.metrics)]
         old = [CLASS_DRAWS.table()] if CLASS_DRAWS.path.exists() else []
         pd.concat([*old, pd.DataFrame(rows, columns=CLASS_DRAWS.columns)]).to_csv(CLASS_DRAWS.path, index=False)
 
-    put(1, 60.0)
+    put(1, 60.0, views)
+    put(0, 90.0, "other views")
     assert readme._other_systems() == []  # draw 0 is missing
-    put(0, 80.0)
-    (both,) = readme._other_systems()
-    assert both.rows.value["acc_5w5s"] == 81 and both.rows.ci95["acc_5w1s"] == 0.5 and both.draws == "–"
-    put(2, 70.0)
+    put(0, 80.0, views)
+    (found,) = readme._other_systems()
+    assert found.label == label and found.draws == "–"  # one draw of three is missing
+    assert found.rows.value["acc_5w5s"] == 81 and found.rows.ci95["acc_5w1s"] == 0.5
+    put(2, 70.0, views)
     assert readme._other_systems()[0].draws == "70.0 (60.0 to 80.0)"
-
-
-def test_longer_trainings_have_rows_of_their_own(project: Path) -> None:
-    long, short = recipes.LONG_RECIPES[0], recipes.DEFAULT_RECIPE
-
-    def put(draw: int, recipe: str, value: float, split: str = "90-10") -> None:
-        key = {"split": split, "draw": draw, "seed": 0, "recipe": recipe}
-        metrics = {metric: Estimate(value + place, 0.5, 9) for place, metric in enumerate(readme.HEADLINE_METRICS)}
-        keep(SPLIT_SWEEP, Run(key, {}), Outcome(metrics), {})
-
-    for draw in (0, 1):
-        put(draw, short, 50.0)
-    put(1, long, 58.0)
-    put(0, long, 99.0, "80-20")
-    assert readme._other_systems() == []  # draw 0 of 90-10 is missing
-    put(0, long, 62.0)
-    (longer,) = readme._other_systems()
-    assert longer.label == f"90-10, `{long}`" and longer.rows.value["acc_5w5s"] == 63
-    assert longer.draws == "60.0 (58.0 to 62.0)"
-    put(2, short, 50.0)
-    assert readme._other_systems()[0].draws == "–"  # one draw of three is missing
 
 
 @pytest.mark.usefixtures("in_project")

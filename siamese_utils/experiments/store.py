@@ -182,13 +182,13 @@ def remove_rows(path: Path, key: Mapping[str, Any]) -> None:
         StorageError: it cannot be written; its rows stay.
     """
     with locked(path.with_name(f".{path.name}.lock")):
-        if not has_rows(path, key):
+        if not path.exists():
             return
-        table = read_table(path, None)
+        table = read_table(path)
         left = table[~_of_key(table, key)]
         if left.empty:
             path.unlink()
-        else:
+        elif len(left) < len(table):
             write_text_atomically(path, left.to_csv(index=False, lineterminator="\n"))
 
 

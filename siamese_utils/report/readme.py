@@ -189,37 +189,27 @@ def _other_systems() -> list[OtherSystem]:
             rows = last.assign(metric=last.metric.str.removesuffix(TOGETHER)).set_index("metric")
             note = "networks of other seeds, their similarities averaged"
             found.append(OtherSystem(label, note, "03c_ensembles", rows))
-    return [*found, *_longer(), *_longer_together()]
+    return [*found, *_longer()]
 
 
 def _longer() -> Iterator[OtherSystem]:
-    """90-10 by the recipes that train for longer; over class draws once as many are stored as by the report's."""
-    table = SPLIT_SWEEP.table() if SPLIT_SWEEP.path.exists() else pd.DataFrame(columns=SPLIT_SWEEP.all_columns)
-    table = table[(table.split == SPLIT) & (table.seed == 0)]
-    for name in LONG_RECIPES:
-        rows = table[table.recipe == name]
-        one_shot = rows[rows.metric == "acc_5w1s"].set_index("draw").value
-        if 0 not in one_shot.index:
-            continue
-        whole = set(one_shot.index) >= set(table[table.recipe == DEFAULT_RECIPE].draw)
-        draws = _of_draws(one_shot.mean(), one_shot.min(), one_shot.max()) if whole and len(one_shot) > 1 else "–"
-        first = rows[rows.draw == 0].set_index("metric")
-        note = "other recipes that train for an hour of one processor core"
-        yield OtherSystem(f"{SPLIT}, `{name}`", note, "03c_ensembles", first, draws)
-
-
-def _longer_together() -> Iterator[OtherSystem]:
-    """Both of them on 90-10, judged over shifted views, as one would by CIFAR-FS's validation classes."""
+    """90-10 by each recipe that trains for longer, and by both as one would judge by CIFAR-FS's validation classes."""
     if not CLASS_DRAWS.path.exists():
         return
-    reached = {name: OverDraws.read(*WAYS[-1], name) for name in HEADLINE_METRICS}
-    if not all(0 in one.of for one in reached.values()):
-        return
-    rows = pd.DataFrame({name: {"value": one.of[0].value, "ci95": one.of[0].ci95} for name, one in reached.items()}).T
-    one_shot = reached["acc_5w1s"]
-    values = [estimate.value for estimate in one_shot.of.values()]
-    draws = "–" if one_shot.mean is None else _of_draws(one_shot.mean.value, min(values), max(values))
-    yield OtherSystem(f"{SPLIT}, both of these", "both together, over shifted views", "03c_ensembles", rows, draws)
+    for networks, views in WAYS[1:]:
+        reached = {name: OverDraws.read(networks, views, name) for name in HEADLINE_METRICS}
+        if not all(0 in one.of for one in reached.values()):
+            continue
+        first = {name: {"value": one.of[0].value, "ci95": one.of[0].ci95} for name, one in reached.items()}
+        rows, one_shot = pd.DataFrame(first).T, reached["acc_5w1s"]
+        values = [estimate.value for estimate in one_shot.of.values()]
+        draws = "–" if one_shot.mean is None else _of_draws(one_shot.mean.value, min(values), max(values))
+        label, note = (
+            (f"`{networks}`", "other recipes that train for an hour of one processor core")
+            if networks in LONG_RECIPES
+            else ("both of these", f"both together, over {views} views")
+        )
+        yield OtherSystem(f"{SPLIT}, {label}", note, "03c_ensembles", rows, draws)
 
 
 def _of_draws(mean: float, low: float, high: float) -> str:
