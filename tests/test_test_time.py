@@ -70,11 +70,14 @@ def test_every_way_is_judged_on_both_parts(
     monkeypatch.setattr(test_time, "FITTED", 20)
     with pytest.raises(ResultsError):
         findings.ways_table()
-    (run,) = CIFAR_FS_TEST_TIME.runs()
-    assert len(run.built_on) == 2 and run.images == 2 * cifar_fs.cifar_fs_run(0, "tiny").images
-    for _ in run_study(CIFAR_FS_TEST_TIME, [run], bench):
+    runs = CIFAR_FS_TEST_TIME.runs()
+    run = runs[0]
+    assert [len(one.built_on) for one in runs] == [2, 2]  # and what is trained for one part is not for the other
+    assert [one.images for one in runs] == [2 * cifar_fs.cifar_fs_run(0, "tiny").images, 0]
+    for _ in run_study(CIFAR_FS_TEST_TIME, runs, bench):
         pass
-    assert stored(CIFAR_FS_TEST_TIME, run) == "yes" and CIFAR_FS_TEST_TIME.runs()[0].images == 0
+    assert all(stored(CIFAR_FS_TEST_TIME, one) == "yes" for one in runs)
+    assert CIFAR_FS_TEST_TIME.runs()[0].images == 0
     table = CIFAR_FS_TEST_TIME.table()
     key = ["networks", "part", "views", "metric"]
     assert len(table) == 2 * 2 * 2 * 6 and not table.duplicated(key).any()
@@ -86,6 +89,39 @@ def test_every_way_is_judged_on_both_parts(
     assert set(table[table.metric.str.contains("logistic")].n) == {20}
     told = findings.ways_table().frame
     assert len(told) == 2 * 2 and set(told.networks) == {"first", "both"}
+
+
+def test_pairs_of_either_kind_share_their_networks() -> None:
+    def members(groups: dict[str, test_time.Members]) -> list[tuple[str, int]]:
+        return sorted(member for some in groups.values() for member in some)
+
+    assert members(test_time.ONE_RECIPE) == members(test_time.TWO_RECIPES) == members(test_time.ALL_LONG)
+    assert members(test_time.ALONE) == sorted(test_time.LONG)
+    assert all(len({recipe for recipe, _ in pair}) == 1 < len(pair) for pair in test_time.ONE_RECIPE.values())
+    assert all(len({recipe for recipe, _ in pair}) == 2 == len(pair) for pair in test_time.TWO_RECIPES.values())
+
+
+def test_company_is_told_by_its_kind(project: Path) -> None:
+    reached = {
+        **dict(zip(test_time.ALONE, (60.0, 61.0, 62.0, 64.0), strict=True)),
+        **dict(zip(test_time.ONE_RECIPE, (65.0, 66.0), strict=True)),
+        **dict(zip(test_time.TWO_RECIPES, (67.0, 67.5), strict=True)),
+        **dict.fromkeys(test_time.ALL_LONG, 69.0),
+    }
+    rows = [
+        (name, part, view, f"acc_5w{shots}s", value + more + change + 2 * shots, 0.25, 100)
+        for name, value in reached.items()
+        for part, more in (("validation", 0.0), ("test", 10.0))
+        for view, change in (("as it is", 0.0), ("shifted", 5.0))
+        for shots in (1, 5)
+    ]
+    pd.DataFrame(rows, columns=CIFAR_FS_TEST_TIME.columns).to_csv(CIFAR_FS_TEST_TIME.path, index=False)
+    told = findings.company_sentence()
+    assert (
+        "on the validation classes alone 63.8 and 71.8, two of one recipe 67.5 and 75.5, two of different recipes "
+        "69.2 and 77.2, all four 71.0 and 79.0; on the test classes alone 73.8 and 81.8,"
+    ) in told
+    assert told.endswith("all four 81.0 and 89.0. Each of the four is in one pair of either kind.")
 
 
 def test_the_way_is_chosen_by_the_validation_classes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,14 @@ from siamese_utils.experiments.study import recorded_core_minutes
 from siamese_utils.studies.ensembles import cifar_fs
 from siamese_utils.studies.ensembles.cifar_fs import CIFAR_FS
 from siamese_utils.studies.ensembles.study import ENSEMBLES, MEMBERS, TOGETHER, record_name
-from siamese_utils.studies.ensembles.test_time import CIFAR_FS_TEST_TIME
+from siamese_utils.studies.ensembles.test_time import (
+    ALL_LONG,
+    ALONE,
+    CIFAR_FS_TEST_TIME,
+    ONE_RECIPE,
+    SHIFTS,
+    TWO_RECIPES,
+)
 from siamese_utils.studies.validation import operations
 from siamese_utils.system.project import results_dir
 from siamese_utils.training.config import TrainConfig
@@ -251,6 +258,30 @@ def ways_sentence() -> str:
         f"means {' and '.join(gains)}. Highest there, by means, is *{best.networks}*, views *{best.views}*: "
         f"**{cell(*best.one_shot)}** and **{cell(*best.five_shots)}** on the test classes, from trainings of "
         f"{best.core_minutes:.0f} core-minutes."
+    )
+
+
+_COMPANY = {
+    "alone": ALONE,
+    "two of one recipe": ONE_RECIPE,
+    "two of different recipes": TWO_RECIPES,
+    "all four": ALL_LONG,
+}
+_AS_IT_IS = next(iter(SHIFTS))
+
+
+def company_sentence() -> str:
+    """What a second network brings to a long one, by whether it is of the same recipe; means, on either part."""
+    values = _ways().value.xs(_AS_IT_IS, level="views")
+    told = []
+    for part in ("validation", "test"):
+        reached = values[part][_ACCURACIES]
+        means = {kind: reached.loc[[*groups]].mean() for kind, groups in _COMPANY.items()}
+        each = ", ".join(f"{kind} {one.acc_5w1s:.1f} and {one.acc_5w5s:.1f}" for kind, one in means.items())
+        told.append(f"on the {part} classes {each}")
+    return (
+        "Accuracy of the long networks with one shot and with five, over the image and its mirror image, on average: "
+        f"{'; '.join(told)}. Each of the four is in one pair of either kind."
     )
 
 

@@ -29,35 +29,58 @@ from siamese_utils.experiments.study import Bench, Outcome, Run, Study, complete
 from siamese_utils.studies.ensembles import cifar_fs
 from siamese_utils.training.recipes import DEFAULT_RECIPE, LONG_RECIPES
 
-LONG = tuple((name, 0) for name in LONG_RECIPES)
-REPORTS = tuple((DEFAULT_RECIPE, seed) for seed in cifar_fs.SEEDS)
-NETWORKS: dict[str, tuple[tuple[str, int], ...]] = {
-    "the report's three": REPORTS,
-    **{f"{name} alone": ((name, seed),) for name, seed in LONG},
-    "the two long ones": LONG,
-    "all five": (*LONG, *REPORTS),
+Members = tuple[tuple[str, int], ...]
+"""Networks that are judged together, each as its recipe and seed."""
+LONG_SEEDS = (0, 1)
+REPORTS: Members = tuple((DEFAULT_RECIPE, seed) for seed in cifar_fs.SEEDS)
+LONG: Members = tuple((name, seed) for name in LONG_RECIPES for seed in LONG_SEEDS)
+ALONE: dict[str, Members] = {f"{name}, seed {seed}": ((name, seed),) for name, seed in LONG}
+ONE_RECIPE: dict[str, Members] = {
+    f"both of {name}": tuple((name, seed) for seed in LONG_SEEDS) for name in LONG_RECIPES
 }
-"""What is judged together, each as its recipe and seed."""
+TWO_RECIPES: dict[str, Members] = {
+    f"one of each, seed {seed}": tuple((name, seed) for name in LONG_RECIPES) for seed in LONG_SEEDS
+}
+"""Pairs of the same networks as those of one recipe: each network is in one pair of either kind."""
+ALL_LONG: dict[str, Members] = {"the four long ones": LONG}
+NETWORKS: dict[str, Members] = {
+    "the report's three": REPORTS,
+    **ALONE,
+    **ONE_RECIPE,
+    **TWO_RECIPES,
+    **ALL_LONG,
+    "all seven": (*LONG, *REPORTS),
+}
+"""What is judged together, by its name."""
 SHIFTS = {"as it is": ((0, 0),), "shifted": FIVE_SHIFTS}
 """Pixels down and right of each view of an image; every one is mirrored too."""
-FITTED = 2_000
+FITTED = 1_000
 """Episodes in which a regression is fitted; prototypes alone are compared in 10,000, as elsewhere."""
 
 
+PARTS = ("validation", "test")
+EXPECTATION = (
+    "Shifts bring a third of a point and a regression nothing that prototypes have not. A second seed of a long recipe "
+    "brings a point and a half with one example, a network of the other recipe half a point more than that; the four "
+    "long ones reach 68.7 and 81.8 on the validation classes, 75.7 and 86.4 on the test classes."
+)
+
+
 def _runs() -> list[Run]:
+    return [_run(part) for part in PARTS]
+
+
+def _run(part: str) -> Run:
     members = dict.fromkeys(member for some in NETWORKS.values() for member in some)
     settings = {
         "networks": {name: [list(member) for member in some] for name, some in NETWORKS.items()},
         "views": {view: [list(shift) for shift in shifts] for view, shifts in SHIFTS.items()},
         "fitted": FITTED,
     }
-    expectation = (
-        "Shifts bring a third of a point, networks that were trained differently more than another seed does, and a "
-        "regression nothing that prototypes have not."
-    )
     asked = [(_path(member), cifar_fs.cifar_fs_run(member[1], member[0]).images) for member in members]
-    missing = sum(images for path, images in asked if not path.is_file())
-    return [Run({}, settings, expectation, missing, tuple(path for path, _ in asked))]
+    # What is trained for the first part is there for the second.
+    missing = sum(images for path, images in asked if not path.is_file()) if part == PARTS[0] else 0
+    return Run({"part": part}, settings, EXPECTATION, missing, tuple(path for path, _ in asked))
 
 
 def _path(member: Sequence[Any]) -> Path:
@@ -71,16 +94,15 @@ def _carry_out(run: Run, bench: Bench) -> Outcome:
     complete(cifar_fs.CIFAR_FS, bench, [cifar_fs.cifar_fs_run(seed, recipe) for recipe, seed in members])
     whole = cifar_fs.whole_set(bench.train_set, bench.test_set)
     split, rows = fewshot_split_cifar_fs(whole.class_names), []
+    positions = whole.indices_of(split.val if run.key["part"] == "validation" else split.test)
+    images, labels = whole.images[positions], whole.labels[positions]
     encoders = {path: load_encoder(path) for path in run.built_on}
-    for part, classes in (("validation", split.val), ("test", split.test)):
-        positions = whole.indices_of(classes)
-        images, labels = whole.images[positions], whole.labels[positions]
-        for view, shifts in run.settings["views"].items():
-            embedded = {path: embed_shifted(encoder.embed, images, shifts) for path, encoder in encoders.items()}
-            for name, members in run.settings["networks"].items():
-                z = joined([embedded[_path(member)] for member in members])
-                metrics = judge(z, labels, run.settings["fitted"])
-                rows.append(metric_rows(metrics).assign(networks=name, part=part, views=view))
+    for view, shifts in run.settings["views"].items():
+        embedded = {path: embed_shifted(encoder.embed, images, shifts) for path, encoder in encoders.items()}
+        for name, some in run.settings["networks"].items():
+            z = joined([embedded[_path(member)] for member in some])
+            metrics = judge(z, labels, run.settings["fitted"])
+            rows.append(metric_rows(metrics).assign(networks=name, **run.key, views=view))
     return Outcome(pd.concat(rows, ignore_index=True)[[*_COLUMNS]])
 
 
@@ -137,7 +159,7 @@ CIFAR_FS_TEST_TIME = Study(
     "What do other views, other networks and another head bring to networks that are trained?",
     _runs,
     _carry_out,
-    key=(),
+    key=("part",),
     metrics=METRICS,
     columns=_COLUMNS,
 )
