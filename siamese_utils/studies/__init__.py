@@ -23,6 +23,7 @@ STUDIES: dict[str, str] = {
     "cifar_fs": "ensembles.cifar_fs:CIFAR_FS",
     "cifar_fs_test_time": "ensembles.test_time:CIFAR_FS_TEST_TIME",
     "class_draws": "ensembles.draws:CLASS_DRAWS",
+    "teaching": "ensembles.teaching:TEACHING",
     "ensembles": "ensembles.study:ENSEMBLES",
     "triplet_systems": "objectives.systems:TRIPLET_SYSTEMS",
     "training_time": "budgets.study:TRAINING_TIME",
