@@ -16,7 +16,7 @@ from siamese_utils.data.image_files import load_image
 from siamese_utils.data.pixels import to_float
 from siamese_utils.data.squares import square_batches
 from siamese_utils.encoders.encoder import Encoder, Ensemble
-from siamese_utils.encoders.views import VIEWS, embed_shifted, shifted, side_for, views_of
+from siamese_utils.encoders.views import VIEWS, embed_by_views, embed_shifted, shifted, side_for, views_of
 from siamese_utils.errors import ImageError, ShapeError, UnknownNameError
 
 SIDE = 14
@@ -245,3 +245,14 @@ def test_embeddings_of_shifted_images_are_averaged() -> None:
     by_hand = [sum(encoder.embed(some)[row].double() for some in moved) for row in range(5)]
     torch.testing.assert_close(found.double(), F.normalize(torch.stack(by_hand), dim=1), atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(embed_shifted(encoder.embed, images, [(0, 0)]), encoder.embed(images))
+    asked: list[int] = []
+
+    def embed(moved: torch.Tensor) -> torch.Tensor:
+        asked.append(len(moved))
+        return encoder.embed(moved)
+
+    kinds = {"one": [(0, 0)], "three": [[0, 0], [2, 0], [0, -1]]}  # pairs are lists in a stored record
+    views = embed_by_views(embed, images, kinds)
+    assert len(asked) == 3  # the image as it is, for both
+    torch.testing.assert_close(views["one"], encoder.embed(images))
+    torch.testing.assert_close(views["three"], found)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 
 import torch
 from torch.nn import functional as F
@@ -70,7 +71,19 @@ def embed_shifted(
     Returns:
         float32 (N, D), rows of unit length.
     """
-    return F.normalize(torch.stack([embed(shifted(images, *shift)) for shift in shifts]).sum(dim=0), dim=1)
+    return embed_by_views(embed, images, {"": shifts})[""]
+
+
+def embed_by_views(
+    embed: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, views: Mapping[str, Iterable[tuple[int, int]]]
+) -> dict[str, torch.Tensor]:
+    """The same for several kinds of views, by their names; a shift that some of them share is embedded once."""
+    wanted = {name: [(down, right) for down, right in shifts] for name, shifts in views.items()}
+    moved = {shift: embed(shifted(images, *shift)) for shift in dict.fromkeys(chain(*wanted.values()))}
+    return {
+        name: F.normalize(torch.stack([moved[shift] for shift in shifts]).sum(dim=0), dim=1)
+        for name, shifts in wanted.items()
+    }
 
 
 def shifted(images: torch.Tensor, down: int, right: int) -> torch.Tensor:

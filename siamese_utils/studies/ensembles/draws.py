@@ -1,7 +1,7 @@
 """Longer trainings on 90-10, on every draw of the classes: alone, together, and over shifted views.
 
-Nothing is chosen here: networks and views are those of the study ``cifar_fs_test_time``, and all are told. By the
-validation classes of CIFAR-FS one would choose the two long networks together over shifted views.
+Nothing is chosen here: recipes and views are those of the study ``cifar_fs_test_time``, and all are told. Of single
+networks and pairs, one would choose by the validation classes of CIFAR-FS both recipes together over shifted views.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pandas as pd
 from siamese_utils.data.splits import class_split
 from siamese_utils.encoders.checkpoints import load_encoder
 from siamese_utils.encoders.encoder import joined
-from siamese_utils.encoders.views import embed_shifted
+from siamese_utils.encoders.views import embed_by_views
 from siamese_utils.experiments.store import metric_rows
 from siamese_utils.experiments.study import Bench, Outcome, Run, Study, complete
 from siamese_utils.studies.ensembles.study import METRICS, unseen_metrics
@@ -56,9 +56,10 @@ def _carry_out(run: Run, bench: Bench) -> Outcome:
     complete(SPLIT_SWEEP, bench, [split_run(SPLIT, draw, recipe=recipe) for recipe in run.settings["recipes"]])
     positions = test_set.indices_of(class_split(SPLIT, draw, test_set.num_classes).unseen)
     images, labels = test_set.images[positions], test_set.labels[positions]
-    encoders = [load_encoder(path) for path in run.built_on]
-    for view, shifts in run.settings["views"].items():
-        z = joined([embed_shifted(encoder.embed, images, shifts) for encoder in encoders])
+    views = run.settings["views"]
+    embedded = [embed_by_views(load_encoder(path).embed, images, views) for path in run.built_on]
+    for view in views:
+        z = joined([one[view] for one in embedded])
         rows.append(metric_rows(unseen_metrics(z, labels)).assign(**run.key, views=view))
     return Outcome(pd.concat(rows, ignore_index=True)[[*_COLUMNS]])
 

@@ -15,7 +15,16 @@ from siamese_utils.encoders.checkpoints import load_encoder
 from siamese_utils.encoders.encoder import Ensemble
 from siamese_utils.evaluation.estimates import exact
 from siamese_utils.experiments import store
-from siamese_utils.experiments.study import Bench, Outcome, Run, Study, complete, recorded_core_minutes, training_record
+from siamese_utils.experiments.study import (
+    Bench,
+    Outcome,
+    Run,
+    Study,
+    as_stored,
+    complete,
+    recorded_core_minutes,
+    training_record,
+)
 from siamese_utils.studies.ensembles import cifar_fs
 from siamese_utils.studies.ensembles.test_time import LONG
 from siamese_utils.training.config import TrainConfig
@@ -78,7 +87,8 @@ def _carry_out(run: Run, bench: Bench) -> Outcome:
     complete(cifar_fs.CIFAR_FS, bench, [cifar_fs.cifar_fs_run(seed, name) for name, seed in members])
     if "config" in run.settings:
         trained = bench.train(run.config, whole, split.train)
-        encoder, record = trained.encoder, training_record(trained)
+        encoder, _ = as_stored(trained.encoder, {})  # as the others are judged: rounded as in a file
+        record = training_record(trained)
         minutes, images = trained.core_minutes, run.images
     else:
         encoder, record = Ensemble([load_encoder(path) for path in run.built_on]), {}

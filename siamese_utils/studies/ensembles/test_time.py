@@ -21,18 +21,17 @@ from siamese_utils.data.sampling import Episodes, named_rng, sample_episodes
 from siamese_utils.data.splits import fewshot_split_cifar_fs
 from siamese_utils.encoders.checkpoints import load_encoder
 from siamese_utils.encoders.encoder import joined
-from siamese_utils.encoders.views import FIVE_SHIFTS, embed_shifted
+from siamese_utils.encoders.views import FIVE_SHIFTS, embed_by_views
 from siamese_utils.evaluation.episodes import episode_accuracies, few_shot_accuracy
 from siamese_utils.evaluation.estimates import Estimate, mean_estimate
 from siamese_utils.experiments.store import metric_rows
 from siamese_utils.experiments.study import Bench, Outcome, Run, Study, complete
 from siamese_utils.studies.ensembles import cifar_fs
-from siamese_utils.training.recipes import DEFAULT_RECIPE, LONG_RECIPES
+from siamese_utils.training.recipes import LONG_RECIPES
 
 Members = tuple[tuple[str, int], ...]
 """Networks that are judged together, each as its recipe and seed."""
 LONG_SEEDS = (0, 1)
-REPORTS: Members = tuple((DEFAULT_RECIPE, seed) for seed in cifar_fs.SEEDS)
 LONG: Members = tuple((name, seed) for name in LONG_RECIPES for seed in LONG_SEEDS)
 ALONE: dict[str, Members] = {f"{name}, seed {seed}": ((name, seed),) for name, seed in LONG}
 ONE_RECIPE: dict[str, Members] = {
@@ -43,14 +42,7 @@ TWO_RECIPES: dict[str, Members] = {
 }
 """Pairs of the same networks as those of one recipe: each network is in one pair of either kind."""
 ALL_LONG: dict[str, Members] = {"the four long ones": LONG}
-NETWORKS: dict[str, Members] = {
-    "the report's three": REPORTS,
-    **ALONE,
-    **ONE_RECIPE,
-    **TWO_RECIPES,
-    **ALL_LONG,
-    "all seven": (*LONG, *REPORTS),
-}
+NETWORKS: dict[str, Members] = {**ALONE, **ONE_RECIPE, **TWO_RECIPES, **ALL_LONG}
 """What is judged together, by its name."""
 SHIFTS = {"as it is": ((0, 0),), "shifted": FIVE_SHIFTS}
 """Pixels down and right of each view of an image; every one is mirrored too."""
@@ -97,10 +89,12 @@ def _carry_out(run: Run, bench: Bench) -> Outcome:
     positions = whole.indices_of(split.val if run.key["part"] == "validation" else split.test)
     images, labels = whole.images[positions], whole.labels[positions]
     encoders = {path: load_encoder(path) for path in run.built_on}
-    for view, shifts in run.settings["views"].items():
-        embedded = {path: embed_shifted(encoder.embed, images, shifts) for path, encoder in encoders.items()}
+    embedded = {
+        path: embed_by_views(encoder.embed, images, run.settings["views"]) for path, encoder in encoders.items()
+    }
+    for view in run.settings["views"]:
         for name, some in run.settings["networks"].items():
-            z = joined([embedded[_path(member)] for member in some])
+            z = joined([embedded[_path(member)][view] for member in some])
             metrics = judge(z, labels, run.settings["fitted"])
             rows.append(metric_rows(metrics).assign(networks=name, **run.key, views=view))
     return Outcome(pd.concat(rows, ignore_index=True)[[*_COLUMNS]])
