@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from siamese_utils.encoders.checkpoints import save_encoder
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import CheckpointError, ConfigError, DivergedError, SamplingError, ShapeError, TrainingError
 from siamese_utils.system import project as place
+from siamese_utils.training import loop
 from siamese_utils.training.distillation import DistillationObjective, taught_embeddings
 from siamese_utils.training.loop import train_task
 from siamese_utils.training.task import prepare
@@ -153,6 +155,54 @@ def test_a_taught_training_comes_nearer_and_goes_on_after_a_kill(
     with pytest.raises(TrainingError, match="Stopped"):
         run(TAUGHT, small_set, tmp_path / "run", stop_after=1)
     assert same_weights(run(TAUGHT, small_set, tmp_path / "run"), taught)
+
+
+def test_lessons_are_for_the_steps_that_mix_nothing_and_of_the_images_shown(
+    teacher: Path, small_set: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the study of teaching trains: with turned and with mixed images, and going on after a kill."""
+    config = dataclasses.replace(TAUGHT, mixing="manifold", mixing_share=0.5, rotation_weight=0.5)
+    kinds: list[str] = []
+    given, taught, mixed = loop.step, DistillationObjective.forward, loop.Learner.learn_mixed
+
+    def step(learner: Any, images: Any, labels: Any, progress: float, lesson: torch.Tensor) -> Any:
+        # What a teacher makes of the images as they are, not of what is made of them.
+        again = taught_embeddings(config.teachers, images, CLASSES, small_set.name)
+        torch.testing.assert_close(lesson, again)
+        return given(learner, images, labels, progress, lesson)
+
+    def teach(objective: Any, embeddings: torch.Tensor, lesson: torch.Tensor) -> Any:
+        kinds.append("taught")
+        return taught(objective, embeddings, lesson)
+
+    def mix(*arguments: Any) -> Any:
+        kinds.append("mixed")
+        return mixed(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "step", step)
+        patch.setattr(DistillationObjective, "forward", teach)
+        patch.setattr(loop.Learner, "learn_mixed", mix)
+        run(config, small_set)
+    assert len(kinds) == 18 and set(kinds) == {"taught", "mixed"}  # each step one of the two
+    with pytest.raises(TrainingError, match="Stopped"):
+        run(config, small_set, tmp_path / "run", stop_after=1)
+    assert same_weights(run(config, small_set, tmp_path / "run"), run(config, small_set))
+
+
+def test_another_teacher_does_not_go_on_from_a_state(teacher: Path, small_set: ImageSet, tmp_path: Path) -> None:
+    """Half of the lessons would be of one who is no longer there."""
+    first = teacher.read_bytes()
+    with pytest.raises(TrainingError, match="Stopped"):
+        run(TAUGHT, small_set, tmp_path / "run", stop_after=1)
+    try:
+        other = stored("another", small_set)
+        teacher.write_bytes(other.read_bytes())
+        with pytest.raises(CheckpointError, match="images or teachers"):
+            run(TAUGHT, small_set, tmp_path / "run")
+    finally:
+        teacher.write_bytes(first)
+    run(TAUGHT, small_set, tmp_path / "run")
 
 
 def test_settings_without_teachers_are_stored_as_before() -> None:

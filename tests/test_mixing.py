@@ -11,11 +11,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from siamese_utils.data.images import ImageSet
+from siamese_utils.data.pixels import to_float
 from siamese_utils.data.synthetic import make_synthetic
 from siamese_utils.errors import ConfigError, UnknownNameError
 from siamese_utils.training import loop
 from siamese_utils.training.losses import ObjectiveOutput, Term, WeightedSum
 from siamese_utils.training.mixing import Mixture, cut_mix, draw_mixture, mixable_layers, mixed_features
+from siamese_utils.training.task import prepare
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +105,50 @@ def test_a_share_of_the_steps_is_mixed(mixing: str, small_set: ImageSet, monkeyp
     history = run(config, small_set).history
     assert 0.2 < sum(steps) / len(steps) < 0.6 and {"mixed_loss", "proxy_loss", "triplet_loss"} <= set(history)
     assert len(set(steps)) == 2 and len(CLASSES) > 2
+
+
+@pytest.mark.parametrize("mixing", ["cutmix", "manifold"])
+def test_a_mixed_step_learns_both_labels_by_the_share_that_is_left(mixing: str, small_set: ImageSet) -> None:
+    """Everything drawn again by hand, and the loss written out as that of a target of both."""
+    smoothing, scale = 0.1, 5.0
+    config = dataclasses.replace(
+        TINY, mixing=mixing, head_width=4, terms=(Term("proxy", weight=2.0, smoothing=smoothing, scale=scale),)
+    )
+    made = prepare(config, small_set, CLASSES)
+    learner = loop.Learner(config, made.images, made.num_labels)
+    learner.encoder.eval()  # batch statistics would tell which images stand in the batch, and move
+    learner.head.eval()
+    images, labels = made.batch(made.batches.epoch(0)[0])
+    pixels = to_float(images, learner.encoder.pixel_mean, learner.encoder.pixel_std)
+    layers, seen = mixable_layers(learner.encoder.body), set()
+    for seed in range(12):
+        learner.generator.manual_seed(seed)
+        state = learner.generator.get_state()
+        _, output = learner.learn_mixed(pixels, labels, 0.5)
+        again = generator()
+        again.set_state(state)
+        if mixing == "cutmix":
+            mixture = draw_mixture(len(pixels), again)
+            mixed, mixture = cut_mix(pixels, mixture, again)
+            z = learner.encoder(mixed)
+        else:
+            mixture = draw_mixture(len(pixels), again, 2)
+            at = int(torch.randint(0, len(layers), (), generator=again))
+            seen.add(at)
+            x = pixels
+            for place, stage in enumerate(learner.encoder.body):
+                x = stage(x)
+                if place == at:
+                    x = mixture.share * x + (1 - mixture.share) * x[mixture.partner]
+            z = learner.encoder.projection(x)
+        own, other = (F.one_hot(each, made.num_labels).double() for each in (labels, labels[mixture.partner]))
+        target = mixture.share * own + (1 - mixture.share) * other
+        proxies = F.normalize(next(learner.objective.objectives[0].parameters()), dim=1)
+        logits = scale * F.normalize(learner.head(z), dim=1) @ proxies.T
+        expected = 2 * F.cross_entropy(logits.double(), target, label_smoothing=smoothing)
+        assert output.loss.item() == pytest.approx(expected.item(), rel=1e-4)
+        assert set(output.stats) == {"mixed_loss"}
+    assert mixing == "cutmix" or len(seen) > 1
 
 
 def test_settings_that_cannot_be_mixed_are_refused(small_set: ImageSet) -> None:

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import errno
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -333,6 +334,48 @@ def test_every_engine_resumes_bit_for_bit(change: dict[str, Any], small_set: Ima
     assert all(p.requires_grad for p in resumed.encoder.parameters())
 
 
+def test_each_epoch_draws_anew() -> None:
+    seeds = {training._seed_of(epoch, dataclasses.replace(TINY, seed=seed)) for epoch in range(20) for seed in range(5)}
+    assert len(seeds) == 100
+
+
+def test_each_epoch_varies_its_images_otherwise(small_set: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    states: list[bytes] = []
+
+    def watched(images: torch.Tensor, config: AugmentConfig, mean: Any, std: Any, generator: Any, side: int) -> Any:
+        states.append(generator.get_state().numpy().tobytes())
+        return augment_batch(images, config, mean, std, generator, side)
+
+    monkeypatch.setattr(training, "augment_batch", watched)
+    run(TINY, small_set)
+    assert len(set(states)) == len(states) == 18
+
+
+def test_steps_are_taken_at_the_rate_of_the_moment_and_clipped(small_set: ImageSet) -> None:
+    config = dataclasses.replace(TINY, head_width=4, clip_norm=1e-3, warmup=0.1)
+    made = task.prepare(config, small_set, CLASSES)
+    learner = training.Learner(config, made.images, made.num_labels)
+    learner.begin(0)
+    done = training.step(learner, *made.batch(made.batches.epoch(0)[0]), 0.6)
+    rate = config.learning_rate * (1 + math.cos(math.pi * 0.5 / 0.9)) / 2
+    rates = [group["lr"] for optimizer in learner.optimizer.optimizers for group in optimizer.param_groups]
+    assert rates == pytest.approx([rate] * len(rates))
+    gradients = [parameter.grad for parameter in learner.parameters() if parameter.grad is not None]
+    norm = math.sqrt(sum(float(each.double().square().sum()) for each in gradients))
+    assert done.gradient_norm > 1 and norm == pytest.approx(1e-3, rel=1e-3)
+    heads = [*learner.head.parameters(), *learner.objective.parameters()]
+    assert heads and all(parameter.grad is not None for parameter in heads)
+
+
+def test_the_average_counts_the_steps_of_the_whole_training(
+    small_set: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[int] = []
+    monkeypatch.setattr(training.WeightAverage, "update", lambda average, encoder, step: counted.append(step))
+    run(dataclasses.replace(TINY, average_decay=0.9), small_set)
+    assert counted == list(range(1, 19))
+
+
 def test_head_is_trained_but_thrown_away(small_set: ImageSet, reference: TrainResult, tmp_path: Path) -> None:
     config = dataclasses.replace(TINY, head_width=12)
     result = run(config, small_set, tmp_path)
@@ -527,6 +570,40 @@ def test_early_stop_survives_a_resume(small_set: ImageSet, tmp_path: Path, monke
     assert same_weights(run(config, small_set, tmp_path), unbroken)  # a finished run is not trained on
 
 
+def test_validation_classes_of_one_image_are_refused_before_an_epoch(
+    larger_set: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "_train_epoch", None)  # is never called
+    first = larger_set.indices_of([3])[0]
+    kept = (larger_set.labels != 3) | (torch.arange(len(larger_set)) == first)
+    fewer = dataclasses.replace(larger_set, images=larger_set.images[kept], labels=larger_set.labels[kept])
+    with pytest.raises(SplitError, match="Class 3 has fewer than two training images"):
+        train(TINY, fewer, CLASSES, validation=(3, 6), progress=False)
+
+
+def test_validation_accuracy_is_that_of_the_embeddings(larger_set: ImageSet) -> None:
+    """One who parts the classes is always right, one who sees the same in all no more often than chance."""
+
+    class Eyes:
+        def __init__(self, sees: Callable[[torch.Tensor], torch.Tensor]) -> None:
+            self.sees = sees
+
+        def embed(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.one_hot(self.sees(images), len(larger_set.class_names)).float()
+
+    def labels_of(images: torch.Tensor) -> torch.Tensor:
+        same = (images[:, None] == larger_set.images[None]).flatten(2).all(dim=2)
+        return larger_set.labels[same.int().argmax(dim=1)]
+
+    judged = (0, 2, 3, 6, 7)
+    right, wrong = Eyes(labels_of), Eyes(lambda images: torch.zeros(len(images), dtype=torch.int64))
+    assert training.validation_accuracy(right, larger_set, judged, episodes=50) == 100
+    assert training.validation_accuracy(wrong, larger_set, judged, episodes=50) == pytest.approx(20, abs=1)
+    half = Eyes(lambda images: torch.where(labels_of(images) == 7, 6, labels_of(images)))
+    # One class in five is never told from another: either takes the other's queries, or both share them.
+    assert training.validation_accuracy(half, larger_set, judged, episodes=50) == pytest.approx(80, abs=1)
+
+
 def test_validation_classes_can_be_named(larger_set: ImageSet) -> None:
     named = train(TINY, larger_set, CLASSES, validation=(3, 6), device="cpu", progress=False)
     assert named.classes == CLASSES and named.validation_classes == (3, 6)
@@ -677,14 +754,39 @@ def test_state_of_another_configuration_is_an_error(
     change: dict[str, Any], state: bytes, small_set: ImageSet, tmp_path: Path
 ) -> None:
     (tmp_path / "state.pt").write_bytes(state)
-    with pytest.raises(CheckpointError, match="another configuration or other classes"):
+    with pytest.raises(CheckpointError, match="another configuration, other classes"):
         run(dataclasses.replace(TINY, **change), small_set, tmp_path)
 
 
 def test_state_of_other_classes_is_an_error(state: bytes, small_set: ImageSet, tmp_path: Path) -> None:
     (tmp_path / "state.pt").write_bytes(state)
-    with pytest.raises(CheckpointError, match="another configuration or other classes"):
+    with pytest.raises(CheckpointError, match="another configuration, other classes"):
         train(TINY, small_set, range(6), run_dir=tmp_path, device="cpu", progress=False)
+
+
+def test_state_of_other_images_or_labels_is_an_error(small_set: ImageSet, tmp_path: Path) -> None:
+    """Half of the weights would be of images that no record names."""
+    with pytest.raises(TrainingError, match="Stopped"):
+        run(TINY, small_set, tmp_path, stop_after=1)
+    darker = dataclasses.replace(small_set, images=small_set.images // 2)
+    first, second = (small_set.indices_of([label])[0] for label in CLASSES[:2])
+    swapped = small_set.labels.clone()
+    swapped[first], swapped[second] = CLASSES[1], CLASSES[0]
+    for other in (darker, dataclasses.replace(small_set, labels=swapped)):
+        with pytest.raises(CheckpointError, match="other classes, images or teachers"):
+            run(TINY, other, tmp_path)
+    run(TINY, small_set, tmp_path, stop_after=3)  # and the state was kept
+
+
+def test_a_state_from_before_contents_were_kept_is_gone_on_from(
+    small_set: ImageSet, reference: TrainResult, tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingError, match="Stopped"):
+        run(TINY, small_set, tmp_path, stop_after=1)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    del state["content"]
+    torch.save(state, tmp_path / "state.pt")
+    assert same_weights(run(TINY, small_set, tmp_path), reference)
 
 
 def test_run_folder_that_cannot_be_made(small_set: ImageSet, tmp_path: Path) -> None:

@@ -101,14 +101,15 @@ class OneShotClassifier(ClassifierMixin, BaseEstimator):
         z = self._embed(X, "support images", None)
         if len(z) != len(labels):
             raise ShapeError(f"Each image has one class, but there are {len(z)} images and {len(labels)} classes.")
+        self._learn(Examples(names, z, labels))
         self.n_features_in_ = z.shape[1]
-        return self._learn(Examples(names, z, labels))
+        return self
 
     def fit_embeddings(self, support: Mapping[str, np.ndarray | torch.Tensor]) -> OneShotClassifier:
         """Learn the classes from embeddings of their support sets.
 
         Args:
-            support: by class name, float32 (K, D), K >= 1.
+            support: by class name, float (K, D), K >= 1; brought to unit length.
 
         Returns:
             the classifier itself.
@@ -118,7 +119,7 @@ class OneShotClassifier(ClassifierMixin, BaseEstimator):
             ShapeError: embeddings of another size or type than the encoder gives.
         """
         classes, columns = named_classes(support), self._eyes().embedding_dim
-        parts = [as_embeddings(given, f"Embeddings of {name!r}", columns) for name, given in classes.items()]
+        parts = [unit_rows(given, columns, f"Embeddings of {name!r}") for name, given in classes.items()]
         return self._learn(Examples.of_parts(tuple(classes), parts))
 
     def fit_folder(self, folder: str | Path, skip_unreadable: bool = False) -> OneShotClassifier:
@@ -156,6 +157,7 @@ class OneShotClassifier(ClassifierMixin, BaseEstimator):
         return self._know(examples, head.name, fit_reading(head, z, labels, self.unknown_rate))
 
     def _know(self, examples: Examples, head: str, reading: Reading) -> OneShotClassifier:
+        vars(self).pop("n_features_in_", None)  # of a fit before this one
         self.examples_, self.classes_, self.reading_ = examples, examples.names, reading
         self.head_ = fit_head(examples.z, examples.labels, head)
         self.prototypes_ = prototypes(examples.z, examples.labels)
@@ -214,15 +216,15 @@ class OneShotClassifier(ClassifierMixin, BaseEstimator):
         return self.compare(self._embed(images, "queries", self.prototypes_.shape[1]))
 
     def compare(self, z: np.ndarray | torch.Tensor) -> torch.Tensor:
-        """The same for embeddings that are at hand: float32 (N, D) to (N, number of classes).
+        """The same for embeddings that are at hand, of any length: float (N, D) to float32 (N, number of classes).
 
         Raises:
             SamplingError: no classes have been learned.
             ShapeError: embeddings of another size or type than the encoder gives.
         """
         self._check_fitted()
-        z = as_embeddings(z, columns=self.prototypes_.shape[1])
-        return (z.float() @ self.prototypes_.T).clamp(-1, 1)  # rounding would put some a little above one
+        z = unit_rows(z, self.prototypes_.shape[1])
+        return (z @ self.prototypes_.T).clamp(-1, 1)  # rounding would put some a little above one
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probability of each class for every image, if it is of one of them; see ``recognition.unknown``.
@@ -346,9 +348,10 @@ class OneShotClassifier(ClassifierMixin, BaseEstimator):
         classifier = cls(eyes, **known["settings"])
         if eyes is not None:
             classifier._loaded = (eyes, eyes)
+        classifier._know(examples, known["head"], known["reading"])
         if not known["listed"]:
             classifier.n_features_in_ = examples.z.shape[1]
-        return classifier._know(examples, known["head"], known["reading"])
+        return classifier
 
 
 def classify_folder(

@@ -101,13 +101,13 @@ def are_embeddings(images: Any) -> bool:
     return bool(floating) and getattr(images, "ndim", 0) == 2
 
 
-def unit_rows(z: Any, columns: int | None = None) -> torch.Tensor:
-    """Embeddings as float32 (N, D), brought to unit length.
+def unit_rows(z: Any, columns: int | None = None, what: str = "Embeddings") -> torch.Tensor:
+    """Embeddings as float32 (N, D) on the CPU, brought to unit length; ``what`` is their name in an error.
 
     Raises:
         ShapeError: no finite numbers, or of another size.
     """
-    return F.normalize(as_embeddings(z, columns=columns).detach().cpu().double(), dim=1).float()
+    return F.normalize(as_embeddings(z, what, columns).detach().cpu().double(), dim=1).float()
 
 
 def embed_images(encoder: Any, images: Any, views: str | None, what: str) -> torch.Tensor:

@@ -7,7 +7,9 @@ lesson costs no more than a comparison of the batch.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -90,8 +92,20 @@ def taught_embeddings(
     return F.normalize(torch.cat(found, dim=1), dim=1).cpu()
 
 
+def teachers_digest(teachers: Iterable[str]) -> str:
+    """Hexadecimal digest of the checkpoints of teachers that have taught already."""
+    content = hashlib.blake2b(digest_size=16)
+    for name in teachers:
+        content.update(_path(name).read_bytes())
+    return content.hexdigest()
+
+
+def _path(teacher: str) -> Path:
+    return project.results_dir() / "checkpoints" / f"{teacher}.safetensors"
+
+
 def _teacher(name: str, classes: set[int], data: str, device: torch.device | str) -> ImageEncoder:
-    path = project.results_dir() / "checkpoints" / f"{name}.safetensors"
+    path = _path(name)
     project.bring(path)
     info = checkpoint_info(path)
     known = info.get("classes")

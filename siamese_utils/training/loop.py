@@ -29,7 +29,7 @@ from siamese_utils.system.devices import autocast_dtype, pick_device
 from siamese_utils.system.memory import freed_memory_kept
 from siamese_utils.training.augment import augment_batch, draw_turns, turn
 from siamese_utils.training.config import TrainConfig
-from siamese_utils.training.distillation import DistillationObjective, taught_embeddings
+from siamese_utils.training.distillation import DistillationObjective, taught_embeddings, teachers_digest
 from siamese_utils.training.losses import ObjectiveOutput, RotationObjective, WeightedSum, embedding_spread
 from siamese_utils.training.mixing import cut_mix, draw_mixture, mixable_layers, mixed_features
 from siamese_utils.training.optimizers import WeightAverage, make_optimizer
@@ -107,7 +107,8 @@ def train(
     Raises:
         CollapseError: all embeddings have become the same.
         TrainingError: the loss is not finite, or ``stop_after`` was reached.
-        CheckpointError: ``run_dir`` holds a damaged state or that of another run, or a teacher cannot teach.
+        CheckpointError: ``run_dir`` holds a damaged state or that of another run, such as one with other images or
+            teachers; or a teacher cannot teach.
         DataError: ``train_set`` holds test images.
         SplitError, SamplingError, ConfigError, UnknownNameError: the configuration does not fit the data.
     """
@@ -115,7 +116,7 @@ def train(
     if config.teachers:
         where = pick_device(device)
         taught = taught_embeddings(config.teachers, task.images, task.classes, train_set.name, where)
-        task = dataclasses.replace(task, taught=taught)
+        task = dataclasses.replace(task, taught=taught, taught_by=teachers_digest(config.teachers))
 
     def score(encoder: Encoder) -> float:
         return validation_accuracy(encoder, train_set, task.validation_classes)
@@ -169,6 +170,7 @@ def train_task(
         "config": json.dumps(config.to_json()),
         "classes": list(task.classes),
         "validation_classes": list(task.validation_classes),
+        "content": task.content,
     }
     where = pick_device(device)
     # The allocator would otherwise give each batch's memory back and take it again.

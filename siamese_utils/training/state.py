@@ -42,6 +42,7 @@ def load_state(
             if not is_whole_archive(path):
                 raise ValueError("a checksum is wrong")
             state = torch.load(path, map_location="cpu", weights_only=True)
+            state = {"content": belongs_to.get("content"), **state}  # which older states do not say
             same = all(state[name] == value for name, value in belongs_to.items())
             if same:
                 put_back(state)
@@ -52,8 +53,8 @@ def load_state(
             ) from error
         if not same:
             raise CheckpointError(
-                f"{path} belongs to a run with another configuration or other classes; choose another run folder or "
-                "delete it."
+                f"{path} belongs to a run with another configuration, other classes, images or teachers; choose "
+                "another run folder or delete it."
             )
     _write_history(Path(run_dir), history)  # who cannot write here should know before an epoch is trained
     return history

@@ -13,6 +13,7 @@ import torch
 from siamese_utils.data.images import ImageSet
 from siamese_utils.data.sampling import PKBatches
 from siamese_utils.data.splits import hold_out_classes, hold_out_images
+from siamese_utils.encoders.base import digest
 from siamese_utils.errors import ConfigError, DataError, SplitError
 from siamese_utils.training.augment import TURNS, turn
 from siamese_utils.training.config import TrainConfig
@@ -44,6 +45,7 @@ class Task:
         batches: of examples, such as ``PKBatches``.
         steps: how many of them are learned from.
         taught: float (M, E), what the teachers make of the images, or ``None``.
+        taught_by: digest of the teachers.
     """
 
     images: torch.Tensor
@@ -56,6 +58,7 @@ class Task:
     batches: Batches
     steps: int
     taught: torch.Tensor | None = None
+    taught_by: str = ""
 
     @property
     def num_labels(self) -> int:
@@ -76,6 +79,13 @@ class Task:
         """What the teachers make of the images of examples int64 (B,): float (B, E), or ``None`` without teachers."""
         return None if self.taught is None else self.taught.index_select(0, self.rows[examples])
 
+    @property
+    def content(self) -> str:
+        """Hexadecimal digest of what is learned: images, labels, turns and teachers."""
+        # Not of what these make of the images, whose last bits hang on the number of threads.
+        learned = {"images": self.images, "rows": self.rows, "turns": self.turns, "labels": self.labels}
+        return digest(self.taught_by, learned)
+
     def some_of_each_class(self, most: int) -> torch.Tensor:
         """The first ``most`` images of every class as they are, uint8."""
         upright = self.turns == 0
@@ -91,6 +101,7 @@ class Task:
 def prepare(config: TrainConfig, train_set: ImageSet, classes: Iterable[int], validation: Iterable[int] = ()) -> Task:
     """Choose what is learned from; arguments and errors as in ``loop.train``."""
     learned, judged = _learned_and_judged(tuple(sorted(set(classes))), tuple(sorted(set(validation))), config)
+    _check_judged(train_set.labels, judged)
     used, held_out = hold_out_images(train_set.labels, learned, config.held_out_images, config.seed)
     number_of = torch.full((train_set.num_classes,), -1, dtype=torch.int64)
     number_of[list(learned)] = torch.arange(len(learned))
@@ -158,6 +169,15 @@ def _learned_and_judged(
     if len(validation) < 2:
         raise SplitError("Validation needs two classes or more to tell apart.")
     return seen, validation
+
+
+def _check_judged(labels: torch.Tensor, judged: tuple[int, ...]) -> None:
+    """Refuse validation classes of which no image is left to ask for, before an epoch is trained in vain."""
+    if short := [label for label in judged if int((labels == label).sum()) < 2]:
+        raise SplitError(
+            f"Class {short[0]} has fewer than two training images, so nothing can be validated by it: one is the "
+            "example and another is asked for; choose other validation classes."
+        )
 
 
 def _check_nothing_leaks(train_set: ImageSet, numbers: torch.Tensor, used: torch.Tensor) -> None:
