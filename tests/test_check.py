@@ -142,6 +142,20 @@ def test_unreadable_files_are_named_or_left_out_and_listed(folder: Path) -> None
     assert "sky/a.png is not a readable image" in str(report)
 
 
+def test_what_is_left_is_judged_under_its_own_names(folder: Path) -> None:
+    """The first file of the first class is damaged, so that every other moves up; and one is mislabelled."""
+    first = sorted(KINDS)[0]
+    (folder / first / "0.png").write_bytes(b"no image")
+    shutil.move(folder / "rust" / "3.png", folder / "sky" / "9.png")
+    damaged = check(folder, skip_unreadable=True)
+    (folder / first / "0.png").unlink()
+    sound = check(folder)
+    assert names(damaged.mistakes.file) == ["sky/9.png"]
+    pd.testing.assert_frame_equal(damaged.mistakes, sound.mistakes)
+    pd.testing.assert_frame_equal(damaged.classes, sound.classes)
+    assert (damaged.accuracy, damaged.judged) == (sound.accuracy, sound.judged)
+
+
 def test_what_is_no_support_folder(folder: Path) -> None:
     with pytest.raises(DataError, match="no support folder"):
         check(folder / "none")

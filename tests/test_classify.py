@@ -263,6 +263,36 @@ def test_fitting_again_forgets(encoder: Encoder, test_set: ImageSet) -> None:
     assert classifier.class_names == ("x", "y") and classifier.similarities(test_set.images[:2]).shape == (2, 2)
 
 
+def test_names_come_as_the_last_fit_was_given_them(encoder: Encoder, test_set: ImageSet, tmp_path: Path) -> None:
+    images, by_name = test_set.images[:40:10], {"x": test_set.images[:1], "y": test_set.images[30:31]}
+    classifier = OneShotClassifier(encoder).fit(images, np.array(["a", "a", "b", "b"]))
+    assert isinstance(classifier.predict(images), np.ndarray) and classifier.n_features_in_ == encoder.embedding_dim
+    assert isinstance(classifier.fit(by_name).predict(images), list) and not hasattr(classifier, "n_features_in_")
+    classifier.save(tmp_path / "by_name")
+    assert isinstance(OneShotClassifier.load(tmp_path / "by_name", encoder).predict(images), list)
+    with pytest.raises(SamplingError):
+        classifier.fit(images, np.array(["a"] * 4))  # a fit that fails changes nothing
+    assert isinstance(classifier.predict(images), list)
+    classifier.fit(images, np.array(["a", "a", "b", "b"])).save(tmp_path / "listed")
+    assert isinstance(OneShotClassifier.load(tmp_path / "listed", encoder).predict(images), np.ndarray)
+
+
+def test_embeddings_of_any_length_type_and_history_are_taken(encoder: Encoder, test_set: ImageSet) -> None:
+    groups = {str(label): encoder.embed(test_set.images[test_set.indices_of([label])[:3]]) for label in UNSEEN}
+    z = encoder.embed(test_set.images[::9])
+    plain = OneShotClassifier(encoder).fit_embeddings(groups)
+    for given, change in (
+        ("longer", lambda rows: 3 * rows),
+        ("double", lambda rows: rows.double()),
+        ("with a gradient", lambda rows: rows.clone().requires_grad_()),
+        ("an array", lambda rows: 0.5 * rows.numpy()),
+    ):
+        other = OneShotClassifier(encoder).fit_embeddings({name: change(rows) for name, rows in groups.items()})
+        assert other.reading_.threshold == pytest.approx(plain.reading_.threshold, abs=1e-5), given
+        assert other.reading_.temperature == pytest.approx(plain.reading_.temperature, rel=1e-4), given
+        torch.testing.assert_close(other.compare(change(z)), plain.compare(z))
+
+
 def test_arrays_that_cannot_be_used(encoder: Encoder, test_set: ImageSet) -> None:
     good = test_set.images[:1]
     classifier = OneShotClassifier(encoder)

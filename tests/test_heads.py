@@ -134,6 +134,23 @@ def test_prototypes_stay_unless_another_is_clearly_better() -> None:
     assert fit_head(z, labels).name == name
 
 
+@pytest.mark.parametrize(("won", "lost", "chosen"), [(5, 2, "prototype"), (9, 1, "ridge"), (4, 0, "prototype")])
+def test_another_head_must_win_by_more_than_chance(
+    won: int, lost: int, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """9 images won and 1 lost are more than two standard deviations; 5 and 2, or 4 and none, are not."""
+    labels = torch.arange(2).repeat_interleave(20)
+
+    def answers(z: torch.Tensor, labels: torch.Tensor, name: str) -> torch.Tensor:
+        wrong = slice(0, won) if name != "ridge" else slice(won, won + lost)
+        said = labels.clone()
+        said[wrong] = 1 - said[wrong]
+        return said
+
+    monkeypatch.setattr(heads, "leave_one_out", answers)
+    assert choose_head(clusters(labels), labels) == chosen
+
+
 def test_what_no_head_can_be_fitted_to() -> None:
     z = clusters(LABELS)
     with pytest.raises(UnknownNameError, match="ridge"):

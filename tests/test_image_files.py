@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -38,7 +39,7 @@ from siamese_utils.data.image_files import (
 from siamese_utils.data.squares import square_batches
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import DataError, ImageError, SamplingError
-from siamese_utils.recognition.classifier import classify_folder
+from siamese_utils.recognition.classifier import OneShotClassifier, classify_folder
 
 INPUTS = Path(__file__).resolve().parents[2] / "shared" / "inputs"
 
@@ -652,6 +653,15 @@ def test_all_unreadable_support_images_are_named_at_once(open_folder: Path, enco
     assert all(str(path) in str(caught.value) for path in bad) and "--skip-unreadable" in str(caught.value)
     expected = len(classify_folder(encoder, open_folder / "support", open_folder / "queries", skip_unreadable=True))
     assert expected == len(images_in(open_folder / "queries"))
+    # What is left stands under its own name: the first file of the first class is damaged, so that all others move up.
+    spoilt = next(path for path in sorted((open_folder / "support" / "a").iterdir()) if path not in bad)
+    bad[0].unlink()
+    content = spoilt.read_bytes()
+    (open_folder / "support" / "a" / "0 first.png").write_bytes(b"none at all")
+    shutil.copy(spoilt, open_folder / "queries" / "copy.png")
+    table = OneShotClassifier(encoder).fit_folder(open_folder / "support", skip_unreadable=True)
+    found = table.predict_files(open_folder / "queries" / "copy.png", top=1).iloc[0]
+    assert found["in_support"] and found["nearest_1"] == str(spoilt) and spoilt.read_bytes() == content
     for path in (open_folder / "support" / "a").iterdir():
         path.write_bytes(f"none {path.name}".encode())
     with pytest.raises(SamplingError, match="No image of the class 'a' can be read"):

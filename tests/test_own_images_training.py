@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
@@ -246,12 +247,46 @@ def test_unreadable_images_are_named_or_left_out(
     train: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     images = draw_folder(tmp_path / "damaged", 5, 4)
-    for name in ("class 1/2.png", "class 3/0.png"):
+    bad = ("class 0/0.png", "class 3/1.png")  # every image behind the first is another one than before
+    for name in bad:
         (images / name).write_bytes(name.encode())
-    with pytest.raises(ImageError, match=r"2 of 20 images cannot be read.*class 1/2\.png.*class 3/0\.png.*--skip"):
+    with pytest.raises(ImageError, match=r"2 of 20 images cannot be read.*class 0/0\.png.*class 3/1\.png.*--skip"):
         train(images=images)
     done = train(images=images, skip_unreadable=True)
-    assert done.path.is_file() and "class 3/0.png" in caplog.text
+    assert done.path.is_file() and "class 3/1.png" in caplog.text
+    for name in bad:
+        (images / name).unlink()
+    assert_same(done, train(images=images, out="without.safetensors"))
+
+
+def assert_same(one: OwnTraining, other: OwnTraining) -> None:
+    weights, others = one.encoder.state_dict(), other.encoder.state_dict()
+    assert all(torch.equal(weights[name], others[name]) for name in others)
+    assert one.results == other.results
+    assert all(one.info[name] == other.info[name] for name in ("threshold", "calibration", "epochs"))
+
+
+@pytest.mark.parametrize("part", ["report_classes", "validation_classes"])
+def test_classes_of_the_report_decide_nothing_and_those_of_the_validation_are_not_reported(
+    part: str, train: Callable, folder: Path, tmp_path: Path
+) -> None:
+    """Noise takes the place of the images of one part, and all that must not look at them stays as it was."""
+    rng = np.random.default_rng(1)
+    before = train(out="before.safetensors")
+    changed = shutil.copytree(folder, tmp_path / "changed")
+    for name in before.info[part]:
+        for path in (changed / name).iterdir():
+            Image.fromarray(rng.integers(0, 256, (18, 18, 3), dtype=np.uint8)).save(path)
+    after = train(images=changed, out="after.safetensors")
+    assert all(before.info[name] == after.info[name] for name in ("report_classes", "validation_classes"))
+    others = [[(each.other.value, each.other.n) for each in done.results] for done in (before, after)]
+    if part == "report_classes":
+        weights, same = before.encoder.state_dict(), after.encoder.state_dict()
+        assert all(torch.equal(weights[name], same[name]) for name in weights)
+        assert all(before.info[name] == after.info[name] for name in ("threshold", "calibration", "epochs"))
+        assert others[0] != others[1]
+    else:
+        assert others[0] == others[1] and before.info["calibration"] != after.info["calibration"]
 
 
 def test_images_that_do_not_fit_are_refused_before_they_are_read(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,8 @@ def test_pairs_become_a_checkpoint_with_its_threshold(train: Callable, folder: P
     assert encoder.image_size == 16 and -1 < info["threshold"] < 1 and info["calibration"]["slope"] > 0
     assert [each["metric"] for each in info["results"]] == ["accuracy", "area under the ROC curve"]
     accuracy, auc = done.results
+    for each in done.results:
+        assert each.difference.value == pytest.approx(each.trained.value - each.other.value)
     assert accuracy.trained.value > 80 and auc.trained.value > 80  # patterns that differ in colour are easily told
     assert "pairs of images that it has not learned: accuracy" in done.sentence
 
@@ -202,11 +205,42 @@ def test_a_killed_training_on_pairs_goes_on_to_the_same_weights(train: Callable,
 
 def test_unreadable_images_take_their_pairs_with_them(train: Callable, folder: Path) -> None:
     (folder / "broken.png").write_bytes(b"no image")
-    path = table(folder, [*lines_of(), "0-0.png,broken.png,0"])
+    path = table(folder, ["broken.png,0-0.png,1", *lines_of()])  # every file behind the first moves up
     with pytest.raises(ImageError, match=r"broken\.png"):
         train(path)
     done = train(path, skip_unreadable=True)
     assert sum(done.info["pairs"].values()) <= len(lines_of())
+    without = train(table(folder, lines_of()), "without.safetensors")
+    assert done.info["pairs"] == without.info["pairs"] and done.results == without.results
+    weights, others = done.encoder.state_dict(), without.encoder.state_dict()
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+    assert done.info["threshold"] == without.info["threshold"]
+
+
+@pytest.mark.parametrize("part", ["report", "validation"])
+def test_pairs_of_the_report_decide_nothing_and_those_of_the_validation_are_not_reported(
+    part: str, train: Callable, folder: Path, tmp_path: Path
+) -> None:
+    """Noise takes the place of the images of one part, and all that must not look at them stays as it was."""
+    rng = np.random.default_rng(1)
+    changed = Path(shutil.copytree(folder, tmp_path / "changed"))
+    pairs = read_pairs(table(changed, lines_of()))
+    rows = getattr(part_pairs(pairs, SETTINGS.seed), part)
+    for position in {*pairs.first[rows].tolist(), *pairs.second[rows].tolist()}:
+        Image.fromarray(rng.integers(0, 256, (18, 18, 3), dtype=np.uint8)).save(pairs.files[position])
+    before, after = train(table(folder, lines_of()), "before.safetensors"), train(changed / "pairs.csv")
+    others = [[each.other.value for each in done.results] for done in (before, after)]
+    for each in after.results:
+        assert each.difference.value == pytest.approx(each.trained.value - each.other.value)
+    assert part != "report" or any(each.difference.value for each in after.results)
+    if part == "report":
+        weights, same = before.encoder.state_dict(), after.encoder.state_dict()
+        assert all(torch.equal(weights[name], same[name]) for name in weights)
+        assert all(before.info[name] == after.info[name] for name in ("threshold", "calibration", "epochs"))
+        assert others[0] != others[1]
+    else:
+        # The other's accuracy is at its own threshold, which is chosen on the validation pairs.
+        assert others[0][1] == others[1][1] and before.info["calibration"] != after.info["calibration"]
 
 
 def test_a_list_without_some_files_keeps_their_numbers(folder: Path) -> None:
