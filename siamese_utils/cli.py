@@ -68,6 +68,7 @@ def train(
     recipe: Annotated[str, typer.Option(help="A name in siamese_utils.training.recipes.")] = DEFAULT_RECIPE,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     again: Annotated[bool, typer.Option("--again", help="Replace what other settings have made.")] = False,
+    anew: Annotated[bool, typer.Option("--anew", help="Train what is published too, in siamese_runs.")] = False,
     publish: Annotated[bool, typer.Option("--publish", help="Store among the results of the report.")] = False,
     images: Annotated[Path | None, typer.Option(help="Your own images: a folder with one sub-folder a class.")] = None,
     pairs: Annotated[Path | None, typer.Option(help="Or a CSV of pairs: image_a, image_b, same (1 or 0).")] = None,
@@ -99,7 +100,7 @@ def train(
         done = train_own(images, pairs, out, settings, project.own_folder() / "runs", tell=_tell, **options)
         say(f"{done.sentence}\nStored in {done.path}; load_encoder({str(done.path)!r}) loads it.")
         return
-    ((home, (run,)),) = homes(SPLIT_SWEEP, lambda: [split_run(split, draw, seed, recipe)], publish)
+    ((home, (run,)),) = homes(SPLIT_SWEEP, lambda: [split_run(split, draw, seed, recipe)], publish, anew)
     with project.at(home):
         for _ in run_study(SPLIT_SWEEP, [run], Bench(device), again=again):
             pass
@@ -107,7 +108,7 @@ def train(
         tell_place(home, SPLIT_SWEEP.checkpoint_path(run))
 
 
-_OF_SPLITS = {"split", "draw", "publish"}
+_OF_SPLITS = {"split", "draw", "anew", "publish"}
 _OF_OWN = {"out", "size", "epochs", "minutes", "encoder", "pretrained", "mirror", "against", "skip_unreadable"}
 
 

@@ -294,6 +294,13 @@ def test_a_training_of_ones_own_leaves_the_published_one(
         assert code == 0 and f"Stored in {own / 'checkpoints' / name}" in err.replace("\n", "")
         assert (own / "runs" / f"{name}.json").is_file() and everything(project / "results") == before
     assert len(results.read_table(own / "split_sweep.csv")) == 3 * len(METRICS)
+    # What is published, trained again: the same numbers, and the published files as they were.
+    code, out, err = run(*options, "--anew")
+    assert code == 0 and "siamese_runs" in err and everything(project / "results") == before
+    tables = [results.read_table(place / "split_sweep.csv") for place in (project / "results", own)]
+    first, again = (table.query("recipe == 'tiny' and seed == 0 and draw == 0") for table in tables)
+    assert len(first) == len(METRICS) and again.value.tolist() == first.value.tolist()
+    assert run(*options)[1] == out  # without it, the published evaluation is told
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from fake_study import FAKE, log
 
@@ -163,6 +164,29 @@ def test_other_settings_never_touch_the_published_results_unasked(
     code, printed = run("squares", "--shape", "round", "--publish")
     assert code == 1 and "add --again to replace it" in printed and everything(project / "results") == before
     assert run("squares", "--shape", "round", "--publish", "--again")[0] == 0 and len(log()) == 8
+
+
+def test_what_is_published_is_carried_out_anew_in_ones_own_folder(
+    run: Callable[..., tuple[int, str]], project: Path
+) -> None:
+    run("squares")
+    before = everything(project / "results")
+    assert "0 of 4 runs to do" in run("squares", "--plan")[1]
+    code, printed = run("squares", "--anew", "--plan")
+    assert code == 0 and "4 of 4 runs to do" in printed and "4 of them would be stored in" in printed
+    code, printed = run("squares", "--anew")
+    assert code == 0 and "siamese_runs" in printed and everything(project / "results") == before
+    published = FAKE.table()
+    with places.at(places.own_folder()):
+        assert len(log()) == 4
+        pd.testing.assert_frame_equal(FAKE.table(), published)
+    assert run("study", "fake", "--anew")[0] == 0  # it goes on, and nothing is left
+    with places.at(places.own_folder()):
+        assert len(log()) == 4
+    code, printed = run("squares", "--anew", "--publish")
+    assert code == 1 and "choose one, or --publish --again" in printed and everything(project / "results") == before
+    code, printed = run("squares", "--only-ground", "--anew")
+    assert code == 1 and "--anew does not go with --only-ground" in printed
 
 
 def test_what_the_study_does_not_plan_is_ones_own_and_the_rest_is_found(

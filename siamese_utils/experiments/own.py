@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from siamese_utils.errors import ConfigError
 from siamese_utils.experiments import store
 from siamese_utils.experiments.study import Run, Study, stored
 from siamese_utils.system import project
@@ -18,28 +19,33 @@ Home = tuple[Path | None, list[Run]]
 """A folder, or ``None`` for that of the published results, and the runs that are stored there."""
 
 
-def homes(study: Study, choose: Callable[[], Sequence[Run]], publish: bool = False) -> list[Home]:
+def homes(study: Study, choose: Callable[[], Sequence[Run]], publish: bool = False, anew: bool = False) -> list[Home]:
     """Where each run is stored.
 
     Args:
         study: of the runs.
         choose: gives the runs; asked again for those of the user's own, which rest on files in his folder.
         publish: store all among the published results, whatever is there.
+        anew: carry out all in the user's folder, also what is published, to see whether it comes out again.
 
     Returns:
         The folders with at least one run each; ``project.at`` leads there.
 
     Raises:
-        ConfigError: ``publish`` without a checkout of the project.
+        ConfigError: ``publish`` without a checkout of the project, or together with ``anew``.
         ResultsError: a stored table is damaged.
     """
-    runs = list(choose())
+    if publish and anew:
+        raise ConfigError(
+            "--anew carries out in a folder of your own what is published already, and --publish stores among what is "
+            "published; choose one, or --publish --again to replace what is published."
+        )
+    runs, folder = list(choose()), project.own_folder()
     if publish:
         project.checkout("--publish")
         return [(None, runs)]
     planned = {run.label: run.plain() for run in study.runs()}
-    own = {run.label for run in runs if not _is_published(study, run, planned.get(run.label))}
-    folder = project.own_folder()
+    own = {run.label for run in runs if anew or not _is_published(study, run, planned.get(run.label))}
     with project.at(folder):
         of_ones_own = [run for run in choose() if run.label in own]
     found: list[Home] = [(None, [run for run in runs if run.label not in own]), (folder, of_ones_own)]

@@ -23,6 +23,7 @@ Only = Annotated[list[str] | None, typer.Option(help="A run alone, by a value of
 Seed = Annotated[list[int] | None, typer.Option(help="A seed alone; may be repeated.")]
 Plan = Annotated[bool, typer.Option("--plan", help="Print what would be done, with minutes, and stop.")]
 Again = Annotated[bool, typer.Option("--again", help="Replace what other settings have made.")]
+Anew = Annotated[bool, typer.Option("--anew", help="Carry out what is published too, in siamese_runs.")]
 Publish = Annotated[bool, typer.Option("--publish", help="Store among the results of the report, not in siamese_runs.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Scheduler = Annotated[str | None, typer.Option(help="Address of a Dask scheduler, tcp://…")]
@@ -70,12 +71,13 @@ def run_by_name(
     seed: Seed = None,
     plan: Plan = False,
     again: Again = False,
+    anew: Anew = False,
     publish: Publish = False,
     device: Device = "auto",
     scheduler: Scheduler = None,
 ) -> None:
     """Carry out the runs of a study that are not stored yet; started again after a kill, it goes on."""
-    _run(studies.study(name), {}, only, seed, plan, again, publish, device, scheduler)
+    _run(studies.study(name), {}, only, seed, plan, again, anew, publish, device, scheduler)
 
 
 def add_commands(app: typer.Typer, asked: str = "") -> None:
@@ -101,8 +103,9 @@ def _made(command: Command) -> Callable[..., None]:
         if command.argument:
             given["only"] = [given.pop(command.argument)]
         if chosen and chosen[-1] in instead:
-            function = instead[chosen[-1]]
-            _refuse_strange(changed, function, f"--{chosen[-1]}".replace("_", "-"))
+            function, flag = instead[chosen[-1]], f"--{chosen[-1]}".replace("_", "-")
+            ignored = {key: True for key in ("only", "plan", "again", "anew", "scheduler") if given.get(key)}
+            _refuse_strange(changed | ignored, function, flag)
             function(Bench(given["device"]), publish=given["publish"], **changed)
         elif (asked := own.get(" ".join(chosen))) is not None:
             _refuse_strange(changed, asked.runs, asked.name)
@@ -146,6 +149,7 @@ def _run(
     seed: list[int] | None,
     plan: bool,
     again: bool,
+    anew: bool,
     publish: bool,
     device: str,
     scheduler: str | None,
@@ -153,7 +157,7 @@ def _run(
     def choose() -> list[Run]:
         return select(asked, only or (), seed or (), **options)
 
-    runs, divided, done = choose(), homes(asked, choose, publish), set()
+    runs, divided, done = choose(), homes(asked, choose, publish, anew), set()
     if plan:
         _tell_plan(asked, runs, divided, device)
         return
