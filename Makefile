@@ -12,7 +12,7 @@ WORKERS ?= 2
 help:
 	@echo "make report       execute the notebooks and write the report to build/report (retrains nothing)"
 	@echo "make test         run the tests, then every notebook in the smoke profile"
-	@echo "make test-long    run the reliability campaigns (half an hour) and store results/reliability.csv"
+	@echo "make test-long    run the reliability campaigns (an hour) and store results/reliability.csv"
 	@echo "make test-pythons  install and test on other Pythons: PYTHONS='python3.10 python3.13'"
 	@echo "make verify       compute every stored number that has a checkpoint anew (minutes; needs the data)"
 	@echo "make lint         check the style of the code and its layout"

@@ -69,6 +69,8 @@ def test_all_moves_to_another_address_and_back(copy: Path) -> None:
             f"github/{HERE.owner}/{HERE.name}/blob/main/notebooks/08",
             "github/other/x/blob/main/notebooks/08",
         ),
+        ("README.md", f"{HERE.url} && cd {HERE.name}", "https://github.com/other/x && cd x"),
+        ("README.md", f"git+{HERE.url}", "git+https://github.com/other/x"),
         ("notebooks/07_face_verification.ipynb", "git clone -q --depth=1", "git clone --depth=1"),
     ],
 )

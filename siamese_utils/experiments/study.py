@@ -200,7 +200,8 @@ class Study:
     Attributes:
         name: of its table, ``results/<name>.csv``.
         question: in one sentence.
-        runs: gives the runs in order; its parameters, which all have defaults, become options of the command line.
+        runs: gives the runs in order; its parameters, which all have defaults, become options of its own command,
+            where it has one.
         carry_out: does one run.
         key: the identifying columns of the table.
         metrics: what each metric is, in a few words.

@@ -79,10 +79,18 @@ if find_spec("siamese_utils") is None:
     __import__("site").addsitedir("{self.name}")"""
 
     def in_text(self, text: str) -> str:
-        """The text with its links to the repository, to Colab and to the published report pointing here."""
+        """The text with its links to the repository, to Colab and to the published report pointing here.
+
+        The same goes for the commands that clone it or install from it.
+        """
         for pattern, address in (
             (rf"https://colab\.research\.google\.com/github/{_PART}/{_PART}/blob/", f"{self._colab}/blob/"),
             (rf"https://github\.com/{_PART}/{_PART}/(?=actions/|issues|releases|compare/|tree/)", f"{self.url}/"),
+            (
+                rf"git clone https://github\.com/{_PART}/{_PART} && cd {_PART}",
+                f"git clone {self.url} && cd {self.name}",
+            ),
+            (rf"git\+https://github\.com/{_PART}/{_PART}", f"git+{self.url}"),
             (r"(?<=report\]\()https://[^)\s]+(?=\))", self.report),
             (r"(?m)(?<=^repository-code: )\S+$", self.url),
             (r"(?m)(?<=^url: )\S+$", self.report),

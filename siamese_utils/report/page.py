@@ -5,7 +5,7 @@ The profile comes from the environment variable ``SIAMESE_PROFILE``:
 ========  ==========================================================================================
 smoke     the synthetic set and a small encoder trained on it: checks that every cell runs
 report    the default: CIFAR-100 and the stored checkpoints and results; nothing is retrained
-full      CIFAR-100, and everything that takes hours is computed again and stored
+full      the same, and what is not stored yet is trained and stored, which may take hours
 ========  ==========================================================================================
 """
 
