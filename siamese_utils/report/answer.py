@@ -253,8 +253,7 @@ def not_the_best() -> str:
     return (
         "**Not the best that is known.** On CIFAR-FS larger networks that train longer reach up to "
         f"{best.acc_5w1s:.1f}% ({best.source.split(', arXiv')[0]}); {in_words(ours.members)} of these together reach "
-        f"{ours.together:.1f}%, and {in_words(longer.count)} with longer trainings among them "
-        f"{longer.one_shot[0]:.1f}%."
+        f"{ours.together:.1f}%, and {in_words(longer.count)} that learned for longer {longer.one_shot[0]:.1f}%."
     )
 
 
