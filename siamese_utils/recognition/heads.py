@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from siamese_utils.data.arrays import labelled
+from siamese_utils.data.sampling import ClassIndex
 from siamese_utils.errors import SamplingError, look_up
 
 RIDGE = 1.0
@@ -132,21 +133,13 @@ def left_out_in_turn(z: torch.Tensor, labels: torch.Tensor, head: str = "auto") 
     name = choose_head(z, labels) if head == "auto" else head
     sizes = torch.bincount(labels)
     turns = sizes.clamp(max=MOST_TURNS)[labels]
-    place, predicted = _places(labels), torch.full_like(labels, -1)
+    place, predicted = torch.from_numpy(ClassIndex(labels).rank), torch.full_like(labels, -1)
     for turn in range(int(turns.max()) if bool((turns > 1).any()) else 0):
         left = (turns > 1) & (place % turns == turn % turns)
         judged = left & (turn < turns)
         scores = fit_head(z[~left], labels[~left], name).scores(z[judged])
         predicted[judged] = scores.argmax(dim=1)
     return predicted
-
-
-def _places(labels: torch.Tensor) -> torch.Tensor:
-    """How many earlier rows have the same label, int64 (N,)."""
-    order, sizes = labels.argsort(stable=True), torch.bincount(labels)
-    place = torch.empty_like(labels)
-    place[order] = torch.arange(len(labels)) - (sizes.cumsum(0) - sizes)[labels[order]]
-    return place
 
 
 def without_doubles(z: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

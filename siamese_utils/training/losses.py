@@ -44,7 +44,7 @@ class ObjectiveOutput:
         return ObjectiveOutput(self.loss + other.loss, {**self.stats, **other.stats})
 
 
-def _checked(
+def checked_batch(
     embeddings: torch.Tensor, labels: torch.Tensor, columns: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The embeddings in at least float32, and the labels as int64: sums over pairs have no room in half precision.
@@ -294,7 +294,7 @@ class TripletObjective(nn.Module):
             ShapeError: embeddings or labels of another shape or type.
             SamplingError: the batch has no positives or no negatives.
         """
-        z, labels = _checked(embeddings, labels)
+        z, labels = checked_batch(embeddings, labels)
         mined = self.mine(self.distance(z.float()), labels)
         loss = triplet_loss(mined, self.margin, self.temperature)
         return ObjectiveOutput(loss, {"triplet_loss": loss.detach(), **self._stats(mined)})
@@ -355,7 +355,7 @@ class ProxyObjective(nn.Module):
             ShapeError: embeddings or labels of another shape or type, or labels that are out of range.
             SamplingError: the batch is empty.
         """
-        z, labels = _checked(embeddings, labels, self.proxies.shape[1])
+        z, labels = checked_batch(embeddings, labels, self.proxies.shape[1])
         last = len(self.proxies) - 1
         if not 0 <= int(labels.min()) <= int(labels.max()) <= last:
             raise ShapeError(
@@ -424,7 +424,7 @@ class SupConObjective(nn.Module):
             ShapeError: embeddings or labels of another shape or type.
             SamplingError: the batch has no positives or no negatives.
         """
-        z, labels = _checked(embeddings, labels)
+        z, labels = checked_batch(embeddings, labels)
         unit = F.normalize(z, dim=1)
         positive, _ = _pair_masks(labels)
         anchors = positive.any(dim=1)
@@ -466,7 +466,7 @@ class ContrastiveObjective(nn.Module):
             ShapeError: embeddings or labels of another shape or type.
             SamplingError: the batch has no same or no different pairs.
         """
-        z, labels = _checked(embeddings, labels)
+        z, labels = checked_batch(embeddings, labels)
         return contrastive(self.distance(z), *_pair_masks(labels), self.margin)
 
 
@@ -564,7 +564,7 @@ class PairObjective(nn.Module):
             ShapeError: embeddings or labels of another shape or type.
             SamplingError: the batch has no same or no different pairs.
         """
-        z, labels = _checked(embeddings, labels, self.head.in_features)
+        z, labels = checked_batch(embeddings, labels, self.head.in_features)
         logits = self.all_logits(z)
         same, different = _pair_masks(labels)
         same_share, different_share = (pairs.to(logits.dtype) / pairs.sum() for pairs in (same, different))
@@ -615,7 +615,7 @@ class RotationObjective(nn.Module):
             ShapeError: embeddings or turns of another shape or type, or other turns.
             SamplingError: the batch is empty.
         """
-        z, turns = _checked(embeddings, turns, self.head.in_features)
+        z, turns = checked_batch(embeddings, turns, self.head.in_features)
         if not 0 <= int(turns.min()) <= int(turns.max()) < TURNS:
             raise ShapeError(f"Quarter turns are numbered 0 to {TURNS - 1}.")
         logits = self.head(z.to(self.head.weight.dtype))

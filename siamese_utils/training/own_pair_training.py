@@ -16,7 +16,6 @@ from torch import nn
 from siamese_utils.data.sampling import named_rng
 from siamese_utils.encoders.checkpoints import save_encoder
 from siamese_utils.encoders.encoder import Encoder
-from siamese_utils.errors import DivergedError
 from siamese_utils.evaluation.calibration import Verdict, fit_verdict
 from siamese_utils.evaluation.estimates import Estimate, bootstrap_estimate
 from siamese_utils.evaluation.pairs import auc
@@ -24,7 +23,7 @@ from siamese_utils.recognition.embedding import embed_files
 from siamese_utils.system.files import as_path
 from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.loop import Judge, train_task
-from siamese_utils.training.losses import ObjectiveOutput, Term, contrastive, cosine_distance
+from siamese_utils.training.losses import ObjectiveOutput, Term, checked_batch, contrastive, cosine_distance
 from siamese_utils.training.own_pairs import PairList, PairParts, part_pairs, read_pairs
 from siamese_utils.training.own_run import (
     Compared,
@@ -67,13 +66,11 @@ class StatedPairs(nn.Module):
         """Loss of a batch: embeddings float (B, D), groups int64 (B,).
 
         Raises:
+            ShapeError: embeddings or groups of another shape or type.
             DivergedError: an embedding is not finite.
             SamplingError: the batch has no same or no different pairs.
         """
-        if not bool(embeddings.isfinite().all()):
-            raise DivergedError(
-                "The embeddings of a batch are not finite; lower the learning rate or check the images."
-            )
+        embeddings, labels = checked_batch(embeddings, labels)
         same = (labels[:, None] == labels) & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
         different = torch.isin(labels[:, None] * self.count + labels, self.different)
         return contrastive(cosine_distance(embeddings), same, different, self.margin)
