@@ -100,10 +100,10 @@ def test_draws_are_told_with_gains_and_a_mean_once_all_are_stored(
     assert OverDraws.read(long, "as it is", "acc_5w1s").mean == Estimate(68.0, pytest.approx(half), 300)
     assert draws_findings.draws_sentence().endswith(
         "+3.5 on draw 1, +1.5 on draw 2, on average **68.0 ± 0.2** (the report's 65.0 ± 0.2); "
-        "*the two long ones, shifted* +4.0 on draw 1."
+        "*one of each, shifted* +4.0 on draw 1."
     )
     table = draws_findings.draws_table().frame
-    assert table.networks.tolist() == ["the report's", long, "the two long ones"]
+    assert table.networks.tolist() == ["the report's", long, "one of each"]
     assert table["mean"].tolist() == ["65.0 ± 0.2", "68.0 ± 0.2", "–"] and table["draw 0"].tolist()[2] == "–"
     assert table["mean, 5-shot"].tolist()[:2] == ["66.0 ± 0.2", "69.0 ± 0.2"]
     assert table["core-minutes"].tolist() == ["11", "11", "22"]
@@ -118,4 +118,4 @@ def test_a_figure_of_draws_has_every_number_in_its_text(project: Path) -> None:
     assert [text.get_text() for text in axis.get_yticklabels()] == ["draw 0", "draw 1", "draw 2", "mean"]
     assert [text.get_text() for text in axis.texts] == ["60.0", "66.0", "65.0", "71.0", "70.0", "76.0", "65.0", "71.0"]
     assert "the report's: 60.0 on draw 0, 65.0 on draw 1, 70.0 on draw 2, 65.0 on average" in shown.alt
-    assert "the two long ones, shifted: 66.0 on draw 0" in shown.alt
+    assert "one of each, shifted: 66.0 on draw 0" in shown.alt

@@ -173,7 +173,7 @@ def test_what_is_published_is_carried_out_anew_in_ones_own_folder(
     before = everything(project / "results")
     assert "0 of 4 runs to do" in run("squares", "--plan")[1]
     code, printed = run("squares", "--anew", "--plan")
-    assert code == 0 and "4 of 4 runs to do" in printed and "4 of them would be stored in" in printed
+    assert code == 0 and "4 of 4 runs to do" in printed and "they are asked for anew" in printed
     code, printed = run("squares", "--anew")
     assert code == 0 and "siamese_runs" in printed and everything(project / "results") == before
     published = FAKE.table()
@@ -185,8 +185,9 @@ def test_what_is_published_is_carried_out_anew_in_ones_own_folder(
         assert len(log()) == 4
     code, printed = run("squares", "--anew", "--publish")
     assert code == 1 and "choose one, or --publish --again" in printed and everything(project / "results") == before
-    code, printed = run("squares", "--only-ground", "--anew")
-    assert code == 1 and "--anew does not go with --only-ground" in printed
+    for words, name in ((("--anew",), "--anew"), (("--seed", "1"), "--seed"), (("--second",), "--second")):
+        code, printed = run("squares", "--only-ground", *words)
+        assert code == 1 and f"{name} does not go with --only-ground" in printed
 
 
 def test_what_the_study_does_not_plan_is_ones_own_and_the_rest_is_found(

@@ -656,12 +656,11 @@ def test_all_unreadable_support_images_are_named_at_once(open_folder: Path, enco
     # What is left stands under its own name: the first file of the first class is damaged, so that all others move up.
     spoilt = next(path for path in sorted((open_folder / "support" / "a").iterdir()) if path not in bad)
     bad[0].unlink()
-    content = spoilt.read_bytes()
     (open_folder / "support" / "a" / "0 first.png").write_bytes(b"none at all")
     shutil.copy(spoilt, open_folder / "queries" / "copy.png")
     table = OneShotClassifier(encoder).fit_folder(open_folder / "support", skip_unreadable=True)
     found = table.predict_files(open_folder / "queries" / "copy.png", top=1).iloc[0]
-    assert found["in_support"] and found["nearest_1"] == str(spoilt) and spoilt.read_bytes() == content
+    assert found["in_support"] and found["nearest_1"] == str(spoilt)
     for path in (open_folder / "support" / "a").iterdir():
         path.write_bytes(f"none {path.name}".encode())
     with pytest.raises(SamplingError, match="No image of the class 'a' can be read"):

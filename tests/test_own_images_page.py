@@ -56,7 +56,7 @@ def test_answers_and_the_check_are_shown_without_a_path_of_the_machine(example: 
     encoder = load_encoder(CHECKPOINT)
     answers = OneShotClassifier(encoder).fit_folder(example.support).predict_files(example.queries, top=3)
     stands_in, figure, told = demonstrations.answers_shown(answers, example)
-    assert "drawn shapes stand in" in stands_in and "photos/" in stands_in
+    assert "Drawn shapes stand in" in stands_in and "photos/" in stands_in
     right = [
         Path(row.query).stem.startswith(row.prediction) and not row.unknown
         for row in answers.itertuples()

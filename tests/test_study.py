@@ -35,6 +35,7 @@ from siamese_utils.experiments.study import (
     select,
     stored,
 )
+from siamese_utils.system import project as places
 from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.losses import Term
 
@@ -316,6 +317,33 @@ def test_a_run_may_be_built_on_a_file_that_it_makes_itself(ground: Path, monkeyp
         making = dataclasses.replace(FAKE, name=name, carry_out=make_and_carry_out, checkpoint=checkpoint)
         made.unlink(missing_ok=True)
         assert done(making, [resting]) == [run.label] and stored(making, resting) == "yes"
+
+
+def test_the_record_names_the_network_that_a_run_made_again(ground: Path) -> None:
+    """In one's own folder a published network is made again before what rests on it, and may get other bits."""
+    bits = [b"published"]
+
+    def train(run: Run, bench: Bench) -> Outcome:
+        return dataclasses.replace(carry_out(run, bench), checkpoint=bits[0])
+
+    networks = dataclasses.replace(FAKE, carry_out=train)
+
+    def resting_runs() -> list[Run]:
+        (network,) = runs("1", "0")
+        return [Run({"side": 9, "seed": 0}, {}, built_on=(networks.checkpoint_path(network),))]
+
+    def rest(run: Run, bench: Bench) -> Outcome:
+        complete(networks, bench, runs("1", "0"))
+        return Outcome({"area": Estimate(1.0, 0.0, 1)})
+
+    resting = Study("resting", "On what?", resting_runs, rest, key=("side", "seed"))
+    assert done(resting) == ["side9-seed0"] and stored(resting, resting_runs()[0]) == "yes"
+    bits[0] = b"made again"
+    with places.at(places.own_folder()):
+        assert done(resting) == ["side9-seed0"] and log() == ["side1-seed0"]
+        assert networks.checkpoint_path(runs("1", "0")[0]).read_bytes() == b"made again"
+        assert stored(resting, resting_runs()[0]) == "yes" and done(resting) == []
+    assert networks.checkpoint_path(runs("1", "0")[0]).read_bytes() == b"published"
 
 
 def test_what_is_built_on_another_run_waits_for_it(ground: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,8 +82,8 @@ def test_gains_are_over_the_network_of_the_same_seed(project: Path) -> None:
     assert teaching_findings.teaching_sentence() == lead
     put({**rows, ("taught-2", 0): (61.0, 77.0), ("taught-8", 0): (63.0, 78.0), ("taught-8", 1): (64.0, 77.0)})
     assert teaching_findings.teaching_sentence() == (
-        f"{lead} Points that the lesson brings: **with weight 2 +1.0 and +2.0 (one seed), with weight 8 +2.5 and +2.5 "
-        "(2 seeds)**."
+        f"{lead} Points that the lesson brings: **with weight 2 +1.0 and +2.0 (one seed), "
+        "with weight 8 +2.5 ± 6.4 and +2.5 ± 6.4 (2 seeds)**."
     )
     shown = teaching_findings.teaching_table().frame
     assert shown.seed.tolist() == ["–", "0", "0", "0", "1", "1"]

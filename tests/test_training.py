@@ -354,6 +354,7 @@ def test_each_epoch_varies_its_images_otherwise(small_set: ImageSet, monkeypatch
 def test_steps_are_taken_at_the_rate_of_the_moment_and_clipped(small_set: ImageSet) -> None:
     config = dataclasses.replace(TINY, head_width=4, clip_norm=1e-3, warmup=0.1)
     made = task.prepare(config, small_set, CLASSES)
+    torch.manual_seed(0)
     learner = training.Learner(config, made.images, made.num_labels)
     learner.begin(0)
     done = training.step(learner, *made.batch(made.batches.epoch(0)[0]), 0.6)
@@ -776,6 +777,15 @@ def test_state_of_other_images_or_labels_is_an_error(small_set: ImageSet, tmp_pa
         with pytest.raises(CheckpointError, match="other classes, images or teachers"):
             run(TINY, other, tmp_path)
     run(TINY, small_set, tmp_path, stop_after=3)  # and the state was kept
+
+
+def test_state_that_was_judged_on_other_images_is_an_error(larger_set: ImageSet, tmp_path: Path) -> None:
+    judged = poisoned(larger_set, larger_set.indices_of((3, 6)))
+    with pytest.raises(TrainingError, match="Stopped"):
+        run(TINY, larger_set, tmp_path, validation=(3, 6), stop_after=1)
+    with pytest.raises(CheckpointError, match="images or teachers"):
+        run(TINY, judged, tmp_path, validation=(3, 6))
+    run(TINY, larger_set, tmp_path, validation=(3, 6))
 
 
 def test_a_state_from_before_contents_were_kept_is_gone_on_from(

@@ -511,6 +511,8 @@ def run_study(
             for ended in _attempts(study, _founded(study, left), bench, scheduler, is_left):
                 if ended.outcome is not None:
                     keep(study, ended.run, ended.outcome, ended.computed_with, ended.built_on)
+                    if (path := study.checkpoint_path(ended.run)) is not None:
+                        bench.made.add(path)  # for a run that asks for this one while it is carried out itself
                     shutil.rmtree(study.folder(ended.run), ignore_errors=True)
                     done.add(ended.run.label)
                     bar.update(1)

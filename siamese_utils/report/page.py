@@ -96,7 +96,7 @@ class Page:
 
     @cached_property
     def encoder(self) -> Encoder:
-        """The encoder of the split: stored, retrained (profile ``full``), or a small one for synthetic data."""
+        """The encoder of the split: stored, or trained if it is not (profile ``full``); small for synthetic data."""
         if self.is_synthetic:
             return load_encoder(self._synthetic_checkpoint())
         if self.profile == "full":

@@ -99,19 +99,22 @@ def _made(command: Command) -> Callable[..., None]:
 
     def call(**given: Any) -> None:
         chosen = [flag for flag in told if given.pop(flag)]
+        spoken = [f"--{flag}".replace("_", "-") for flag in chosen]
         changed = {key: value for key in options if (value := given.pop(key)) != options[key].default}
         if command.argument:
             given["only"] = [given.pop(command.argument)]
         if chosen and chosen[-1] in instead:
-            function, flag = instead[chosen[-1]], f"--{chosen[-1]}".replace("_", "-")
-            ignored = {key: True for key in ("only", "plan", "again", "anew", "scheduler") if given.get(key)}
-            _refuse_strange(changed | ignored, function, flag)
+            function, asked_for = instead[chosen[-1]], ("only", "seed", "plan", "again", "anew", "scheduler")
+            ignored = {key: True for key in asked_for if given.get(key)}
+            if len(chosen) > 1:
+                raise ConfigError(f"{spoken[0]} does not go with {spoken[-1]}; leave one of them out.")
+            _refuse_strange(changed | ignored, function, spoken[-1])
             function(Bench(given["device"]), publish=given["publish"], **changed)
         elif (asked := own.get(" ".join(chosen))) is not None:
             _refuse_strange(changed, asked.runs, asked.name)
             _run(asked, changed, **{"seed": None, **given})
         else:
-            raise ConfigError(f"Choose --{chosen[0]} or --{chosen[1]}; each is a study of its own.")
+            raise ConfigError(f"Choose {spoken[0]} or {spoken[1]}; each is a study of its own.")
 
     argument = {command.argument: Annotated[str, typer.Argument(help="Which of them.")]} if command.argument else {}
     hidden = {"name", *options, *(["only"] if argument else [])}
@@ -159,7 +162,7 @@ def _run(
 
     runs, divided, done = choose(), homes(asked, choose, publish, anew), set()
     if plan:
-        _tell_plan(asked, runs, divided, device)
+        _tell_plan(asked, runs, divided, device, anew)
         return
     for home, some in divided:
         with project.at(home):
@@ -172,7 +175,7 @@ def _run(
             say(f"{run.label}: stored")
 
 
-def _tell_plan(asked: Study, runs: Sequence[Run], divided: Sequence[Home], device: str) -> None:
+def _tell_plan(asked: Study, runs: Sequence[Run], divided: Sequence[Home], device: str, anew: bool) -> None:
     def planned(rate: float | None = None) -> pd.DataFrame:
         parts = []
         for home, some in divided:
@@ -192,7 +195,8 @@ def _tell_plan(asked: Study, runs: Sequence[Run], divided: Sequence[Home], devic
     say(f"{len(left)} of {len(runs)} runs to do, {' and '.join(told)}.")
     for home, some in divided:
         if home is not None:
-            say(f"{len(some)} of them would be stored in {home}: the report has none such, or has others there.")
+            why = "they are asked for anew" if anew else "the report has none such, or has others there"
+            say(f"{len(some)} of them would be stored in {home}: {why}.")
 
 
 def _tell(asked: Study, run: Run, rows: Rows) -> None:

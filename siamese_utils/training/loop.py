@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from siamese_utils.data.images import ImageSet
 from siamese_utils.data.sampling import named_rng
+from siamese_utils.encoders.base import digest
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.encoders.pretrained import load_pretrained
 from siamese_utils.errors import CollapseError, ConfigError, DivergedError, TrainingError
@@ -116,7 +117,10 @@ def train(
     if config.teachers:
         where = pick_device(device)
         taught = taught_embeddings(config.teachers, task.images, task.classes, train_set.name, where)
-        task = dataclasses.replace(task, taught=taught, taught_by=teachers_digest(config.teachers))
+        task = dataclasses.replace(task, taught=taught)
+    judged = train_set.indices_of(task.validation_classes)
+    shown = {"images": train_set.images[judged], "labels": train_set.labels[judged]}
+    task = dataclasses.replace(task, beside=digest(teachers_digest(config.teachers), shown))
 
     def score(encoder: Encoder) -> float:
         return validation_accuracy(encoder, train_set, task.validation_classes)

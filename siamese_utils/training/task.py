@@ -45,7 +45,7 @@ class Task:
         batches: of examples, such as ``PKBatches``.
         steps: how many of them are learned from.
         taught: float (M, E), what the teachers make of the images, or ``None``.
-        taught_by: digest of the teachers.
+        beside: digest of what else decides the result: teachers, and images that are judged by.
     """
 
     images: torch.Tensor
@@ -58,7 +58,7 @@ class Task:
     batches: Batches
     steps: int
     taught: torch.Tensor | None = None
-    taught_by: str = ""
+    beside: str = ""
 
     @property
     def num_labels(self) -> int:
@@ -81,10 +81,10 @@ class Task:
 
     @property
     def content(self) -> str:
-        """Hexadecimal digest of what is learned: images, labels, turns and teachers."""
+        """Hexadecimal digest of what decides the result beside the configuration: images, labels, teachers."""
         # Not of what these make of the images, whose last bits hang on the number of threads.
         learned = {"images": self.images, "rows": self.rows, "turns": self.turns, "labels": self.labels}
-        return digest(self.taught_by, learned)
+        return digest(self.beside, learned)
 
     def some_of_each_class(self, most: int) -> torch.Tensor:
         """The first ``most`` images of every class as they are, uint8."""

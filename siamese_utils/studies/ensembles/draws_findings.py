@@ -24,7 +24,7 @@ AS_IT_IS, SHIFTED = SHIFTS
 BASIS, *_LONG, _TOGETHER = NETWORKS
 WAYS = ((BASIS, AS_IT_IS), *((networks, AS_IT_IS) for networks in _LONG), (_TOGETHER, SHIFTED))
 """Groups of networks and their views that are told in a figure and a sentence; the table has all."""
-_SHOWN = {BASIS: "the report's", _TOGETHER: "the two long ones"}
+_SHOWN = {BASIS: "the report's", _TOGETHER: "one of each"}
 
 
 @dataclass(frozen=True)

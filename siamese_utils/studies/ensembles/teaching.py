@@ -1,6 +1,7 @@
 """Several networks in one: what the four long networks of CIFAR-FS teach another in half an hour of one core.
 
-Judged on the validation classes alone, by which one would choose a weight for the lesson.
+Judged on the validation classes alone, by which one would choose a weight for the lesson. (The network that is not
+taught is CIFAR-FS's own, so where it is missing it is trained by that study, which judges it on the test classes too.)
 """
 
 from __future__ import annotations

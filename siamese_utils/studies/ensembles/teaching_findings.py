@@ -9,7 +9,7 @@ import pandas as pd
 
 from siamese_utils.errors import ResultsError
 from siamese_utils.experiments.findings import Table
-from siamese_utils.experiments.seeds import cell, seeds_told
+from siamese_utils.experiments.seeds import Paired, cell
 from siamese_utils.studies.ensembles.teaching import ALONE, TEACHERS, TEACHING, WEIGHTS
 
 _NAMES = {
@@ -51,10 +51,8 @@ def teaching_sentence() -> str:
     told = []
     for trial, weight in WEIGHTS.items():
         if trial in stored and len(gain := (values.loc[trial] - plain).dropna()):
-            told.append(
-                f"with weight {weight:g} {gain.acc_5w1s.mean():+.1f} and {gain.acc_5w5s.mean():+.1f} "
-                f"({seeds_told(len(gain))})"
-            )
+            one, five = (Paired.of(gain[metric]) for metric in ("acc_5w1s", "acc_5w5s"))
+            told.append(f"with weight {weight:g} {one} and {five} ({one.seeds_told})")
     ahead = (teachers - plain).mean()
     lead = (
         f"The teachers are {ahead.acc_5w1s:.1f} points ahead of the network that is not taught at one shot and "

@@ -126,12 +126,12 @@ def answers_shown(answers: pd.DataFrame, example: Example) -> list[Shown]:
 
 
 def _stand_ins(example: Example) -> list[str]:
-    """One sentence for each thing that the text of the page tells of and that is not on this machine."""
+    """A sentence on what the text of the page tells of and is not to be seen here; none if all is."""
     if example.what == "shapes":
         return [
-            "*The photographs are not on this machine, so drawn shapes stand in for them: what the text says of "
-            "photographs cannot be seen here. They are classes of Caltech-101, looked for in `photos/` of the data "
-            "folder, a sub-folder each.*"
+            "*Drawn shapes stand in for photographs here, so what the text says of these cannot be seen. Photographs "
+            "are classes of Caltech-101, looked for in `photos/` of the data folder, a sub-folder each; the profile "
+            "`smoke` does without.*"
         ]
     if best_encoder() == "90-10":
         return [
