@@ -295,6 +295,7 @@ def make_calls(folder: Path) -> dict[str, Call]:
         "pair_auc": _metric(pairs.pair_auc, max_pairs=50),
         "evaluate_split": Call(protocol.evaluate_split, lambda: {**_evaluation(), "metrics": ["acc_5w1s"], "seed": 0}),
         # ---------------------------------------------------------------- objectives
+        "checked_batch": Call(losses.checked_batch, batch),
         "cosine_distance": Call(losses.cosine_distance, lambda: {"z": z_and_labels()["z"]}),
         "euclidean_distance": Call(losses.euclidean_distance, lambda: {"z": z_and_labels()["z"]}),
         "positive_pairs": Call(losses.positive_pairs, lambda: {"labels": z_and_labels()["labels"]}),

@@ -47,7 +47,15 @@ class ObjectiveOutput:
 def checked_batch(
     embeddings: torch.Tensor, labels: torch.Tensor, columns: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The embeddings in at least float32, and the labels as int64: sums over pairs have no room in half precision.
+    """A batch as objectives take it: embeddings in at least float32, since sums over pairs have no room in 16 bits.
+
+    Args:
+        embeddings: float (B, D).
+        labels: whole numbers (B,).
+        columns: D; any number if None.
+
+    Returns:
+        float32 or float64 (B, D), and int64 (B,).
 
     Raises:
         ShapeError: not a float matrix with one integer label a row.
