@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -41,6 +42,12 @@ def cifar_fs_run(seed: int, recipe: str = recipes.DEFAULT_RECIPE) -> Run:
     """One training: the recipe with every image of the training classes, since no threshold is chosen here."""
     config = dataclasses.replace(recipes.recipe(recipe), seed=seed, held_out_images=0)
     return Run({"recipe": recipe, "seed": seed}, {"config": config}, images=cifar_fs_images(config))
+
+
+def images_missing(members: Iterable[Sequence[Any]]) -> int:
+    """How many images are shown to train those networks, each given as its recipe and seed, that are not stored."""
+    missing = [(name, seed) for name, seed in members if not checkpoint_path(seed, name).is_file()]
+    return sum(cifar_fs_run(seed, name).images for name, seed in missing)
 
 
 def cifar_fs_images(config: TrainConfig) -> int:

@@ -62,8 +62,7 @@ def _runs() -> list[Run]:
 def _stored(trial: str, seed: int, members: Sequence[tuple[str, int]]) -> Run:
     """A run that judges networks of CIFAR-FS as they are."""
     settings = {"networks": [list(member) for member in members]}
-    asked = zip(_paths(members), members, strict=True)
-    missing = sum(cifar_fs.cifar_fs_run(number, name).images for path, (name, number) in asked if not path.is_file())
+    missing = cifar_fs.images_missing(members)
     return Run({"trial": trial, "seed": seed}, settings, images=missing, built_on=_paths(members))
 
 

@@ -69,10 +69,9 @@ def _run(part: str) -> Run:
         "views": {view: [list(shift) for shift in shifts] for view, shifts in SHIFTS.items()},
         "fitted": FITTED,
     }
-    asked = [(_path(member), cifar_fs.cifar_fs_run(member[1], member[0]).images) for member in members]
     # What is trained for the first part is there for the second.
-    missing = sum(images for path, images in asked if not path.is_file()) if part == PARTS[0] else 0
-    return Run({"part": part}, settings, EXPECTATION, missing, tuple(path for path, _ in asked))
+    missing = cifar_fs.images_missing(members) if part == PARTS[0] else 0
+    return Run({"part": part}, settings, EXPECTATION, missing, tuple(map(_path, members)))
 
 
 def _path(member: Sequence[Any]) -> Path:
