@@ -42,7 +42,7 @@ def main() -> None:
 @app.command()
 def report(
     out: Annotated[Path | None, typer.Option(help="Folder for the HTML pages; build/report if left out.")] = None,
-    profile: Annotated[str, typer.Option(help="smoke, report or full.")] = "report",
+    profile: Annotated[str, typer.Option(help="smoke, report, full or anew.")] = "report",
     in_place: Annotated[bool, typer.Option(help="Store the outputs in the notebooks instead of rendering.")] = False,
     stored: Annotated[bool, typer.Option("--stored", help="Render the outputs in the notebooks as they are.")] = False,
     notebooks: Annotated[Path | None, typer.Option(help="Folder of the notebooks.")] = None,

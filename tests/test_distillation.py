@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from siamese_utils.data.images import ImageSet
 from siamese_utils.data.synthetic import make_synthetic
-from siamese_utils.encoders.checkpoints import save_encoder
+from siamese_utils.encoders.checkpoints import load_encoder, save_encoder
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import CheckpointError, ConfigError, DivergedError, SamplingError, ShapeError, TrainingError
 from siamese_utils.system import project as place
@@ -116,6 +116,18 @@ def test_cosines_of_several_teachers_are_averaged(teacher: Path, small_set: Imag
     )
     torch.testing.assert_close(both @ both.T, (one @ one.T + other @ other.T) / 2)
     assert not torch.allclose(one @ one.T, other @ other.T, atol=0.01)
+
+
+def test_teachers_that_take_long_show_how_far_they_are(
+    teacher: Path, small_set: ImageSet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = small_set.images.repeat(6, 1, 1, 1)[:230]  # more than one forward pass, and no whole number of them
+    whole = load_encoder(teacher).embed(images)
+    quiet = taught_embeddings((teacher.stem,), images, CLASSES, small_set.name)
+    assert not capsys.readouterr().err
+    told = taught_embeddings((teacher.stem,) * 2, images, CLASSES, small_set.name, progress=True)
+    assert "460/460" in capsys.readouterr().err
+    assert torch.equal(quiet, torch.nn.functional.normalize(whole, dim=1)) and told.shape == (230, 2 * whole.shape[1])
 
 
 def test_a_teacher_of_other_classes_is_refused(teacher: Path, small_set: ImageSet) -> None:

@@ -67,16 +67,21 @@ def store(folder: Path, split: str, draw: int) -> Encoder:
     return encoder
 
 
-def test_checkpoints_of_the_report_are_one_word_away(tmp_path: Path) -> None:
+def test_checkpoints_of_the_report_are_one_word_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for split, draw in (("90-10", 0), ("90-10", 1), ("50-50", 0)):
         store(tmp_path, split, draw)
-    with project.at(tmp_path):
-        assert [load_encoder(name).embedding_dim for name in ("90-10", "90-10:draw1", "50-50:draw0")] == [3, 4, 3]
-        with pytest.raises(CheckpointError, match="choose one of 50-50, 90-10, or train it") as error:
-            load_encoder("80-20")
-        assert "\n" not in str(error.value)
-        with pytest.raises(CheckpointError, match="'90-10:draw7'"):
-            load_encoder("90-10:draw7")
+    (tmp_path / "siamese_utils").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert [load_encoder(name).embedding_dim for name in ("90-10", "90-10:draw1", "50-50:draw0")] == [3, 4, 3]
+    with pytest.raises(CheckpointError, match="choose one of 50-50, 90-10, or train it") as error:
+        load_encoder("80-20")
+    assert "\n" not in str(error.value)
+    with pytest.raises(CheckpointError, match="'90-10:draw7'"):
+        load_encoder("90-10:draw7")
+    with project.at(project.own_folder()):  # the report's, but for those that were trained again there
+        again = project.results_dir() / "checkpoints" / "cifar100-50-50-draw0.safetensors"
+        save_encoder(Encoder("conv3", 9), again)
+        assert [load_encoder(name).embedding_dim for name in ("90-10", "90-10:draw1", "50-50:draw0")] == [3, 4, 9]
 
 
 def test_a_file_or_folder_of_the_name_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,9 @@ from siamese_utils.experiments.findings import Illustration, Table
 from siamese_utils.experiments.study import Bench, Run, Study
 from siamese_utils.report import page as report_page
 from siamese_utils.report.page import Page
+from siamese_utils.studies.reference import seed_reference
 from siamese_utils.studies.splits.study import checkpoint_path
+from siamese_utils.system import project as places
 from siamese_utils.training.losses import triplet_loss
 from siamese_utils.training.recipes import recipe
 
@@ -350,6 +352,69 @@ def test_full_computes_and_stores(real: None, monkeypatch: pytest.MonkeyPatch) -
     page = start()
     _ = page.encoder, page.encoder
     assert calls == [("split_sweep", "18-2", 0)]
+
+
+@pytest.fixture
+def at_home() -> Iterator[None]:
+    """Results are read from the project's folder again when the test ends."""
+    with places.at(None):
+        yield
+
+
+def test_anew_counts_nothing_as_done_that_is_published(
+    real: None, project: Path, at_home: None, monkeypatch: pytest.MonkeyPatch, shown: list[Any]
+) -> None:
+    published = checkpoint_path("18-2", 0)
+    save_encoder(Encoder("conv3"), published, {"config": recipe("smoke").to_json()})
+    results.store_json("cifar100-18-2-draw0", {"history": [{"epoch": 1, "loss": 0.5}]})
+    before = {path: path.read_bytes() for path in (project / "results").rglob("*") if path.is_file()}
+    trained: list[Path] = []
+
+    def retrain(study: Study, runs: list[Run], bench: Bench) -> list[Any]:
+        assert [study.checkpoint_path(run) for run in runs] == [checkpoint_path("18-2", 0)]
+        trained.append(checkpoint_path("18-2", 0))
+        save_encoder(Encoder("conv3"), trained[-1], {"config": recipe("smoke").to_json()})
+        results.store_json("cifar100-18-2-draw0", {"history": [{"epoch": 1, "loss": 7.0}]})
+        return []
+
+    monkeypatch.setattr(report_page, "run_study", retrain)
+    monkeypatch.setenv("SIAMESE_PROFILE", "anew")
+    page = start()
+    assert page.full and page.history.loss.tolist() == [7.0]
+    assert trained == [places.own_folder() / published.relative_to(project)]
+    assert {path: path.read_bytes() for path in before} == before
+    (banner,) = shown
+    assert "trained again" in banner.data and str(places.own_folder()) in banner.data
+
+
+def test_anew_shows_results_of_ones_own_beside_published_numbers_of_others(
+    real: None, project: Path, at_home: None, monkeypatch: pytest.MonkeyPatch, shown: list[Any]
+) -> None:
+    numbers = "split,metric,value,ci95,source\n90-10,acc_5w1s,62.18,,published\n"
+    (project / "results" / "seed_reference.csv").write_text(numbers)
+    monkeypatch.setenv("SIAMESE_PROFILE", "anew")
+    page = start()
+    folder = places.results_dir()
+    assert folder == places.own_folder() / "results"
+    assert seed_reference().value.tolist() == [62.18]
+    assert page.figures == project / "build" / "figures"
+
+
+@pytest.mark.parametrize("profile", ["report", "full", "anew"])
+def test_only_anew_moves_to_the_folder_of_ones_own_and_only_with_data(
+    profile: str, real: None, project: Path, at_home: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIAMESE_PROFILE", profile)
+    start()
+    moved = places.own_folder() if profile == "anew" else project
+    assert places.project_root() == moved
+
+
+def test_anew_without_data_stays_with_what_is_published(
+    project: Path, at_home: None, fast: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIAMESE_PROFILE", "anew")
+    assert not start().full and places.project_root() == project
 
 
 def test_full_without_data_does_not_store_synthetic_numbers(

@@ -399,6 +399,8 @@ def test_bad_requests_say_what_to_do(tmp_path: Path) -> None:
         report.build_report(tmp_path / "notebooks", tmp_path / "site", profile="reprot")
     with pytest.raises(ReportError, match=r"01_page\.ipynb"):
         report.execute_in_place(tmp_path / "notebooks", only=["07"])
+    with pytest.raises(ReportError, match="results of one's own"):
+        report.execute_in_place(tmp_path / "notebooks", "anew")
     path.write_text(path.read_text()[:40])
     with pytest.raises(ReportError, match=r"01_page\.ipynb cannot be read"):
         report.build_report(tmp_path / "notebooks", tmp_path / "site", execute=False)

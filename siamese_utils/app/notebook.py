@@ -81,7 +81,7 @@ def _show_screenshots(sentence: str) -> None:
     from IPython.display import Image, Markdown, display
 
     display(Markdown(sentence))
-    folder = project.project_root() / "figures"
+    folder = project.published_root() / "figures"
     for name in _SCREENSHOTS:
         picture, alt = folder / f"{name}.png", folder / f"{name}.alt.txt"
         if picture.is_file():

@@ -262,9 +262,9 @@ class Study:
             ResultsError: nothing is stored, or the table is damaged.
         """
         if not self.path.is_file():
-            raise ResultsError(
-                f"There is no results table of {self.name} yet; run `python -m siamese_utils study {self.name}`."
-            )
+            # In a folder of one's own, what is published does not count as done.
+            command = f"python -m siamese_utils study {self.name}{' --anew' if project.elsewhere() else ''}"
+            raise ResultsError(f"There is no results table of {self.name} yet; run `{command}`.")
         return store.read_table(self.path, self.all_columns)
 
     def read_record(self, run: Run) -> dict[str, Any]:

@@ -27,13 +27,13 @@ from tqdm import tqdm
 
 from siamese_utils.data.sources import search_folders
 from siamese_utils.errors import SiameseError, reason, unknown
-from siamese_utils.report import IN_PLACE, PROFILES
+from siamese_utils.report import IN_PLACE, PROFILES, RETRAINING
 from siamese_utils.system.files import write_text_atomically
 from siamese_utils.system.project import results_dir
 from siamese_utils.system.provenance import package_version
 
 CELL_TIMEOUT = 1800
-"""Seconds a cell may take in the profiles that retrain nothing; ``full`` has no limit."""
+"""Seconds a cell may take in the profiles that retrain nothing; the others set no limit."""
 _NUMBERED = re.compile(r"\d+[a-z]?_.+\.ipynb")
 NBVAL_MARKER = re.compile(r"^#\s*NBVAL_\w+.*\n?", re.MULTILINE)
 
@@ -98,7 +98,7 @@ def execute_notebook(path: Path, profile: str, in_place: bool = False) -> tuple[
 
     client = _Client(
         notebook,
-        timeout=None if profile == "full" else CELL_TIMEOUT,
+        timeout=None if profile in RETRAINING else CELL_TIMEOUT,
         resources={"metadata": {"path": str(path.resolve().parent)}},
         store_widget_state=False,
         record_timing=False,
@@ -192,8 +192,8 @@ def execute_notebooks(
 ) -> Iterator[tuple[Path, NotebookNode, float]]:
     """Execute notebooks, some at once, and give them in order: the path, the notebook with outputs, and its seconds.
 
-    Those that were executed before, with the same code, results, data and versions, are given at once. The profile
-    ``full`` computes anew whatever was kept.
+    Those that were executed before, with the same code, results, data and versions, are given at once, except in the
+    profiles that retrain.
 
     Raises:
         ReportError: a cell failed; notebooks after it may have been executed too.
@@ -205,7 +205,7 @@ def execute_notebooks(
         digest = hashlib.sha256(ground.encode())
         digest.update(json.dumps([cell.source for cell in read(path).cells]).encode())
         file = kept / f"{path.stem}-{digest.hexdigest()[:16]}.ipynb"
-        if profile != "full" and file.is_file():
+        if profile not in RETRAINING and file.is_file():
             notebook = read(file)
             return path, notebook, float(notebook.metadata.pop("siamese_seconds"))
         notebook, seconds = execute_notebook(path, profile, in_place)

@@ -6,6 +6,8 @@ The profile comes from the environment variable ``SIAMESE_PROFILE``:
 smoke     the synthetic set and a small encoder trained on it: checks that every cell runs
 report    the default: CIFAR-100 and the stored checkpoints and results; nothing is retrained
 full      the same, and what is not stored yet is trained and stored, which may take hours
+anew      everything that the notebook tells of is trained again, which takes hours, and stored in the user's own
+          folder (``siamese_runs``), from which the findings are then read; after a kill it goes on
 ========  ==========================================================================================
 """
 
@@ -42,7 +44,7 @@ from siamese_utils.experiments import plotting
 from siamese_utils.experiments import store as results
 from siamese_utils.experiments.findings import Finding, Illustration, Shown, Table
 from siamese_utils.experiments.study import Bench, run_study
-from siamese_utils.report import IN_PLACE, PROFILES
+from siamese_utils.report import IN_PLACE, PROFILES, RETRAINING
 from siamese_utils.studies.splits.study import SPLIT_SWEEP, checkpoint_path, evaluate_encoder, split_run
 from siamese_utils.system import project
 from siamese_utils.training.config import TrainConfig
@@ -58,7 +60,7 @@ class Page:
     """The profile, the data and the encoder of one notebook; shows findings.
 
     Attributes:
-        profile: ``smoke``, ``report`` or ``full``.
+        profile: ``smoke``, ``report``, ``full`` or ``anew``.
         train_set: training images.
         test_set: test images.
         split: seen and unseen classes.
@@ -77,8 +79,11 @@ class Page:
 
     @property
     def full(self) -> bool:
-        """Whether what is not stored yet is to be computed here, which takes hours: profile ``full``, real data."""
-        return self.profile == "full" and not self.is_synthetic
+        """Whether what is not stored yet is to be computed here, which takes hours, from real data.
+
+        So in the profile ``full``, and in ``anew``, where nothing that is published counts as stored.
+        """
+        return self.profile in RETRAINING and not self.is_synthetic
 
     @property
     def run_name(self) -> str:
@@ -92,14 +97,14 @@ class Page:
         Those of synthetic data never take the place of real ones.
         """
         kept = "figures" if flag(IN_PLACE) else "build/figures"
-        return project.project_root() / ("build/synthetic-figures" if self.is_synthetic else kept)
+        return project.published_root() / ("build/synthetic-figures" if self.is_synthetic else kept)
 
     @cached_property
     def encoder(self) -> Encoder:
-        """The encoder of the split: stored, or trained if it is not (profile ``full``); small for synthetic data."""
+        """The encoder of the split: stored, or trained if it is not (see ``full``); small for synthetic data."""
         if self.is_synthetic:
             return load_encoder(self._synthetic_checkpoint())
-        if self.profile == "full":
+        if self.full:
             run = split_run(self.split.name, self.split.draw, num_classes=self.train_set.num_classes)
             for _ in run_study(SPLIT_SWEEP, [run], Bench.of(self.train_set, self.test_set)):
                 pass
@@ -212,6 +217,25 @@ def _profile() -> str:
     return profile
 
 
+def _page(profile: str, train_set: ImageSet, test_set: ImageSet, split: ClassSplit) -> Page:
+    """The page; in the profile ``anew``, results are from now on those of the user's own folder."""
+    page = Page(profile, train_set, test_set, split)
+    if page.full and profile == "anew":
+        project.move_to(project.own_folder())
+    return page
+
+
+def _profile_told(profile: str) -> str:
+    """What the banner says of the profile, before the data."""
+    if profile != "anew":
+        return f"Profile <code>{escape(profile)}</code>:"
+    folder = escape(str(project.own_folder()))
+    return (
+        "Profile <code>anew</code>: what this page tells of is trained again, which takes hours, and is kept in "
+        f"<code>{folder}</code>; nothing that is published counts as done."
+    )
+
+
 def start(split: str = "90-10", draw: int = 0) -> Page:
     """Begin a notebook: choose the profile, load the data, set the look, and say what is used.
 
@@ -230,17 +254,14 @@ def start(split: str = "90-10", draw: int = 0) -> Page:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntheticDataWarning)  # the banner says it better
         train_set, test_set = load_images("train"), load_images("test")
-    page = Page(profile, train_set, test_set, class_split(split, draw, train_set.num_classes))
+    page = _page(profile, train_set, test_set, class_split(split, draw, train_set.num_classes))
     text = (
         "CIFAR-100 is not in use here, so the live cells below show drawn shapes and a small encoder trained on them "
         "within a minute. Their numbers say nothing about CIFAR-100. Tables that are read from <code>results/</code> "
         "are about CIFAR-100 and say so."
     )
     if not page.is_synthetic:
-        text = (
-            f"Profile <code>{escape(profile)}</code>: {len(train_set):,} training and {len(test_set):,} test images of "
-            "CIFAR-100."
-        )
+        text = f"{_profile_told(profile)} {len(train_set):,} training and {len(test_set):,} test images of CIFAR-100."
     _announce(text, test_set.name, page.is_synthetic)
     return page
 
@@ -265,7 +286,7 @@ def start_symbols() -> Page:
             raise MissingDataError("The profile smoke asks for no data.")
         characters, digits = load_omniglot_background(), load_mnist("test")
         text = (
-            f"Profile <code>{escape(profile)}</code>: {len(characters):,} drawings of Omniglot's letters and "
+            f"{_profile_told(profile)} {len(characters):,} drawings of Omniglot's letters and "
             f"{len(digits):,} test images of MNIST."
         )
     except MissingDataError:
@@ -277,7 +298,7 @@ def start_symbols() -> Page:
             "Omniglot."
         )
     _announce(text, "MNIST and Omniglot", digits.is_synthetic)
-    return Page(profile, characters, digits, class_split("5-5", 0, digits.num_classes))
+    return _page(profile, characters, digits, class_split("5-5", 0, digits.num_classes))
 
 
 def start_faces() -> tuple[Page, FaceSet, dict[str, PairList]]:
@@ -301,7 +322,7 @@ def start_faces() -> tuple[Page, FaceSet, dict[str, PairList]]:
             raise MissingDataError("The profile smoke asks for no data.")
         faces, lists = load_training_faces(), load_pair_lists()
         text = (
-            f"Profile <code>{escape(profile)}</code>: {len(faces):,} photographs of Labeled Faces in the Wild "
+            f"{_profile_told(profile)} {len(faces):,} photographs of Labeled Faces in the Wild "
             f"({escape(ALIGNMENTS[faces.alignment])})."
         )
     except MissingDataError:
@@ -314,7 +335,7 @@ def start_faces() -> tuple[Page, FaceSet, dict[str, PairList]]:
     _announce(text, "LFW", faces.is_synthetic)
     images = people_as_classes(faces)
     split = ClassSplit(f"{images.num_classes}-0", 0, tuple(range(images.num_classes)), ())
-    return Page(profile, images, images, split), faces, lists
+    return _page(profile, images, images, split), faces, lists
 
 
 def _announce(text: str, source: str, is_synthetic: bool) -> None:

@@ -66,7 +66,7 @@ def build_report(
     Args:
         notebooks_dir: folder with ``NN_name.ipynb``; the kernel runs in it.
         out_dir: where the site goes; pages of the same name are replaced.
-        profile: what SIAMESE_PROFILE is in the kernels: ``smoke``, ``report`` or ``full``.
+        profile: what SIAMESE_PROFILE is in the kernels: ``smoke``, ``report``, ``full`` or ``anew``.
         execute: False renders the outputs stored in the notebooks, which takes seconds.
 
     Returns:
@@ -130,6 +130,11 @@ def execute_in_place(
         UnknownNameError: a profile that does not exist.
     """
     check_profile(profile)
+    if profile == "anew":
+        raise ReportError(
+            "The notebooks keep the outputs of what is published, and the profile anew shows results of one's own; "
+            "leave out --in-place."
+        )
     notebooks = numbered_notebooks(notebooks_dir, only)
     for path, notebook, _ in execute_notebooks(notebooks, profile, in_place=True):
         tidy_notebook(notebook, path.resolve().parent.parent)

@@ -61,6 +61,11 @@ def checkout(what: str) -> Path:
     return published_root()
 
 
+def published_results() -> Path:
+    """The folder of the published results, for what no run of the project makes: numbers of others and of machines."""
+    return published_root() / "results"
+
+
 # --- a user's own -----------------------------------------------------------------------------------------------------
 
 
@@ -83,6 +88,12 @@ def at(folder: Path | None) -> Iterator[None]:
         yield
     finally:
         _at = before
+
+
+def move_to(folder: Path | None) -> None:
+    """Read results from and write them to another folder from now on, as ``at`` does for a while."""
+    global _at
+    _at = folder
 
 
 def elsewhere() -> Path | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.nn import functional as F
+from tqdm.auto import tqdm
 
 from siamese_utils.data.arrays import as_embeddings, as_positive
 from siamese_utils.encoders.base import ImageEncoder
@@ -74,7 +75,12 @@ class DistillationObjective(nn.Module):
 
 
 def taught_embeddings(
-    teachers: Sequence[str], images: torch.Tensor, classes: Iterable[int], data: str, device: torch.device | str = "cpu"
+    teachers: Sequence[str],
+    images: torch.Tensor,
+    classes: Iterable[int],
+    data: str,
+    device: torch.device | str = "cpu",
+    progress: bool = False,
 ) -> torch.Tensor:
     """What teachers make of images: float32 (M, E), side by side and of unit length, so that cosines are their mean.
 
@@ -84,11 +90,21 @@ def taught_embeddings(
         classes: that may be known: a teacher of others would pass on what is not to be learned.
         data: name of the data set.
         device: where they are embedded.
+        progress: whether a progress bar is shown: for several teachers this takes minutes.
 
     Raises:
         CheckpointError: a teacher is missing or damaged, has learned other classes, or does not say which.
     """
-    found = [_teacher(name, set(classes), data, device).embed(images) for name in teachers]
+    found: list[torch.Tensor] = []
+    learned = set(classes)
+    with tqdm(total=len(teachers) * len(images), desc="teachers", unit="img", disable=not progress) as bar:
+        for name in teachers:
+            teacher = _teacher(name, learned, data, device)
+            rows = []
+            for part in images.split(teacher.batch_size):  # as ``embed`` itself would
+                rows.append(teacher.embed(part))
+                bar.update(len(part))
+            found.append(torch.cat(rows))
     return F.normalize(torch.cat(found, dim=1), dim=1).cpu()
 
 

@@ -116,7 +116,7 @@ def train(
     task = prepare(config, train_set, classes, validation)
     if config.teachers:
         where = pick_device(device)
-        taught = taught_embeddings(config.teachers, task.images, task.classes, train_set.name, where)
+        taught = taught_embeddings(config.teachers, task.images, task.classes, train_set.name, where, progress)
         task = dataclasses.replace(task, taught=taught)
     judged = train_set.indices_of(task.validation_classes)
     shown = {"images": train_set.images[judged], "labels": train_set.labels[judged]}
