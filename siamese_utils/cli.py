@@ -41,7 +41,12 @@ def main() -> None:
 
 @app.command()
 def report(
-    out: Annotated[Path | None, typer.Option(help="Folder for the HTML pages; build/report if left out.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the HTML pages; build/report, or build/report-anew of that profile, if left out."
+        ),
+    ] = None,
     profile: Annotated[str, typer.Option(help="smoke, report, full or anew.")] = "report",
     in_place: Annotated[bool, typer.Option(help="Store the outputs in the notebooks instead of rendering.")] = False,
     stored: Annotated[bool, typer.Option("--stored", help="Render the outputs in the notebooks as they are.")] = False,
@@ -56,7 +61,8 @@ def report(
     if in_place:
         execute_in_place(folder, profile)
     else:
-        build_report(folder, out or project.project_root() / "build" / "report", profile, execute=not stored)
+        out = out or project.project_root() / "build" / ("report-anew" if profile == "anew" else "report")
+        build_report(folder, out, profile, execute=not stored)
 
 
 @app.command()

@@ -17,6 +17,7 @@ from siamese_utils.data.cifar import CIFAR100_CLASSES, find_cifar100, load_cifar
 from siamese_utils.data.images import ImageSet
 from siamese_utils.data.sources import cache_folder
 from siamese_utils.data.synthetic import make_synthetic
+from siamese_utils.system import project as places
 
 # The same examples every time and no time limit: a slow or busy machine must not fail a test at random.
 settings.register_profile("siamese", deadline=None, derandomize=True, database=None, max_examples=50)
@@ -43,6 +44,14 @@ def isolated_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SIAMESE_CACHE", str(tmp_path / "siamese-cache"))
     monkeypatch.setenv("SIAMESE_OFFLINE", "1")
     monkeypatch.delenv("SIAMESE_SYNTHETIC", raising=False)
+    monkeypatch.delenv("SIAMESE_RUNS", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def back_home() -> Iterator[None]:
+    """After a test that makes all anew, results are those of the project again."""
+    yield
+    places.move_to(None)
 
 
 @pytest.fixture

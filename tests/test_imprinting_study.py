@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -311,6 +312,27 @@ def test_the_command_runs_what_the_file_says(
     wrong = CliRunner().invoke(cli.app, ["imprint", "--config", str(path)])
     assert wrong.exit_code != 0
     assert isinstance(wrong.exception, ConfigError)
+
+
+def test_the_base_is_trained_again_where_all_is_made_anew(
+    project: Path, tiny_imprinting: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_imprinting, project, dirs_exist_ok=True)
+    published, trained, train_base = base_checkpoint(), [], base._train_base
+
+    def watched(name: str, *arguments: Any) -> None:
+        trained.append(name)
+        train_base(name, *arguments)
+
+    monkeypatch.setattr(base, "_train_base", watched)
+    before = published.stat().st_mtime_ns
+    places.move_to(places.own_folder())
+    places.bring(base_checkpoint())  # as before any run that is built on it
+    for _ in range(2):
+        base_network(SMALL.base, bench)
+    assert trained == ["imprinting-base"] and base_checkpoint() in bench.made
+    assert base_checkpoint() != published and published.stat().st_mtime_ns == before
+    assert (places.results_dir() / "runs" / "imprinting-base.json").is_file()
 
 
 # ------------------------------------------------------------------------------- choosing the settings

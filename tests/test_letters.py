@@ -13,11 +13,12 @@ from siamese_utils.data import emnist
 from siamese_utils.data.emnist import CHARACTERS, case_pairs, load_characters, load_letters
 from siamese_utils.data.images import ImageSet
 from siamese_utils.data.sources import MissingDataError
+from siamese_utils.encoders.checkpoints import save_encoder
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import DataError, ResultsError
 from siamese_utils.evaluation.estimates import Estimate
 from siamese_utils.experiments.store import store_rows
-from siamese_utils.experiments.study import Bench
+from siamese_utils.experiments.study import Bench, Run, Study
 from siamese_utils.studies.cifar10.fit import FitConfig
 from siamese_utils.studies.drawing import figures, letter_findings, letters
 from siamese_utils.studies.drawing.data import load_symbol_data, synthetic_symbol_data
@@ -184,6 +185,24 @@ def test_the_toy_learns_the_first_images_of_each_character(monkeypatch: pytest.M
     outcome = letters.LETTERS.carry_out(short, bench)
     assert outcome.metrics["acc"].n == 260 and 50 < outcome.metrics["acc"].value <= 100
     assert outcome.record["parameters"] == 320 + 18_496 + 73_856 + (10_368 + 1) * 512 + 513 * 26
+
+
+@pytest.mark.parametrize("system", letters.STORED)
+def test_encoders_of_the_drawing_page_are_trained_where_they_are_missing(
+    system: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = next(run for run in letters.LETTERS.runs() if run.key["system"] == system)
+    asked: list[str] = []
+
+    def complete(study: Study, bench: Bench, runs: list[Run]) -> None:
+        assert study is letters.DRAWING
+        asked.extend(str(run.key["train_on"]) for run in runs)
+        save_encoder(Encoder("conv3", image_size=28, mirror=False), run.built_on[0])
+
+    monkeypatch.setattr(letters, "complete", complete)
+    outcome = letters.LETTERS.carry_out(run, Bench("cpu", False, {(load_characters,): characters()}))
+    assert asked == (["mnist", "validation"] if system == "mnist" else ["validation", system])
+    assert set(outcome.metrics) == set(letters.LETTERS.metrics) - {"acc"}
 
 
 def test_an_encoder_learns_without_the_alphabet_withheld(monkeypatch: pytest.MonkeyPatch) -> None:

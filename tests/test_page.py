@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -354,67 +354,86 @@ def test_full_computes_and_stores(real: None, monkeypatch: pytest.MonkeyPatch) -
     assert calls == [("split_sweep", "18-2", 0)]
 
 
-@pytest.fixture
-def at_home() -> Iterator[None]:
-    """Results are read from the project's folder again when the test ends."""
-    with places.at(None):
-        yield
+def files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_anew_counts_nothing_as_done_that_is_published(
-    real: None, project: Path, at_home: None, monkeypatch: pytest.MonkeyPatch, shown: list[Any]
+def test_anew_trains_again_in_ones_own_folder_what_is_published(
+    real: None, project: Path, monkeypatch: pytest.MonkeyPatch, shown: list[Any]
 ) -> None:
     published = checkpoint_path("18-2", 0)
     save_encoder(Encoder("conv3"), published, {"config": recipe("smoke").to_json()})
     results.store_json("cifar100-18-2-draw0", {"history": [{"epoch": 1, "loss": 0.5}]})
-    before = {path: path.read_bytes() for path in (project / "results").rglob("*") if path.is_file()}
-    trained: list[Path] = []
+    before, trained = files(project / "results"), []
 
     def retrain(study: Study, runs: list[Run], bench: Bench) -> list[Any]:
-        assert [study.checkpoint_path(run) for run in runs] == [checkpoint_path("18-2", 0)]
-        trained.append(checkpoint_path("18-2", 0))
-        save_encoder(Encoder("conv3"), trained[-1], {"config": recipe("smoke").to_json()})
+        trained.extend(study.checkpoint_path(run) for run in runs)
+        save_encoder(
+            Encoder("conv3"), checkpoint_path("18-2", 0), {"config": {**recipe("smoke").to_json(), "epochs": 7}}
+        )
         results.store_json("cifar100-18-2-draw0", {"history": [{"epoch": 1, "loss": 7.0}]})
         return []
 
     monkeypatch.setattr(report_page, "run_study", retrain)
     monkeypatch.setenv("SIAMESE_PROFILE", "anew")
     page = start()
-    assert page.full and page.history.loss.tolist() == [7.0]
+    assert page.full and page.config == recipe("smoke") and not trained  # to show a setting, nothing is trained
+    assert report_page.start("18-2").history.loss.tolist() == [7.0]
     assert trained == [places.own_folder() / published.relative_to(project)]
-    assert {path: path.read_bytes() for path in before} == before
-    (banner,) = shown
-    assert "trained again" in banner.data and str(places.own_folder()) in banner.data
+    assert report_page.start("18-2").config.epochs == 7
+    assert files(project / "results") == before
+    assert "trained again" in shown[0].data and str(places.own_folder()) in shown[0].data
 
 
-def test_anew_shows_results_of_ones_own_beside_published_numbers_of_others(
-    real: None, project: Path, at_home: None, monkeypatch: pytest.MonkeyPatch, shown: list[Any]
+def test_anew_shows_as_published_what_no_run_has_made_again(
+    real: None, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     numbers = "split,metric,value,ci95,source\n90-10,acc_5w1s,62.18,,published\n"
     (project / "results" / "seed_reference.csv").write_text(numbers)
     monkeypatch.setenv("SIAMESE_PROFILE", "anew")
+    monkeypatch.setenv("SIAMESE_IN_PLACE", "1")
     page = start()
-    folder = places.results_dir()
-    assert folder == places.own_folder() / "results"
+    assert places.results_dir() == places.own_folder() / "results"
     assert seed_reference().value.tolist() == [62.18]
     assert page.figures == project / "build" / "figures"
 
 
 @pytest.mark.parametrize("profile", ["report", "full", "anew"])
-def test_only_anew_moves_to_the_folder_of_ones_own_and_only_with_data(
-    profile: str, real: None, project: Path, at_home: None, monkeypatch: pytest.MonkeyPatch
+def test_only_anew_moves_to_the_folder_of_ones_own_and_others_back(
+    profile: str, real: None, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SIAMESE_PROFILE", profile)
     start()
-    moved = places.own_folder() if profile == "anew" else project
-    assert places.project_root() == moved
+    assert places.project_root() == (places.own_folder() if profile == "anew" else project)
+    monkeypatch.setenv("SIAMESE_PROFILE", "report")
+    start()
+    assert places.project_root() == project
 
 
 def test_anew_without_data_stays_with_what_is_published(
-    project: Path, at_home: None, fast: None, monkeypatch: pytest.MonkeyPatch
+    project: Path, fast: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SIAMESE_PROFILE", "anew")
     assert not start().full and places.project_root() == project
+
+
+def test_anew_goes_for_drawings_and_faces_too(project: Path, monkeypatch: pytest.MonkeyPatch, shown: list[Any]) -> None:
+    from siamese_utils.data import faces, symbols
+    from siamese_utils.studies.drawing.data import synthetic_symbol_data
+
+    def real(images: ImageSet) -> ImageSet:
+        return dataclasses.replace(images, name="real")
+
+    drawn, photographs = synthetic_symbol_data(), dataclasses.replace(faces.synthetic_faces(), alignment="deep-funneled")
+    monkeypatch.setattr(symbols, "load_omniglot_background", lambda: real(drawn.characters))
+    monkeypatch.setattr(symbols, "load_mnist", lambda part: real(drawn.test_digits))
+    monkeypatch.setattr(faces, "load_training_faces", lambda: photographs)
+    monkeypatch.setattr(faces, "load_pair_lists", dict)
+    monkeypatch.setenv("SIAMESE_PROFILE", "anew")
+    for begin in (report_page.start_symbols, lambda: report_page.start_faces()[0]):
+        places.move_to(None)
+        assert begin().full and places.project_root() == places.own_folder()
+        assert "trained again" in shown[-1].data
 
 
 def test_full_without_data_does_not_store_synthetic_numbers(

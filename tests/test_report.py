@@ -8,7 +8,9 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -18,6 +20,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from PIL import Image
 
 from siamese_utils.errors import SiameseError, UnknownNameError
+from siamese_utils.report import PROFILES, RETRAINING
 from siamese_utils.report import execute as execution
 from siamese_utils.report import site as report
 from siamese_utils.report.equations import equation
@@ -102,6 +105,62 @@ def test_kernel_is_this_interpreter_in_the_notebooks_folder(executed: tuple[Path
     assert folder == "./notebooks", "private paths are shortened"
     assert profile == "smoke"
     assert in_place == "0", "a report leaves what git follows as it is"
+
+
+def test_trainings_have_the_machine_to_themselves_and_one_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SIAMESE_RUNS", "mine")
+    threads = {profile: "OMP_NUM_THREADS" in execution._kernel_environment(profile, False) for profile in PROFILES}
+    assert threads == {"smoke": True, "report": True, "full": False, "anew": False}
+    assert execution._kernel_environment("anew", False)["SIAMESE_RUNS"] == str(tmp_path.resolve() / "mine")
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_trainings_come_one_after_the_other_and_are_never_what_was_kept(
+    profile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "notebooks").mkdir()
+    paths = [write(tmp_path / "notebooks" / f"0{number}_page.ipynb", f"# Page {number}") for number in (1, 2, 3)]
+    now, most, executed = 0, 0, []
+
+    def run(path: Path, *_: Any) -> tuple[Any, float]:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        time.sleep(0.1)
+        now -= 1
+        executed.append(path.stem)
+        return execution.read(path), 0.1
+
+    monkeypatch.setattr(execution, "execute_notebook", run)
+    for _ in range(2):
+        assert len(list(execute_notebooks(paths, profile))) == 3
+    retrains = profile in RETRAINING
+    assert len(executed) == (6 if retrains else 3) and most == (1 if retrains else execution.AT_ONCE)
+
+
+def test_pages_of_ones_own_stand_without_the_published_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path
+    (root / "notebooks").mkdir()
+    write(root / "notebooks" / "01_page.ipynb", "# Page", "Words.")
+    for name in ("results", "siamese_utils", "figures"):
+        (root / name).mkdir()
+    monkeypatch.chdir(root)
+    asked: list[str] = []
+    monkeypatch.setattr(report.answer, "answer", lambda: asked.append("answer"))
+    monkeypatch.setattr(report.answer, "page_finding", lambda name: asked.append(name))
+    monkeypatch.setattr(
+        report, "execute_notebooks", lambda paths, profile: [(p, execution.read(p), 1.0) for p in paths]
+    )
+    report.build_report(root / "notebooks", root / "own", "anew")
+    assert not asked
+    report.build_report(root / "notebooks", root / "site", "report")
+    assert asked == ["01_page", "answer"]
+    with pytest.raises(ReportError, match="leave out --stored"):
+        report.build_report(root / "notebooks", root / "own", "anew", execute=False)
 
 
 def test_failing_cell_is_named_in_one_sentence(executed: tuple[Path, ReportError, str]) -> None:

@@ -21,7 +21,7 @@ from siamese_utils.evaluation.protocol import METRICS
 from siamese_utils.experiments import store
 from siamese_utils.experiments.store import has_rows, load_json, read_table, result, store_json, store_rows
 from siamese_utils.system.files import atomic_path, write_text_atomically
-from siamese_utils.system.project import project_root, results_dir
+from siamese_utils.system.project import at, move_to, project_root, results_dir
 from siamese_utils.system.provenance import provenance
 
 KEY = {"split": "90-10", "draw": 0, "seed": 0, "recipe": "proxy-triplet"}
@@ -282,6 +282,60 @@ def test_atomic_write(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------- records of the runs
+
+
+# ---------------------------------------------------------------------------------------------- anew
+
+
+def test_runs_that_are_made_anew_stand_in_the_places_of_the_published(project: Path) -> None:
+    for seed in (0, 1, 2):
+        put({**KEY, "seed": seed}, METRIC_VALUES, f"results/checkpoints/{seed}.safetensors")
+    published = (project / "results" / "table.csv").read_bytes()
+    move_to(project / "own")
+    assert table_here().seed.tolist() == [0, 0, 1, 1, 2, 2]
+    put({**KEY, "seed": 7}, {"acc_5w1s": Estimate(7.0, 0.1, 10)}, "results/checkpoints/7.safetensors")
+    put({**KEY, "seed": 1}, {"acc_5w1s": Estimate(1.0, 0.1, 10)}, "results/checkpoints/1.safetensors")
+    table = table_here()
+    assert table.seed.tolist() == [0, 0, 1, 2, 2, 7]
+    assert table[table.seed == 1].value.tolist() == [1.0] and table[table.seed == 2].value.tolist() == [70.1235, 85.0]
+    # What is published is shown, and yet does not count as stored, nor is it copied.
+    own = results_dir() / "table.csv"
+    assert [has_rows(own, {**KEY, "seed": seed}) for seed in (0, 1, 7)] == [False, True, True]
+    assert len(lines(own)) == 3
+    store.remove_rows(own, {**KEY, "seed": 1})
+    assert table_here().seed.tolist() == [0, 0, 1, 1, 2, 2, 7]
+    move_to(None)
+    assert (project / "results" / "table.csv").read_bytes() == published
+
+
+def test_a_table_that_one_run_fills_is_made_anew_as_a_whole(project: Path) -> None:
+    path = project / "results" / "points.csv"
+    path.write_text("x,y\n1,2\n3,4\n")
+    move_to(project / "own")
+    own = results_dir() / "points.csv"
+    assert store.has_table(own) and read_table(own).y.tolist() == [2, 4]
+    own.parent.mkdir(parents=True)
+    own.write_text("x,y\n1,7\n")
+    assert read_table(own).y.tolist() == [7]
+    with pytest.raises(ResultsError, match="no results table"):
+        read_table(results_dir() / "other.csv")
+
+
+def test_only_where_all_is_made_anew_the_published_is_shown_too(project: Path) -> None:
+    put(KEY, METRIC_VALUES, "")
+    store_json("run", {"a": 1})
+    with at(project / "own"):
+        assert not store.has_table(results_dir() / "table.csv")
+        with pytest.raises(ResultsError):
+            table_here()
+        with pytest.raises(ResultsError):
+            load_json("run")
+    move_to(project / "own")
+    assert load_json("run") == {"a": 1}
+    store_json("run", {"a": 2})
+    assert load_json("run") == {"a": 2}
+    with at(None):
+        assert load_json("run") == {"a": 1}
 
 
 def test_run_record_comes_back(project: Path) -> None:

@@ -17,7 +17,7 @@ from siamese_utils.encoders.backbones import EfficientNetLite0
 from siamese_utils.encoders.libraries import NamedEncoder, timm_encoder, torchvision_encoder
 from siamese_utils.encoders.pretrained import PRETRAINED, fill_body
 from siamese_utils.errors import CheckpointError, unknown
-from siamese_utils.system.project import published_results, results_dir
+from siamese_utils.system.project import published, results_dir
 
 _STORED = re.compile(r"(?P<split>\d+-\d+)(:draw(?P<draw>\d+))?")
 _LIBRARIES: dict[str, Callable[[str], NamedEncoder]] = {"torchvision": torchvision_encoder, "timm": timm_encoder}
@@ -50,12 +50,11 @@ def stored_checkpoint(name: str) -> Path | None:
     found = _STORED.fullmatch(name)
     if found is None:
         return None
-    folder = published_results() / "checkpoints"
-    file = f"cifar100-{found['split']}-draw{found['draw'] or 0}.safetensors"
-    path = results_dir() / "checkpoints" / file
+    path = results_dir() / "checkpoints" / f"cifar100-{found['split']}-draw{found['draw'] or 0}.safetensors"
     if not path.is_file():  # in a folder of one's own: the report's is what the name promises
-        path = folder / file
+        path = published(path)
     if not path.is_file():
+        folder = path.parent
         stored = sorted(file.stem.split("-draw")[0][9:] for file in folder.glob("cifar100-*-draw0.safetensors"))
         raise CheckpointError(
             f"No checkpoint of the split {name!r} is stored in {folder}; choose one of {', '.join(stored) or 'none'}, "

@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from siamese_utils.errors import ResultsError
 from siamese_utils.evaluation.estimates import Estimate
+from siamese_utils.system import project
 from siamese_utils.system.files import locked, write_text_atomically
 from siamese_utils.system.project import results_dir
 
@@ -19,8 +21,16 @@ _TEXT = ("split", "recipe", "metric", "checkpoint", "trial")  # columns that sta
 _NUMBERS = ("draw", "seed", "value", "ci95", "n")  # columns that hold nothing else
 
 
+def has_table(path: Path) -> bool:
+    """Whether ``read_table`` finds one."""
+    return project.shown(path).is_file()
+
+
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """Read a results table.
+
+    Where all is made anew in a folder of one's own (``project.move_to``), rows of runs that are not there yet are the
+    published ones.
 
     Args:
         path: a CSV file.
@@ -29,6 +39,29 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
     Raises:
         ResultsError: the file is missing or damaged, or has other columns.
     """
+    if project.is_anew() and path.is_file() and (published := project.published(path)).is_file():
+        return _replaced(_read_table(published, columns), _read_table(path, columns))
+    return _read_table(project.shown(path), columns)
+
+
+_OF_A_METRIC = ("metric", "value", "ci95", "n", "checkpoint")  # what differs between the rows of one run
+
+
+def _replaced(published: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
+    """Rows of one's own runs in the places of the published ones, and those of other runs at the end."""
+    key = [column for column in own.columns if column not in _OF_A_METRIC]
+    if "metric" not in own.columns or not key:  # one run makes the whole table
+        return own
+    runs = pd.MultiIndex.from_frame(published[key])
+    places = {run: place for place, run in enumerate(runs.unique())}
+    kept = published[~runs.isin(pd.MultiIndex.from_frame(own[key]))]
+    table = pd.concat([kept, own], ignore_index=True)
+    order = [places.get(run, len(places)) for run in table[key].itertuples(index=False, name=None)]
+    return table.iloc[np.argsort(order, kind="stable")].reset_index(drop=True)
+
+
+def _read_table(path: Path, columns: Sequence[str] | None) -> pd.DataFrame:
+    """Read a table as it lies there."""
     if not path.is_file():
         raise ResultsError(
             f"There is no results table {path}; run the study that writes it, or fetch the results folder."
@@ -105,7 +138,7 @@ def has_rows(path: Path, key: Mapping[str, Any], columns: Sequence[str] | None =
     Raises:
         ResultsError: the table is damaged.
     """
-    return path.exists() and bool(_of_key(read_table(path, columns), key).any())
+    return path.exists() and bool(_of_key(_read_table(path, columns), key).any())
 
 
 def _of_key(table: pd.DataFrame, key: Mapping[str, Any]) -> pd.Series:
@@ -151,7 +184,7 @@ def store_rows(
         raise ResultsError(f"{path} has no columns {sorted(strange)} for {dict(key)}; it has {list(columns)}.")
     new = rows.copy() if isinstance(rows, pd.DataFrame) else metric_rows(rows)
     with locked(path.with_name(f".{path.name}.lock")):
-        old = read_table(path, columns or None) if path.exists() else None
+        old = _read_table(path, columns or None) if path.exists() else None
         if not columns:
             # Without a table to go by, rows of metrics come with the checkpoint that they are of.
             own = [*key, *(name for name in new.columns if name not in key)]
@@ -184,7 +217,7 @@ def remove_rows(path: Path, key: Mapping[str, Any]) -> None:
     with locked(path.with_name(f".{path.name}.lock")):
         if not path.exists():
             return
-        table = read_table(path)
+        table = _read_table(path, None)
         left = table[~_of_key(table, key)]
         if left.empty:
             path.unlink()
@@ -214,12 +247,12 @@ def load_json(name: str) -> dict[str, Any]:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read what ``write_record`` wrote.
+    """Read what ``write_record`` wrote; what is to be made anew and is not there yet, as published.
 
     Raises:
         ResultsError: it is missing or damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(project.shown(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ResultsError(f"The run record {path} is missing or damaged; run the study that writes it.") from error

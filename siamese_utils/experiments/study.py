@@ -261,10 +261,10 @@ class Study:
         Raises:
             ResultsError: nothing is stored, or the table is damaged.
         """
-        if not self.path.is_file():
-            # In a folder of one's own, what is published does not count as done.
-            command = f"python -m siamese_utils study {self.name}{' --anew' if project.elsewhere() else ''}"
-            raise ResultsError(f"There is no results table of {self.name} yet; run `{command}`.")
+        if not store.has_table(self.path):
+            raise ResultsError(
+                f"There is no results table of {self.name} yet; run `python -m siamese_utils study {self.name}`."
+            )
         return store.read_table(self.path, self.all_columns)
 
     def read_record(self, run: Run) -> dict[str, Any]:

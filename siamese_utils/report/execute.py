@@ -29,7 +29,7 @@ from siamese_utils.data.sources import search_folders
 from siamese_utils.errors import SiameseError, reason, unknown
 from siamese_utils.report import IN_PLACE, PROFILES, RETRAINING
 from siamese_utils.system.files import write_text_atomically
-from siamese_utils.system.project import results_dir
+from siamese_utils.system.project import own_folder, results_dir
 from siamese_utils.system.provenance import package_version
 
 CELL_TIMEOUT = 1800
@@ -130,7 +130,10 @@ def _kernel_environment(profile: str, in_place: bool) -> dict[str, str]:
     # Progress bars are for people who wait; stored, they are noise that differs in every run.
     environment["TQDM_DISABLE"] = "1"
     # Kernels that run side by side would otherwise wait for each other's threads.
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // AT_ONCE)))
+    if profile not in RETRAINING:
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // AT_ONCE)))
+    if environment.get("SIAMESE_RUNS"):
+        environment["SIAMESE_RUNS"] = str(own_folder())  # the kernel runs in another folder
     environment["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
     package_root = Path(__file__).resolve().parents[2]
     if package_root.name not in ("site-packages", "dist-packages"):
@@ -216,7 +219,8 @@ def execute_notebooks(
         del notebook.metadata["siamese_seconds"]
         return path, notebook, seconds
 
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    # Trainings would take each other's time, by which they are judged too.
+    with ThreadPoolExecutor(1 if profile in RETRAINING else AT_ONCE) as pool:
         running = [pool.submit(execute, path) for path in paths]
         try:
             yield from (future.result() for future in running)

@@ -6,8 +6,8 @@ The profile comes from the environment variable ``SIAMESE_PROFILE``:
 smoke     the synthetic set and a small encoder trained on it: checks that every cell runs
 report    the default: CIFAR-100 and the stored checkpoints and results; nothing is retrained
 full      the same, and what is not stored yet is trained and stored, which may take hours
-anew      everything that the notebook tells of is trained again, which takes hours, and stored in the user's own
-          folder (``siamese_runs``), from which the findings are then read; after a kill it goes on
+anew      what the notebook's studies make is trained again, which takes hours, stored in the user's own folder
+          (``siamese_runs``) and shown in place of what is published; after a kill it goes on
 ========  ==========================================================================================
 """
 
@@ -96,7 +96,7 @@ class Page:
 
         Those of synthetic data never take the place of real ones.
         """
-        kept = "figures" if flag(IN_PLACE) else "build/figures"
+        kept = "figures" if flag(IN_PLACE) and not project.is_anew() else "build/figures"
         return project.published_root() / ("build/synthetic-figures" if self.is_synthetic else kept)
 
     @cached_property
@@ -115,8 +115,10 @@ class Page:
         """The configuration that ``encoder`` was trained with."""
         if self.is_synthetic:
             return recipe("smoke")
-        _ = self.encoder
-        return TrainConfig.from_json(checkpoint_info(checkpoint_path(self.split.name, self.split.draw))["config"])
+        path = project.shown(checkpoint_path(self.split.name, self.split.draw))
+        if not path.is_file():
+            _ = self.encoder
+        return TrainConfig.from_json(checkpoint_info(path)["config"])
 
     @cached_property
     def history(self) -> pd.DataFrame:
@@ -218,10 +220,12 @@ def _profile() -> str:
 
 
 def _page(profile: str, train_set: ImageSet, test_set: ImageSet, split: ClassSplit) -> Page:
-    """The page; in the profile ``anew``, results are from now on those of the user's own folder."""
+    """The page; in the profile ``anew``, results are from now on those of the user's own folder, where they are."""
     page = Page(profile, train_set, test_set, split)
     if page.full and profile == "anew":
         project.move_to(project.own_folder())
+    elif project.is_anew():  # an earlier page of this kernel
+        project.move_to(None)
     return page
 
 
@@ -231,8 +235,8 @@ def _profile_told(profile: str) -> str:
         return f"Profile <code>{escape(profile)}</code>:"
     folder = escape(str(project.own_folder()))
     return (
-        "Profile <code>anew</code>: what this page tells of is trained again, which takes hours, and is kept in "
-        f"<code>{folder}</code>; nothing that is published counts as done."
+        "Profile <code>anew</code>: what the studies of this page make is trained again, which takes hours, kept in "
+        f"<code>{folder}</code> and shown in place of what is published. The text tells of what is published."
     )
 
 

@@ -257,7 +257,7 @@ def headline_text() -> str:
 
 def _latest_benchmarks() -> tuple[pd.DataFrame, pd.Series]:
     """Rows of the processor and number of threads that were measured last, and the newest of them."""
-    table = results.read_table(project.published_results() / "benchmarks.csv")
+    table = results.read_table(project.results_dir() / "benchmarks.csv")
     latest = table.sort_values("date", kind="stable").iloc[-1]
     return table[(table.processor == latest.processor) & (table.threads == latest.threads)], latest
 

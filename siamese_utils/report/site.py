@@ -81,7 +81,11 @@ def build_report(
     check_profile(profile)
     out = Path(out_dir)
     root = Path(notebooks_dir).resolve().parent
-    headline = _headline(root / "figures")
+    if profile == "anew" and not execute:
+        raise ReportError("What is stored in the notebooks is what is published, and nothing anew; leave out --stored.")
+    # Answer, headline and pictures are those of what is published.
+    published = profile != "anew" and _is_project(root)
+    headline = _headline(root / "figures") if profile != "anew" else None
     try:
         out.mkdir(parents=True, exist_ok=True)
         for path in notebooks:
@@ -103,7 +107,7 @@ def build_report(
         failure = str(error) if isinstance(error, ReportError) else f"The run ended with {type(error).__name__}."
         raise
     finally:
-        index = _write_site(pages, out, root=root, headline=headline, failure=failure)
+        index = _write_site(pages, out, root=root, published=published, headline=headline, failure=failure)
     for problem in check_site(out):
         print(f"warning: {problem}", file=sys.stderr)
     print(f"The report is at {index}")
@@ -167,19 +171,19 @@ def check_site(out_dir: str | Path) -> list[str]:
 
 
 def _write_site(
-    pages: list[HtmlPage], out: Path, *, root: Path, headline: dict[str, str] | None, failure: str = ""
+    pages: list[HtmlPage], out: Path, *, root: Path, published: bool, headline: dict[str, str] | None, failure: str = ""
 ) -> Path:
     """Write the index and one page a notebook; return the index's path."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     for page in pages:
-        _tell(page, root)
+        _tell(page, root, published)
     shared: dict[str, Any] = {
         "site_title": _site_title(root),
         "css": _style_sheet(),
         "pages": pages,
-        "answer": answer.answer() if _is_project(root) else None,
+        "answer": answer.answer() if published else None,
         "synthetic": [page.short for page in pages if "synthetic" in page.sources],
         "provenance": made_by(root),
         "headline": headline,
@@ -207,11 +211,11 @@ def _is_project(root: Path) -> bool:
     return (root / "results").is_dir() and root == project_root().resolve()
 
 
-def _tell(page: HtmlPage, root: Path) -> None:
+def _tell(page: HtmlPage, root: Path, published: bool) -> None:
     """Give a page its finding and its picture: by its name, or else as its own text and figures tell them."""
     if "synthetic" not in page.sources:
         page.finding = page.told
-    if _is_project(root):
+    if published:
         page.finding = inline_markdown(answer.page_finding(page.name) or "") or page.finding
         if file := answer.page_picture(page.name, root / "figures"):
             page.picture = picture(file.read_bytes(), file.with_name(f"{file.stem}.alt.txt").read_text("utf-8"))

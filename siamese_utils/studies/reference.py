@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from siamese_utils.experiments.store import read_table
-from siamese_utils.system.project import published_results
+from siamese_utils.system.project import results_dir
 
 SEED_COLUMNS = ("split", "metric", "value", "ci95", "source")
 
@@ -15,4 +15,4 @@ def seed_reference() -> pd.DataFrame:
 
     The measured ones use this project's protocol on the same test images.
     """
-    return read_table(published_results() / "seed_reference.csv", SEED_COLUMNS)
+    return read_table(results_dir() / "seed_reference.csv", SEED_COLUMNS)

@@ -14,6 +14,7 @@ from siamese_utils.system.files import atomic_path
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _at: Path | None = None
+_anew = False
 
 
 def project_root() -> Path:
@@ -61,11 +62,6 @@ def checkout(what: str) -> Path:
     return published_root()
 
 
-def published_results() -> Path:
-    """The folder of the published results, for what no run of the project makes: numbers of others and of machines."""
-    return published_root() / "results"
-
-
 # --- a user's own -----------------------------------------------------------------------------------------------------
 
 
@@ -91,9 +87,28 @@ def at(folder: Path | None) -> Iterator[None]:
 
 
 def move_to(folder: Path | None) -> None:
-    """Read results from and write them to another folder from now on, as ``at`` does for a while."""
-    global _at
-    _at = folder
+    """From now on all is made anew in a folder of one's own, and what is not there yet is shown as published.
+
+    Args:
+        folder: where; ``None`` leads back to the published results.
+    """
+    global _at, _anew
+    _at, _anew = folder, folder is not None
+
+
+def is_anew() -> bool:
+    """Whether ``move_to`` has asked for all to be made anew."""
+    return _anew and _at is not None
+
+
+def published(path: Path) -> Path:
+    """The published file in whose place one of the folder that ``at`` has asked for stands."""
+    return path if _at is None or not path.is_relative_to(_at) else published_root() / path.relative_to(_at)
+
+
+def shown(path: Path) -> Path:
+    """The file to show: where all is made anew and this has not been made yet, the published one."""
+    return published(path) if is_anew() and not path.is_file() else path
 
 
 def elsewhere() -> Path | None:
@@ -109,15 +124,13 @@ def bring(path: Path) -> None:
     """
     if _at is None or path.exists() or not path.is_relative_to(_at):
         return
-    published = published_root() / path.relative_to(_at)
-    if published.is_file():
+    if published(path).is_file():
         with atomic_path(path) as temporary:
-            shutil.copyfile(published, temporary)
+            shutil.copyfile(published(path), temporary)
 
 
 def is_brought(path: Path) -> bool:
     """Whether a file in the folder that ``at`` has asked for is a copy of the published one."""
     if _at is None or not path.is_file() or not path.is_relative_to(_at):
         return False
-    published = published_root() / path.relative_to(_at)
-    return published.is_file() and filecmp.cmp(path, published, shallow=False)
+    return published(path).is_file() and filecmp.cmp(path, published(path), shallow=False)

@@ -51,7 +51,7 @@ def stored_pairs(training: str = "short") -> pd.DataFrame:
         ResultsError: nothing is stored.
     """
     path = results_dir() / "cifar10_pairs.csv"
-    if not path.is_file():
+    if not store.has_table(path):
         raise ResultsError("No pairs are stored yet; run `python -m siamese_utils study cifar10`.")
     table = store.read_table(path)
     judged = LONG_UPDATES[-1] if training == "long" else table.system.map(pair_updates)

@@ -27,10 +27,10 @@ from siamese_utils.encoders.checkpoints import load_encoder
 from siamese_utils.encoders.encoder import Encoder, count_parameters
 from siamese_utils.evaluation.episodes import few_shot_accuracy
 from siamese_utils.evaluation.estimates import Estimate, mean_estimate, share_estimate
-from siamese_utils.experiments.study import Bench, Outcome, Run, Study, as_stored, training_record
+from siamese_utils.experiments.study import Bench, Outcome, Run, Study, as_stored, complete, training_record
 from siamese_utils.studies.cifar10.fit import FitConfig, fit, outputs
 from siamese_utils.studies.drawing.data import images_to_learn, load_symbol_data
-from siamese_utils.studies.drawing.study import CHARACTERS, checkpoint_path
+from siamese_utils.studies.drawing.study import CHARACTERS, DRAWING, checkpoint_path
 from siamese_utils.system.devices import pick_device
 from siamese_utils.system.project import results_dir
 
@@ -80,7 +80,9 @@ def _between_cases(z: torch.Tensor, labels: torch.Tensor) -> Estimate:
 
 
 def _one_shot(run: Run, bench: Bench) -> Outcome:
-    if run.settings["encoder"] != TRAINED:
+    if (learned_from := run.settings["encoder"]) != TRAINED:
+        sources = ("validation", learned_from)  # the first says how to read what others make of drawings
+        complete(DRAWING, bench, [one for one in DRAWING.runs() if one.key["train_on"] in sources])
         return Outcome(letter_metrics(load_encoder(run.built_on[0]), bench.load(load_characters)))
     data = bench.load(load_symbol_data)
     alphabets = data.characters.superclass_names

@@ -28,7 +28,7 @@ from siamese_utils.studies.ensembles.test_time import (
     TWO_RECIPES,
 )
 from siamese_utils.studies.validation import operations
-from siamese_utils.system.project import published_results
+from siamese_utils.system.project import results_dir
 from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.recipes import DEFAULT_RECIPE
 
@@ -63,7 +63,7 @@ def by_members(task: str, metric: str = "acc_5w1s", recipe_name: str = DEFAULT_R
 
 def published() -> pd.DataFrame:
     """Results of others on CIFAR-FS, 5-way, percent, with the columns ``PUBLISHED_COLUMNS``."""
-    return store.read_table(published_results() / "cifar_fs_published.csv", PUBLISHED_COLUMNS)
+    return store.read_table(results_dir() / "cifar_fs_published.csv", PUBLISHED_COLUMNS)
 
 
 def gain_sentence(task: str) -> str:
@@ -106,7 +106,7 @@ def field_table() -> Table:
     ]
     for _, ours in CIFAR_FS.table().groupby("recipe", sort=False):
         rows += _ours(ours)
-    if CIFAR_FS_TEST_TIME.path.is_file():
+    if store.has_table(CIFAR_FS_TEST_TIME.path):
         best = Way.best()
         took = Cost.total([cost(seed, name) for name, seed in _members_of(best.networks)])
         rows.append(_row(f"{best.networks}, {best.views}", *best.one_shot, *best.five_shots, took))

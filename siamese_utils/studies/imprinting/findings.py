@@ -27,7 +27,7 @@ from siamese_utils.studies.imprinting.study import (
     IMPRINTING_MOVED_TRIALS,
     IMPRINTING_TRIALS,
 )
-from siamese_utils.system.project import published_results, results_dir
+from siamese_utils.system.project import results_dir
 from siamese_utils.system.text import listed
 
 CLASS_COLUMNS = ("novel", "method", "shots", "bias", "metric", "value", "ci95", "n", "checkpoint")
@@ -88,7 +88,7 @@ def stored_curves() -> pd.DataFrame:
 
 def seed_imprinting() -> pd.DataFrame:
     """The numbers that the seed project gives for one class added to 40, from ``results/imprinting_reference.csv``."""
-    return read_table(published_results() / "imprinting_reference.csv", REFERENCE_COLUMNS)
+    return read_table(results_dir() / "imprinting_reference.csv", REFERENCE_COLUMNS)
 
 
 def heading(shots: int) -> str:

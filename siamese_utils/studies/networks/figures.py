@@ -21,6 +21,7 @@ from matplotlib.transforms import Bbox
 from siamese_utils.errors import ResultsError
 from siamese_utils.experiments import plotting
 from siamese_utils.experiments.findings import Illustration
+from siamese_utils.experiments.store import has_table
 from siamese_utils.experiments.study import Study
 from siamese_utils.studies.networks.findings import SOURCES, by_trial, family, rates, side_by_side
 from siamese_utils.studies.networks.study import (
@@ -73,7 +74,7 @@ def speed_figure() -> Illustration:
         (ENCODERS_EQUAL_TIME, f"Equal time: {EQUAL_MINUTES:g} minutes of one core"),
         (ENCODERS_EQUAL_IMAGES, f"Equal images: {EQUAL_IMAGES:,} each"),
     ):
-        if study.path.exists():
+        if has_table(study.path):
             panels.append((title, by_trial(study)))
     if not panels:
         raise ResultsError("Neither comparison of encoders is stored; run `python -m siamese_utils study NAME`.")

@@ -21,6 +21,7 @@ from siamese_utils.encoders.pretrained import PRETRAINED
 from siamese_utils.errors import MissingPackageError, ResultsError
 from siamese_utils.experiments.findings import Table
 from siamese_utils.experiments.seeds import cell, over_seeds
+from siamese_utils.experiments.store import has_table
 from siamese_utils.experiments.study import Study
 from siamese_utils.studies.networks.speed import speed_path, stored_speeds, training_rate
 from siamese_utils.studies.networks.study import (
@@ -70,7 +71,7 @@ def progress_table() -> Table:
     rows = []
     for study, name in COMPARISONS.items():
         planned = [(str(run.key["trial"]), int(run.key["seed"])) for run in study.runs()]
-        table = study.table() if study.path.exists() else pd.DataFrame(columns=study.all_columns)
+        table = study.table() if has_table(study.path) else pd.DataFrame(columns=study.all_columns)
         stored = {(row.trial, row.seed) for row in table.itertuples()}
         failed = {(row.trial, row.seed) for row in table[table.metric == "failed"].itertuples()}
         rows.append(
@@ -138,7 +139,7 @@ def encoder_sizes() -> pd.DataFrame:
     ``macs`` are the multiplications of one forward pass at 32 x 32 pixels; speeds are NaN while they are not stored.
     An encoder whose package is not installed is left out.
     """
-    speeds = rates() if speed_path().exists() else pd.Series(dtype=float)
+    speeds = rates() if has_table(speed_path()) else pd.Series(dtype=float)
     rows = []
     for name in IMAGES_IN_TIME:
         try:

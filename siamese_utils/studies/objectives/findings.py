@@ -72,7 +72,7 @@ MARGIN = 0.2  # of the usual run
 
 def _outcome(study: Study, trial: str) -> dict[str, object] | None:
     """A trial over its stored seeds, or ``None`` if there is none: see ``objective_results`` for the keys."""
-    table = study.table() if study.path.is_file() else pd.DataFrame(columns=study.all_columns)
+    table = study.table() if store.has_table(study.path) else pd.DataFrame(columns=study.all_columns)
     table = table[table.trial == trial]
     if table.empty:
         return None

@@ -30,8 +30,9 @@ from siamese_utils.training.recipes import DEFAULT_RECIPE
 
 
 def swept(recipe_name: str = DEFAULT_RECIPE) -> pd.DataFrame:
-    """The rows of the split sweep by one recipe."""
-    return store.of_recipe(SPLIT_SWEEP.table(), recipe_name, SPLIT_SWEEP.path)
+    """The rows of the split sweep by one recipe; of one's own runs with another seed, none."""
+    table = SPLIT_SWEEP.table()
+    return store.of_recipe(table[table.seed == 0], recipe_name, SPLIT_SWEEP.path)
 
 
 def stored_evaluation(run: Run) -> SplitEvaluation:
@@ -45,7 +46,7 @@ def stored_evaluation(run: Run) -> SplitEvaluation:
 def sweep_with_growth() -> pd.DataFrame:
     """Rows of the sweep and of the measurements beside it, with a column ``learned``, the number of classes learned."""
     tables, beside = [swept()], results_dir() / "growth.csv"
-    if beside.exists():
+    if store.has_table(beside):
         measured = store.read_table(beside, SPLIT_SWEEP.all_columns)
         tables.append(measured[measured.recipe == DEFAULT_RECIPE])
     table = pd.concat(tables, ignore_index=True)
