@@ -424,7 +424,10 @@ def test_anew_goes_for_drawings_and_faces_too(project: Path, monkeypatch: pytest
     def real(images: ImageSet) -> ImageSet:
         return dataclasses.replace(images, name="real")
 
-    drawn, photographs = synthetic_symbol_data(), dataclasses.replace(faces.synthetic_faces(), alignment="deep-funneled")
+    drawn, photographs = (
+        synthetic_symbol_data(),
+        dataclasses.replace(faces.synthetic_faces(), alignment="deep-funneled"),
+    )
     monkeypatch.setattr(symbols, "load_omniglot_background", lambda: real(drawn.characters))
     monkeypatch.setattr(symbols, "load_mnist", lambda part: real(drawn.test_digits))
     monkeypatch.setattr(faces, "load_training_faces", lambda: photographs)

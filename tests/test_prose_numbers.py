@@ -57,7 +57,12 @@ SENTENCES = {
     "03_": ("objectives/findings.py", "objectives/figures.py", "budgets/findings.py", "budgets/figures.py"),
     "03a": ("objectives/findings.py", "objectives/figures.py"),
     "03b": ("recipe/findings.py", "recipe/figures.py"),
-    "03c": ("ensembles/findings.py", "ensembles/figures.py", "ensembles/draws_findings.py"),
+    "03c": (
+        "ensembles/findings.py",
+        "ensembles/figures.py",
+        "ensembles/draws_findings.py",
+        "ensembles/teaching_findings.py",
+    ),
     "04_": ("splits/findings.py", "splits/figures.py", "budgets/findings.py", "budgets/figures.py"),
     "05": ("splits/one_shot.py",),
     "06": ("imprinting/findings.py", "imprinting/figures.py", "imprinting/base_findings.py"),

@@ -85,7 +85,19 @@ def test_gains_are_over_the_network_of_the_same_seed(project: Path) -> None:
         f"{lead} Points that the lesson brings: **with weight 2 +1.0 and +2.0 (one seed), "
         "with weight 8 +2.5 ± 6.4 and +2.5 ± 6.4 (2 seeds)**."
     )
+    with pytest.raises(ResultsError, match="alone|muon-manifold-short"):  # there are rows, and no record of a training
+        teaching_findings.teaching_table()
+    for run in TEACHING.runs():
+        epochs = [{"rotation_accuracy": 0.3}, {"rotation_accuracy": 0.5 + run.key["seed"] / 10, "proxy_accuracy": 0.4}]
+        store.write_record(TEACHING.record_path(run), {"history": epochs})
+        if run.key["trial"] == "alone":
+            name = cifar_fs.record_name(run.key["seed"], recipes.HALF_HOUR_RECIPE)
+            store.store_json(
+                name, {"history": [{"rotation_accuracy": 0.75 + run.key["seed"] / 10, "proxy_accuracy": 0.6}]}
+            )
     shown = teaching_findings.teaching_table().frame
+    right = ["–", "60 / 75", "40 / 50", "40 / 50", "60 / 85", "40 / 60"]
+    assert shown["classes / turns told right"].tolist() == right
     assert shown.seed.tolist() == ["–", "0", "0", "0", "1", "1"]
     assert shown.network.tolist()[1:4] == [
         "half an hour of one core, not taught",
