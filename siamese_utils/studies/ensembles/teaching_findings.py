@@ -46,7 +46,7 @@ def teaching_table() -> Table:
 
 
 def _told_right(run: Run) -> str:
-    """How well a single network came to tell classes and turns of what it learns from, by the record of its training."""
+    """How well a network came to tell classes and turns of what it learns from, by the record of its training."""
     if run.key["trial"] == TEACHERS:
         return "–"
     if run.key["trial"] == ALONE:
