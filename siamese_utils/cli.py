@@ -107,7 +107,7 @@ def train(
         say(f"{done.sentence}\nStored in {done.path}; load_encoder({str(done.path)!r}) loads it.")
         return
     ((home, (run,)),) = homes(SPLIT_SWEEP, lambda: [split_run(split, draw, seed, recipe)], publish, anew)
-    with project.at(home):
+    with project.at(home, anew):
         for _ in run_study(SPLIT_SWEEP, [run], Bench(device), again=again):
             pass
         _print(stored_evaluation(run))

@@ -21,7 +21,7 @@ from siamese_utils.evaluation.protocol import METRICS
 from siamese_utils.experiments import store
 from siamese_utils.experiments.store import has_rows, load_json, read_table, result, store_json, store_rows
 from siamese_utils.system.files import atomic_path, write_text_atomically
-from siamese_utils.system.project import at, move_to, project_root, results_dir
+from siamese_utils.system.project import at, is_anew, move_to, project_root, results_dir
 from siamese_utils.system.provenance import provenance
 
 KEY = {"split": "90-10", "draw": 0, "seed": 0, "recipe": "proxy-triplet"}
@@ -52,8 +52,8 @@ def put(
     return read_table(path, columns)
 
 
-def table_here() -> pd.DataFrame:
-    return read_table(results_dir() / "table.csv", COLUMNS)
+def table_here(*key: str) -> pd.DataFrame:
+    return read_table(results_dir() / "table.csv", COLUMNS, key)
 
 
 def lines(path: Path) -> list[str]:
@@ -281,9 +281,6 @@ def test_atomic_write(tmp_path: Path) -> None:
     assert target.read_text(encoding="utf-8") == "é\n" and list(target.parent.iterdir()) == [target]
 
 
-# ------------------------------------------------------------------------------- records of the runs
-
-
 # ---------------------------------------------------------------------------------------------- anew
 
 
@@ -292,31 +289,43 @@ def test_runs_that_are_made_anew_stand_in_the_places_of_the_published(project: P
         put({**KEY, "seed": seed}, METRIC_VALUES, f"results/checkpoints/{seed}.safetensors")
     published = (project / "results" / "table.csv").read_bytes()
     move_to(project / "own")
-    assert table_here().seed.tolist() == [0, 0, 1, 1, 2, 2]
+    assert table_here(*KEY).seed.tolist() == [0, 0, 1, 1, 2, 2]
     put({**KEY, "seed": 7}, {"acc_5w1s": Estimate(7.0, 0.1, 10)}, "results/checkpoints/7.safetensors")
     put({**KEY, "seed": 1}, {"acc_5w1s": Estimate(1.0, 0.1, 10)}, "results/checkpoints/1.safetensors")
-    table = table_here()
+    table = table_here(*KEY)
     assert table.seed.tolist() == [0, 0, 1, 2, 2, 7]
     assert table[table.seed == 1].value.tolist() == [1.0] and table[table.seed == 2].value.tolist() == [70.1235, 85.0]
     # What is published is shown, and yet does not count as stored, nor is it copied.
     own = results_dir() / "table.csv"
     assert [has_rows(own, {**KEY, "seed": seed}) for seed in (0, 1, 7)] == [False, True, True]
-    assert len(lines(own)) == 3
+    assert len(lines(own)) == 3 and table_here().seed.tolist() == [7, 1]
     store.remove_rows(own, {**KEY, "seed": 1})
-    assert table_here().seed.tolist() == [0, 0, 1, 1, 2, 2, 7]
+    assert table_here(*KEY).seed.tolist() == [0, 0, 1, 1, 2, 2, 7]
     move_to(None)
     assert (project / "results" / "table.csv").read_bytes() == published
 
 
-def test_a_table_that_one_run_fills_is_made_anew_as_a_whole(project: Path) -> None:
+def test_a_run_is_replaced_with_all_its_rows_whatever_their_columns(project: Path) -> None:
     path = project / "results" / "points.csv"
-    path.write_text("x,y\n1,2\n3,4\n")
+    path.write_text("seed,pair,p\n0,0,0.1\n0,1,0.2\n1,0,0.3\n1,1,0.4\n")
     move_to(project / "own")
     own = results_dir() / "points.csv"
-    assert store.has_table(own) and read_table(own).y.tolist() == [2, 4]
     own.parent.mkdir(parents=True)
-    own.write_text("x,y\n1,7\n")
-    assert read_table(own).y.tolist() == [7]
+    own.write_text("seed,pair,p\n0,7,0.9\n")
+    found = read_table(own, key=("seed",))
+    assert found.values.tolist() == [[0, 7, 0.9], [1, 0, 0.3], [1, 1, 0.4]]
+    assert found.dtypes.tolist() == read_table(own).dtypes.tolist()
+
+
+def test_a_table_that_one_run_fills_is_made_anew_as_a_whole(project: Path) -> None:
+    path = project / "results" / "whole.csv"
+    path.write_text("shots,metric,value,ci95,n\n1,acc,2,0,1\n5,acc,4,0,1\n")
+    move_to(project / "own")
+    own = results_dir() / "whole.csv"
+    assert store.has_table(own) and read_table(own).value.tolist() == [2, 4]
+    own.parent.mkdir(parents=True)
+    own.write_text("shots,metric,value,ci95,n\n1,acc,7,0,1\n")
+    assert read_table(own).value.tolist() == [7]
     with pytest.raises(ResultsError, match="no results table"):
         read_table(results_dir() / "other.csv")
 
@@ -330,12 +339,19 @@ def test_only_where_all_is_made_anew_the_published_is_shown_too(project: Path) -
             table_here()
         with pytest.raises(ResultsError):
             load_json("run")
+    with at(project / "own", anew=True):
+        assert load_json("run") == {"a": 1} and len(table_here()) == 2
+        with at(None):
+            assert not is_anew()
+        assert is_anew()
     move_to(project / "own")
-    assert load_json("run") == {"a": 1}
     store_json("run", {"a": 2})
     assert load_json("run") == {"a": 2}
     with at(None):
         assert load_json("run") == {"a": 1}
+
+
+# ------------------------------------------------------------------------------------------- records
 
 
 def test_run_record_comes_back(project: Path) -> None:

@@ -26,37 +26,32 @@ def has_table(path: Path) -> bool:
     return project.shown(path).is_file()
 
 
-def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+def read_table(path: Path, columns: Sequence[str] | None = None, key: Sequence[str] = ()) -> pd.DataFrame:
     """Read a results table.
 
-    Where all is made anew in a folder of one's own (``project.move_to``), rows of runs that are not there yet are the
-    published ones.
+    Where all is made anew in a folder of one's own (``project.at``), the published table is read as long as there is
+    none of one's own, and runs that are not there yet have their published rows.
 
     Args:
         path: a CSV file.
         columns: what it must hold; extra columns are an error too.
+        key: the columns by which its rows belong to runs; empty where one run fills it.
 
     Raises:
         ResultsError: the file is missing or damaged, or has other columns.
     """
-    if project.is_anew() and path.is_file() and (published := project.published(path)).is_file():
-        return _replaced(_read_table(published, columns), _read_table(path, columns))
+    if key and project.is_anew() and path.is_file() and (published := project.published(path)).is_file():
+        return _replaced(_read_table(published, columns), _read_table(path, columns), list(key))
     return _read_table(project.shown(path), columns)
 
 
-_OF_A_METRIC = ("metric", "value", "ci95", "n", "checkpoint")  # what differs between the rows of one run
-
-
-def _replaced(published: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
+def _replaced(published: pd.DataFrame, own: pd.DataFrame, key: list[str]) -> pd.DataFrame:
     """Rows of one's own runs in the places of the published ones, and those of other runs at the end."""
-    key = [column for column in own.columns if column not in _OF_A_METRIC]
-    if "metric" not in own.columns or not key:  # one run makes the whole table
-        return own
     runs = pd.MultiIndex.from_frame(published[key])
     places = {run: place for place, run in enumerate(runs.unique())}
     kept = published[~runs.isin(pd.MultiIndex.from_frame(own[key]))]
     table = pd.concat([kept, own], ignore_index=True)
-    order = [places.get(run, len(places)) for run in table[key].itertuples(index=False, name=None)]
+    order = [places.get(run, len(places)) for run in pd.MultiIndex.from_frame(table[key])]
     return table.iloc[np.argsort(order, kind="stable")].reset_index(drop=True)
 
 
@@ -138,7 +133,12 @@ def has_rows(path: Path, key: Mapping[str, Any], columns: Sequence[str] | None =
     Raises:
         ResultsError: the table is damaged.
     """
-    return path.exists() and bool(_of_key(_read_table(path, columns), key).any())
+    return path.exists() and has_rows_of(_read_table(path, columns), key)
+
+
+def has_rows_of(table: pd.DataFrame, key: Mapping[str, Any]) -> bool:
+    """Whether a table that was read has rows of this key."""
+    return bool(_of_key(table, key).any())
 
 
 def _of_key(table: pd.DataFrame, key: Mapping[str, Any]) -> pd.Series:

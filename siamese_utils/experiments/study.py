@@ -265,7 +265,11 @@ class Study:
             raise ResultsError(
                 f"There is no results table of {self.name} yet; run `python -m siamese_utils study {self.name}`."
             )
-        return store.read_table(self.path, self.all_columns)
+        return store.read_table(self.path, self.all_columns, self.key)
+
+    def shows(self, run: Run) -> bool:
+        """Whether ``table`` has rows of a run."""
+        return store.has_table(self.path) and store.has_rows_of(self.table(), run.key)
 
     def read_record(self, run: Run) -> dict[str, Any]:
         """What is stored beside a run's rows.
@@ -326,8 +330,10 @@ def stored(study: Study, run: Run) -> Literal["yes", "no", "other"]:
         taken = checkpoint is not None and store.has_rows(study.path, {"checkpoint": _relative(checkpoint)})
         return "other" if taken else "no"
     try:
-        record = study.read_record(run)
+        record = study.read_record(run) if study.record_path(run).is_file() else None
     except ResultsError:
+        record = None
+    if record is None:
         return "other"
     if "error" not in record and not (_has_tables(study, run, record) and (not checkpoint or checkpoint.is_file())):
         return "no"
@@ -433,8 +439,9 @@ def precision_of(run: Run) -> str:
 
 
 def _carry_out(study: Study, run: Run, bench: Bench) -> _Done:
-    for file in run.built_on:
-        project.bring(file)
+    if not project.is_anew():
+        for file in run.built_on:
+            project.bring(file)
     # Asked now: they are to tell the code that computes and the files it reads, not what those become meanwhile.
     computed_with, built_on = provenance(bench.device, precision_of(run)), ground(run.built_on)
     bench = bench.at(study.folder(run))
@@ -449,10 +456,10 @@ def _carry_out(study: Study, run: Run, bench: Bench) -> _Done:
     return _Done(run, outcome, computed_with, {**built_on, **ground(made)})
 
 
-def _carry_out_alone(study: Study, run: Run, bench: Bench, home: Path | None = None) -> _Done:
+def _carry_out_alone(study: Study, run: Run, bench: Bench, home: Path | None = None, anew: bool = False) -> _Done:
     """Carry out a run on a worker, unless another process on that machine is at it."""
     try:
-        with project.at(home), _lock(study, run):
+        with project.at(home, anew), _lock(study, run):
             return _carry_out(study, run, bench)
     except Timeout:
         return _Done(run)
@@ -555,8 +562,8 @@ def _attempts(
                 yield _Done(run)
         return
     quiet = bench.at(None, progress=False)
-    home = project.elsewhere()
-    yield from cluster.spread(_carry_out_alone, [(study, run, quiet, home) for run in runs], scheduler)
+    place = project.elsewhere(), project.is_anew()
+    yield from cluster.spread(_carry_out_alone, [(study, run, quiet, *place) for run in runs], scheduler)
 
 
 def _refuse_others(study: Study, runs: Sequence[Run], again: bool) -> None:

@@ -208,10 +208,12 @@ def execute_notebooks(
         digest = hashlib.sha256(ground.encode())
         digest.update(json.dumps([cell.source for cell in read(path).cells]).encode())
         file = kept / f"{path.stem}-{digest.hexdigest()[:16]}.ipynb"
-        if profile not in RETRAINING and file.is_file():
+        if file.is_file() and profile not in RETRAINING:
             notebook = read(file)
             return path, notebook, float(notebook.metadata.pop("siamese_seconds"))
         notebook, seconds = execute_notebook(path, profile, in_place)
+        if profile in RETRAINING:
+            return path, notebook, seconds
         for old in kept.glob(f"{path.stem}-*.ipynb"):
             old.unlink(missing_ok=True)
         notebook.metadata["siamese_seconds"] = round(seconds, 1)

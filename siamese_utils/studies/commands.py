@@ -165,7 +165,7 @@ def _run(
         _tell_plan(asked, runs, divided, device, anew)
         return
     for home, some in divided:
-        with project.at(home):
+        with project.at(home, anew):
             for run, rows in run_study(asked, some, Bench(device), again=again, scheduler=scheduler):
                 done.add(run.label)
                 _tell(asked, run, rows)

@@ -76,29 +76,35 @@ def own_folder() -> Path:
 
 
 @contextmanager
-def at(folder: Path | None) -> Iterator[None]:
-    """While this lasts, results are read from and written to another folder; ``None`` stands for the published ones."""
-    global _at
-    before, _at = _at, folder
+def at(folder: Path | None, anew: bool = False) -> Iterator[None]:
+    """While this lasts, results are read from and written to another folder.
+
+    Args:
+        folder: where; ``None`` stands for the published results.
+        anew: all that runs rest on is made anew there too, and what is read to be shown and is not there yet is read
+            from the published results.
+    """
+    before = _at, _anew
+    _move_to(folder, anew)
     try:
         yield
     finally:
-        _at = before
+        _move_to(*before)
 
 
 def move_to(folder: Path | None) -> None:
-    """From now on all is made anew in a folder of one's own, and what is not there yet is shown as published.
+    """From now on all is made anew in a folder, as ``at`` does for a while; ``None`` leads back."""
+    _move_to(folder, anew=True)
 
-    Args:
-        folder: where; ``None`` leads back to the published results.
-    """
+
+def _move_to(folder: Path | None, anew: bool) -> None:
     global _at, _anew
-    _at, _anew = folder, folder is not None
+    _at, _anew = folder, anew and folder is not None
 
 
 def is_anew() -> bool:
-    """Whether ``move_to`` has asked for all to be made anew."""
-    return _anew and _at is not None
+    """Whether all is to be made anew in the folder that ``at`` or ``move_to`` has asked for."""
+    return _anew
 
 
 def published(path: Path) -> Path:

@@ -411,7 +411,7 @@ def confusion(system: str) -> pd.DataFrame:
     Raises:
         ResultsError: the system is not stored.
     """
-    table = store.read_table(results_dir() / "cifar10_confusion.csv")
+    table = store.read_table(results_dir() / "cifar10_confusion.csv", key=CIFAR10.key)
     rows = table[(table.system == system) & (table.share == 100) & (table.training == "short")]
     if rows.empty:
         raise ResultsError("The confusion matrices are not stored yet; run `python -m siamese_utils study cifar10`.")

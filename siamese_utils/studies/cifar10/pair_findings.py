@@ -12,7 +12,7 @@ from siamese_utils.experiments.findings import Table
 from siamese_utils.experiments.seeds import Paired, cell
 from siamese_utils.studies.cifar10.judging import RECALLS, of_rates
 from siamese_utils.studies.cifar10.new_classes import CIFAR10_NEW_CLASSES
-from siamese_utils.studies.cifar10.study import LONG_UPDATES, pair_updates
+from siamese_utils.studies.cifar10.study import CIFAR10, LONG_UPDATES, pair_updates
 from siamese_utils.system.project import results_dir
 from siamese_utils.system.text import listed
 
@@ -53,7 +53,7 @@ def stored_pairs(training: str = "short") -> pd.DataFrame:
     path = results_dir() / "cifar10_pairs.csv"
     if not store.has_table(path):
         raise ResultsError("No pairs are stored yet; run `python -m siamese_utils study cifar10`.")
-    table = store.read_table(path)
+    table = store.read_table(path, key=CIFAR10.key)
     judged = LONG_UPDATES[-1] if training == "long" else table.system.map(pair_updates)
     table = table[(table.training == training) & (table.updates == judged)]
     way = [WAYS.get(key) for key in zip(table.system, table.by, strict=True)]

@@ -16,7 +16,6 @@ from siamese_utils.evaluation.estimates import Estimate, wilson
 from siamese_utils.experiments.findings import Shown, Table
 from siamese_utils.experiments.seeds import cell, over_seeds
 from siamese_utils.experiments.store import read_table
-from siamese_utils.experiments.study import stored
 from siamese_utils.studies.faces.koch import PUBLISHED_ACCURACY, PUBLISHED_PARAMETERS, layer_table
 from siamese_utils.studies.faces.study import FACES, METRICS, SEEDS
 from siamese_utils.studies.faces.systems import KOCH, NAMES, SYSTEMS
@@ -31,7 +30,7 @@ PAIR_COLUMNS = ("system", "seed", "pair", "same", "probability")
 
 def stored_pairs() -> pd.DataFrame:
     """The stored rows of ``results/face_pairs.csv``: probability of "same" by system, seed and test pair."""
-    return read_table(results_dir() / "face_pairs.csv", PAIR_COLUMNS)
+    return read_table(results_dir() / "face_pairs.csv", PAIR_COLUMNS, FACES.key)
 
 
 def stored_answers(seed: int = 0) -> torch.Tensor:
@@ -220,7 +219,7 @@ def sensitivity_table() -> pd.DataFrame:
         parameter = str(run.key["trial"]).partition("=")[0]
         usual = row(parameter, getattr(KOCH, parameter), GRID_EPOCHS, history[GRID_EPOCHS - 1])
         own = curves.setdefault(parameter, [usual])
-        if stored(FACE_GRID, run) == "yes":
+        if FACE_GRID.shows(run):
             entries = FACE_GRID.read_record(run)["history"]
             own.append(row(parameter, getattr(run.config, parameter), len(entries), entries[-1]))
     for own in curves.values():

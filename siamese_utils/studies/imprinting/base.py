@@ -49,16 +49,14 @@ def base_network(config: BaseConfig, bench: Bench, name: str = BASE) -> Encoder:
         CheckpointError: the stored one was trained otherwise, or is damaged.
     """
     training, path, train_set = config.training, base_checkpoint(name), bench.train_set
-    # A base has its record from where it was trained, and a copy of the published one has none.
-    only_copied = project.is_anew() and not (results_dir() / "runs" / f"{name}.json").is_file()
-    if not only_copied:
+    if not project.is_anew():
         project.bring(path)
     key = {"split": config.split, "draw": config.draw, "seed": config.seed, "recipe": config.recipe}
     source = {**key, "data": train_set.name, "config": training.to_json()}
     folder = project_root() / "runs" / name
     with locked(folder.with_suffix(".lock")):
-        if only_copied or (project.is_brought(path) and checkpoint_info(path) != source):
-            path.unlink(missing_ok=True)  # in a folder of one's own, where the published one is of no use
+        if project.is_brought(path) and checkpoint_info(path) != source:
+            path.unlink()  # in a folder of one's own, where the published one is of no use
         if not path.is_file():
             _train_base(name, source, training, bench.at(folder))
             bench.made.add(path)

@@ -49,6 +49,7 @@ from siamese_utils.studies.imprinting.settings import (
     MovedConfig,
 )
 from siamese_utils.studies.imprinting.tuning import TuningConfig
+from siamese_utils.system import project
 from siamese_utils.system.project import results_dir
 from siamese_utils.system.text import listed
 
@@ -306,6 +307,7 @@ def trial_run(trial: Trial, study: ImprintingConfig) -> Run:
 def carry_out_trial(run: Run, bench: Bench) -> Outcome:
     """Add every stand-in for a novel class by one method, from a quarter of the shot sets."""
     config, began = run.config, time.perf_counter()
+    project.bring(trial_checkpoint())
     checkpoint_info(trial_checkpoint())  # it is missed before any data are asked for
     data = _trial_data(config.base, _digest(trial_checkpoint()), bench.train_set)
     spaces, sets = methods.spaces_of(data, config.shrinkage), max(2, config.shot_sets // 4)
@@ -328,6 +330,7 @@ def _trial_data(base: BaseConfig, digest: str, train_set: ImageSet) -> Parts:
 def carry_out_moved_trial(run: Run, bench: Bench) -> Outcome:
     """Add every other stand-in for a novel class once, with the encoder moving or not."""
     config, tuning, began = run.config, run.settings["tuning"], time.perf_counter()
+    project.bring(trial_checkpoint())
     checkpoint_info(trial_checkpoint())
     prepared = _trial_prepared(config.base, config.shrinkage, _digest(trial_checkpoint()), bench.train_set)
     values = {}

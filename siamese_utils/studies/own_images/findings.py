@@ -117,6 +117,6 @@ def reliability(shots: int, step: str = "head", ways: int = 5) -> pd.DataFrame:
         ResultsError: they are not stored.
     """
     path = OWN_IMAGES.path.with_name("own_images_reliability.csv")
-    table = store.read_table(path)
+    table = store.read_table(path, key=OWN_IMAGES.key)
     chosen = (table.step == step) & (table.half == "reporting") & (table.ways == ways) & (table.shots == shots)
     return table[chosen].sort_values("bin")

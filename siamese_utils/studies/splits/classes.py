@@ -14,7 +14,7 @@ from siamese_utils.data.splits import class_split
 from siamese_utils.errors import ResultsError
 from siamese_utils.evaluation.estimates import Estimate
 from siamese_utils.experiments import store
-from siamese_utils.studies.splits.study import SPLIT_SWEEP
+from siamese_utils.studies.splits.study import SPLIT_SWEEP, of_the_sweep
 from siamese_utils.system.project import results_dir
 from siamese_utils.training.recipes import DEFAULT_RECIPE
 
@@ -31,7 +31,7 @@ def stored_class_accuracies(
         ResultsError: nothing is stored.
     """
     path = results_dir() / "class_accuracy.csv"
-    table = store.of_recipe(store.read_table(path, SPLIT_SWEEP.all_columns), DEFAULT_RECIPE, path)
+    table = of_the_sweep(store.read_table(path, SPLIT_SWEEP.all_columns, SPLIT_SWEEP.key), DEFAULT_RECIPE, path)
     label_of = {name: label for label, name in enumerate(class_names)}
     rows = []
     for (split, draw), part in table.groupby(["split", "draw"], sort=False):

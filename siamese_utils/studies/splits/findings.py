@@ -22,7 +22,7 @@ from siamese_utils.experiments.study import Run
 from siamese_utils.studies.reference import seed_reference
 from siamese_utils.studies.splits.classes import class_effects, relative_effect, stored_class_accuracies
 from siamese_utils.studies.splits.growth import common_classes
-from siamese_utils.studies.splits.study import SPLIT_SWEEP, split_run
+from siamese_utils.studies.splits.study import SPLIT_SWEEP, of_the_sweep, split_run
 from siamese_utils.system.project import results_dir
 from siamese_utils.training.recipes import DEFAULT_RECIPE
 
@@ -30,9 +30,8 @@ from siamese_utils.training.recipes import DEFAULT_RECIPE
 
 
 def swept(recipe_name: str = DEFAULT_RECIPE) -> pd.DataFrame:
-    """The rows of the split sweep by one recipe; of one's own runs with another seed, none."""
-    table = SPLIT_SWEEP.table()
-    return store.of_recipe(table[table.seed == 0], recipe_name, SPLIT_SWEEP.path)
+    """The rows of the split sweep by one recipe."""
+    return of_the_sweep(SPLIT_SWEEP.table(), recipe_name, SPLIT_SWEEP.path)
 
 
 def stored_evaluation(run: Run) -> SplitEvaluation:
@@ -47,8 +46,8 @@ def sweep_with_growth() -> pd.DataFrame:
     """Rows of the sweep and of the measurements beside it, with a column ``learned``, the number of classes learned."""
     tables, beside = [swept()], results_dir() / "growth.csv"
     if store.has_table(beside):
-        measured = store.read_table(beside, SPLIT_SWEEP.all_columns)
-        tables.append(measured[measured.recipe == DEFAULT_RECIPE])
+        measured = store.read_table(beside, SPLIT_SWEEP.all_columns, SPLIT_SWEEP.key)
+        tables.append(of_the_sweep(measured, DEFAULT_RECIPE, beside))
     table = pd.concat(tables, ignore_index=True)
     return table.assign(learned=table.split.str.split("-").str[0].astype(int))
 

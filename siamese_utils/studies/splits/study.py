@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+import pandas as pd
 import torch
 import typer
 
@@ -21,6 +22,7 @@ from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import CheckpointError, ConfigError, DataError, SplitError
 from siamese_utils.evaluation.estimates import Estimate
 from siamese_utils.evaluation.protocol import EVALUATION_SEED, METRICS, SplitEvaluation, evaluate_split
+from siamese_utils.experiments import store
 from siamese_utils.experiments.study import Bench, Outcome, Run, Study, as_stored, training_record
 from siamese_utils.studies.splits import growth
 from siamese_utils.system.project import results_dir
@@ -231,3 +233,12 @@ SPLIT_SWEEP = Study(
     record=lambda run: results_dir() / "runs" / f"{_name_of(run)}.json",
     again=judge_again,
 )
+
+
+def of_the_sweep(table: pd.DataFrame, recipe_name: str, path: Path) -> pd.DataFrame:
+    """Of a table of the sweep, the rows by one recipe; runs of one's own with another seed are none of the sweep's.
+
+    Raises:
+        ResultsError: there are none.
+    """
+    return store.of_recipe(table[table.seed == 0], recipe_name, path)
