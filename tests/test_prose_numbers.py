@@ -103,6 +103,11 @@ def hours_of(runs: str) -> float:
     return total / 3600
 
 
+def hours_alone() -> float:
+    """What the network that is not taught takes of one processor core."""
+    return value("teaching", trial="alone", seed=0, metric="core_minutes") / 60
+
+
 def hours_of_imprinting() -> float:
     """The base networks, classes added in every way, and those added with an encoder that moves, on one thread."""
     return hours_of("imprinting*") + IMPRINTING_MOVED.table().seconds.sum() / 2 / 3600
@@ -200,6 +205,15 @@ SOURCED: tuple[Sourced, ...] = (
         for words in (
             "68.7 and 81.8 percent on the validation classes, 75.7 and 86.4 on the test classes",
             "the other recipe half a point more than that",
+            "since the four were thought to be four points ahead",
+        )
+    ),
+    *(
+        computed("03c_ensembles.ipynb", words, lambda: about("half an hour", hours_alone()))
+        for words in (
+            "One that learns for {} of one core",
+            "themselves, and {} leaves no room",
+            "{} of one core, not taught",
         )
     ),
     Sourced("docs/sources.md", "94% on CIFAR-10 in 3.29 seconds", "title of a paper"),
@@ -209,6 +223,7 @@ SOURCED: tuple[Sourced, ...] = (
     Sourced("docs/sources.md", "Science 350, 2015", "volume of a journal"),
     Sourced("docs/sources.md", "cosine triplet loss, 150 epochs", "setting of the seed project"),
     computed("README.md", "{} a class draw", lambda: about("three hours", hours_of("cifar100-*-draw0"))),
+    computed("README.md", "when it is not? | a minute | {}", lambda: about("half an hour", hours_of("*90-10-draw0"))),
     computed("README.md", "cost the old ones? | a minute | {}", lambda: about("two hours", hours_of_imprinting())),
     computed("README.md", "a page to draw on. | a minute | {}", lambda: about("half an hour", hours_of("drawing*"))),
     # The first page

@@ -351,3 +351,14 @@ def test_costs_are_those_of_the_records(project: Path) -> None:
     (project / "results" / "runs" / "cifar100-50-50-draw1.json").unlink()
     with pytest.raises(ResultsError, match="50-50"):
         findings.costs()
+
+
+def test_runs_of_ones_own_with_another_seed_are_not_counted_as_draws(project: Path) -> None:
+    for seed in (0, 1):
+        for table in ("split_sweep", "growth", "class_accuracy"):
+            key = {"split": "90-10", "draw": 0, "seed": seed, "recipe": DEFAULT_RECIPE}
+            rows = {"acc_5w1s" if table != "class_accuracy" else "apple": Estimate(70.0 + seed, 0.2, 100)}
+            store.store_rows(project / "results" / f"{table}.csv", key, rows, f"{seed}", SPLIT_SWEEP.all_columns)
+    assert findings.swept().value.tolist() == [70.0]
+    assert findings.sweep_with_growth().value.tolist() == [70.0, 70.0]
+    assert classes.stored_class_accuracies().value.tolist() == [70.0]

@@ -247,6 +247,26 @@ def test_complete_gives_the_table(ground: Path) -> None:
     pd.testing.assert_frame_equal(complete(FAKE, QUIET), FAKE.table())
 
 
+def test_anew_what_is_published_is_shown_and_carried_out_again_nonetheless(ground: Path) -> None:
+    published = complete(FAKE, QUIET)
+    count, path = len(log()), FAKE.path
+    before = path.read_bytes()
+    with places.at(places.own_folder(), anew=True):
+        run, other = select(FAKE)[:2]
+        assert all(FAKE.shows(one) and stored(FAKE, one) == "no" for one in (run, other))
+        pd.testing.assert_frame_equal(FAKE.table(), published)
+        (places.results_dir()).mkdir(parents=True)
+        (places.results_dir() / "ground.txt").write_text("another ground")
+        complete(FAKE, QUIET, [run])
+        assert [stored(FAKE, one) for one in (run, other)] == ["yes", "no"]
+        assert log() == [run.label]
+        assert len(FAKE.table()) == len(published)
+        # Rows without a record of their own are not taken for what the published record tells of.
+        FAKE.record_path(run).unlink()
+        assert FAKE.read_record(run) and stored(FAKE, run) == "other"
+    assert path.read_bytes() == before and len(log()) == count
+
+
 def test_plan_has_hours_and_what_is_stored(ground: Path) -> None:
     table = plan(FAKE, runs())
     assert table.columns.tolist() == ["side", "seed", "images", "minutes", "stored"]

@@ -81,9 +81,9 @@ def _show_screenshots(sentence: str) -> None:
     from IPython.display import Image, Markdown, display
 
     display(Markdown(sentence))
-    folder = project.published_root() / "figures"
+    folder = project.project_root() / "figures"
     for name in _SCREENSHOTS:
-        picture, alt = folder / f"{name}.png", folder / f"{name}.alt.txt"
+        picture, alt = (project.shown(folder / f"{name}{ending}") for ending in (".png", ".alt.txt"))
         if picture.is_file():
             text = alt.read_text(encoding="utf-8").strip() if alt.is_file() else "A picture of the drawing page."
             display(Image(data=picture.read_bytes(), format="png", alt=text, width=900))
