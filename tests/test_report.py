@@ -107,6 +107,45 @@ def test_kernel_is_this_interpreter_in_the_notebooks_folder(executed: tuple[Path
     assert in_place == "0", "a report leaves what git follows as it is"
 
 
+@pytest.mark.parametrize("deaths", [0, 2, 3])
+def test_a_kernel_that_ends_before_its_first_cell_is_started_again(
+    deaths: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, starts = write(tmp_path / "notebooks" / "01_page.ipynb", "# Page", code("print(40 + 2)")), 0
+    real = execution._Client.create_kernel_manager
+
+    def create(client: Any) -> Any:
+        nonlocal starts
+        starts += 1
+        manager = real(client)
+        if starts <= deaths:
+            broken = {
+                "argv": [sys.executable, "-c", "import sys; sys.exit(1)"],
+                "display_name": "x",
+                "language": "python",
+            }
+            manager._kernel_spec = execution.KernelSpec(**broken)
+        return manager
+
+    monkeypatch.setattr(execution._Client, "create_kernel_manager", create)
+    if deaths < execution.STARTS:
+        notebook, _ = execution.execute_notebook(path, "report")
+        assert notebook.cells[1].outputs[0].text == "42\n" and starts == deaths + 1
+    else:
+        with pytest.raises(ReportError, match="the kernel ended"):
+            execution.execute_notebook(path, "report")
+        assert starts == execution.STARTS
+
+
+def test_a_kernel_that_ends_in_a_cell_is_not_started_again(tmp_path: Path) -> None:
+    count = tmp_path / "count"
+    once = f"open({str(count)!r}, 'a').write('x')\nimport os\nos._exit(1)"
+    path = write(tmp_path / "notebooks" / "01_page.ipynb", "# Page", code(once))
+    with pytest.raises(ReportError, match="the kernel ended"):
+        execution.execute_notebook(path, "report")
+    assert count.read_text() == "x"
+
+
 def test_trainings_have_the_machine_to_themselves_and_one_folder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -34,6 +34,8 @@ from siamese_utils.system.provenance import package_version
 
 CELL_TIMEOUT = 1800
 """Seconds a cell may take in the profiles that retrain nothing; the others set no limit."""
+STARTS = 3
+"""How often a kernel is started that ends before its first cell."""
 _NUMBERED = re.compile(r"\d+[a-z]?_.+\.ipynb")
 NBVAL_MARKER = re.compile(r"^#\s*NBVAL_\w+.*\n?", re.MULTILINE)
 
@@ -88,12 +90,12 @@ def execute_notebook(path: Path, profile: str, in_place: bool = False) -> tuple[
     """
     notebook = read(path)
     cells = notebook.cells
-    current = 0
+    current, begun = 0, False
     bar = tqdm(total=len(cells), desc=path.stem, unit="cell", leave=False, disable=not sys.stderr.isatty())
 
     def started(cell: NotebookNode, cell_index: int) -> None:
-        nonlocal current
-        current = cell_index
+        nonlocal current, begun
+        current, begun = cell_index, True
         bar.update(cell_index - bar.n)
 
     client = _Client(
@@ -109,7 +111,7 @@ def execute_notebook(path: Path, profile: str, in_place: bool = False) -> tuple[
     begin = time.perf_counter()
     try:
         with bar:
-            client.execute(env=_kernel_environment(profile, in_place))
+            _start_and_execute(client, _kernel_environment(profile, in_place), lambda: begun)
     except CellExecutionError as error:
         raise ReportError(_failure(path, cells, current, error.ename, error.evalue)) from None
     except CellTimeoutError:
@@ -121,6 +123,21 @@ def execute_notebook(path: Path, profile: str, in_place: bool = False) -> tuple[
     seconds = time.perf_counter() - begin
     print(f"{path.stem}: {len(cells)} cells, {seconds:.1f} s", flush=True)
     return notebook, seconds
+
+
+def _start_and_execute(client: NotebookClient, environment: dict[str, str], begun: Callable[[], bool]) -> None:
+    """Execute a notebook; a kernel that ends before its first cell is started again.
+
+    Of programs that start kernels at one time, two may pick the same free port, and one of the kernels then ends.
+    """
+    for left in reversed(range(STARTS)):
+        try:
+            client.execute(env=environment)
+            return
+        except RuntimeError:  # a dead kernel is one as well
+            if begun() or not left:
+                raise
+            client.km = None
 
 
 def _kernel_environment(profile: str, in_place: bool) -> dict[str, str]:
