@@ -329,11 +329,11 @@ def stored(study: Study, run: Run) -> Literal["yes", "no", "other"]:
         # Another run's checkpoint, of another recipe for example, must not be replaced without a word either.
         taken = checkpoint is not None and store.has_rows(study.path, {"checkpoint": _relative(checkpoint)})
         return "other" if taken else "no"
+    if not study.record_path(run).is_file():  # one that is merely shown as published tells nothing of these rows
+        return "other"
     try:
-        record = study.read_record(run) if study.record_path(run).is_file() else None
+        record = study.read_record(run)
     except ResultsError:
-        record = None
-    if record is None:
         return "other"
     if "error" not in record and not (_has_tables(study, run, record) and (not checkpoint or checkpoint.is_file())):
         return "no"

@@ -19,7 +19,7 @@ def training_table() -> Table:
     table = OWN_TRAINING.table()
     rows = []
     for run in OWN_TRAINING.runs():
-        if not OWN_TRAINING.shows(run):
+        if not store.has_rows_of(table, run.key):
             continue
         row: dict[str, object] = {"trained from": _STARTS[str(run.key["start"])], "side": run.config.size}
         for name, what in METRICS.items():
@@ -49,7 +49,7 @@ def training_sentence() -> str:
     table = OWN_TRAINING.table()
     told = []
     for run in OWN_TRAINING.runs():
-        if OWN_TRAINING.shows(run):
+        if store.has_rows_of(table, run.key):
             gain = store.result(table, **run.key, metric="acc_1s_gain")
             told.append(f"from {_STARTS[str(run.key['start'])]} it is **{_judged(gain.value, gain.ci95)}**")
     return (
