@@ -62,6 +62,9 @@ SENTENCES = {
         "ensembles/figures.py",
         "ensembles/draws_findings.py",
         "ensembles/teaching_findings.py",
+        "ensembles/five_shots_findings.py",
+        "ensembles/half_hour_findings.py",
+        "ensembles/depths_findings.py",
     ),
     "04_": ("splits/findings.py", "splits/figures.py", "budgets/findings.py", "budgets/figures.py"),
     "05": ("splits/one_shot.py",),
@@ -206,12 +209,15 @@ SOURCED: tuple[Sourced, ...] = (
             "68.7 and 81.8 percent on the validation classes, 75.7 and 86.4 on the test classes",
             "the other recipe half a point more than that",
             "since the four were thought to be four points ahead",
+            "three quarters at five was expected of one network",
+            "Half a point at one shot and",
         )
     ),
     *(
         computed("03c_ensembles.ipynb", words, lambda: about("half an hour", hours_alone()))
         for words in (
             "One that learns for {} of one core",
+            "Does {} of one core come further",
             "themselves, and {} leaves no room",
             "{} of one core, not taught",
         )

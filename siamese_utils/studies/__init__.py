@@ -24,6 +24,8 @@ STUDIES: dict[str, str] = {
     "cifar_fs_test_time": "ensembles.test_time:CIFAR_FS_TEST_TIME",
     "class_draws": "ensembles.draws:CLASS_DRAWS",
     "teaching": "ensembles.teaching:TEACHING",
+    "five_shots": "ensembles.five_shots:FIVE_SHOTS",
+    "two_depths": "ensembles.depths:TWO_DEPTHS",
     "ensembles": "ensembles.study:ENSEMBLES",
     "triplet_systems": "objectives.systems:TRIPLET_SYSTEMS",
     "training_time": "budgets.study:TRAINING_TIME",
