@@ -120,15 +120,15 @@ def test_the_study_judges_both_in_the_same_episodes(
     with pytest.raises(ResultsError, match="study two_depths"):
         depths_findings.depths_sentence()
     bench = Bench.of(*hundred, device="cpu", progress=False)
-    runs = select(TWO_DEPTHS, only=["validation", "90-10, draw 1"])
-    assert [run.key["task"] for run in runs] == ["validation", "90-10, draw 1"]
+    runs = select(TWO_DEPTHS, only=["validation", "90-10-draw1"])
+    assert [run.key["task"] for run in runs] == ["validation", "90-10-draw1"]
     table = complete(TWO_DEPTHS, bench, runs)
     assert all(stored(TWO_DEPTHS, run) == "yes" for run in runs)
     assert set(table.metric) == set(TWO_DEPTHS.metrics)
     values = table.set_index(["task", "networks", "features", "metric"]).value
     names = ["tiny, seed 0", "tiny-long, seed 0", "tiny-long, seed 1", TOGETHER]
     assert list(values["validation"].index.unique("networks")) == names
-    assert list(values["90-10, draw 1"].index.unique("networks")) == ["tiny-long, seed 0", TOGETHER]
+    assert list(values["90-10-draw1"].index.unique("networks")) == ["tiny-long, seed 0", TOGETHER]
 
     # By hand: the network's own features as the other studies judge them.
     whole = cifar_fs.whole_set(*hundred)
@@ -145,11 +145,11 @@ def test_the_study_judges_both_in_the_same_episodes(
 
     shown = depths_findings.depths_table().frame
     assert shown.networks.tolist() == [*names, "tiny-long, seed 0", TOGETHER]
-    assert shown.classes.tolist()[3:] == ["CIFAR-FS, validation", "90-10, draw 1", "90-10, draw 1"]
+    assert shown.classes.tolist()[3:] == ["CIFAR-FS, validation", "90-10-draw1", "90-10-draw1"]
     sentence = depths_findings.depths_sentence()
     mean = sum(values["validation", name, DEEP, "gain_5w5s"] for name in names[:3]) / 3
     assert f" and {mean:+.1f} on the validation classes, " in sentence and "Means of the draws" not in sentence
-    every = [table.assign(task=table.task.replace("90-10, draw 1", f"90-10, draw {draw}")) for draw in (0, 2)]
+    every = [table.assign(task=table.task.replace("90-10-draw1", f"90-10, draw {draw}")) for draw in (0, 2)]
     pd.concat([table, *(one[one.task != "validation"] for one in every)]).to_csv(TWO_DEPTHS.path, index=False)
-    reached = values["90-10, draw 1", "tiny-long, seed 0", DEEP, "acc_5w1s"]
+    reached = values["90-10-draw1", "tiny-long, seed 0", DEEP, "acc_5w1s"]
     assert f"Means of the draws of 90-10 at one shot: *tiny-long* {reached:.1f} ± " in depths_findings.depths_sentence()

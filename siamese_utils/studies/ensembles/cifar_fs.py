@@ -11,13 +11,13 @@ import torch
 import typer
 
 from siamese_utils.data.images import ImageSet
-from siamese_utils.data.sampling import named_rng
+from siamese_utils.data.sampling import Episodes, named_rng, sample_episodes
 from siamese_utils.data.splits import fewshot_split_cifar_fs
 from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import CheckpointError, DataError
-from siamese_utils.evaluation.episodes import few_shot_accuracy
-from siamese_utils.evaluation.estimates import Estimate
+from siamese_utils.evaluation.episodes import episode_accuracies
+from siamese_utils.evaluation.estimates import Estimate, mean_estimate
 from siamese_utils.experiments.study import Bench, Outcome, Run, Study, as_stored, training_record
 from siamese_utils.system.project import results_dir
 from siamese_utils.training import recipes
@@ -88,10 +88,19 @@ def evaluate_cifar_fs(encoder: Encoder, whole: ImageSet) -> dict[str, Estimate]:
 
 def judge(z: torch.Tensor, labels: torch.Tensor) -> dict[str, Estimate]:
     """The same of embeddings, float32 (M, D) with rows of unit length, and their labels, int64 (M,)."""
-    return {
-        f"acc_5w{shots}s": few_shot_accuracy(z, labels, named_rng(0, f"cifar-fs {shots}"), ways=5, shots=shots)
-        for shots in (1, 5)
-    }
+    return {f"acc_5w{shots}s": mean_estimate(episode_accuracies(z, episodes_of(labels, shots))) for shots in (1, 5)}
+
+
+def episodes_of(labels: torch.Tensor, shots: int, count: int = 10_000, seed: int = 0) -> Episodes:
+    """The episodes that classes of CIFAR-FS are judged by: 5 ways, 15 queries a class.
+
+    Args:
+        labels: int64 (M,).
+        shots: support images a class.
+        count: how many.
+        seed: of others than these, where these have been looked at.
+    """
+    return sample_episodes(labels, 5, shots, 15, count, named_rng(seed, f"cifar-fs {shots}"))
 
 
 def _carry_out(run: Run, bench: Bench) -> Outcome:

@@ -7,29 +7,28 @@ episodes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+import dataclasses
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import torch
 
 from siamese_utils.data.images import ImageSet
-from siamese_utils.data.sampling import named_rng, sample_episodes
+from siamese_utils.data.sampling import Episodes
 from siamese_utils.data.splits import class_split, fewshot_split_cifar_fs
 from siamese_utils.encoders.checkpoints import load_encoder
 from siamese_utils.encoders.depths import SHARE, TwoDepths
 from siamese_utils.encoders.encoder import joined
-from siamese_utils.evaluation.episodes import episode_accuracies
+from siamese_utils.encoders.views import embed_by_views
+from siamese_utils.evaluation.episodes import MAX_GRAM, episode_accuracies
 from siamese_utils.evaluation.estimates import Estimate, mean_estimate
-from siamese_utils.evaluation.protocol import EVALUATION_SEED
 from siamese_utils.experiments.store import metric_rows
 from siamese_utils.experiments.study import Bench, Outcome, Run, Study, complete
-from siamese_utils.studies.ensembles import cifar_fs
+from siamese_utils.studies.ensembles import cifar_fs, draws
 from siamese_utils.studies.ensembles.draws import DRAWS, SPLIT
-from siamese_utils.studies.ensembles.test_time import LONG, LONG_SEEDS, Members
+from siamese_utils.studies.ensembles.study import episodes_of_unseen
+from siamese_utils.studies.ensembles.test_time import LONG, LONG_SEEDS, SHIFTS, Members
 from siamese_utils.studies.splits.study import SPLIT_SWEEP, split_run
-from siamese_utils.studies.splits.study import checkpoint_path as split_path
-from siamese_utils.system.project import results_dir
 from siamese_utils.training.recipes import HALF_HOUR_RECIPE, LONG_RECIPES
 from siamese_utils.training.task import first_of_each_class
 
@@ -37,10 +36,14 @@ OWN, DEEP = "its own", "two depths"
 FEATURES = (OWN, DEEP)
 TOGETHER = "the long ones together"
 PARTS = ("validation", "test")
+DRAW_OF = {f"{SPLIT}-draw{draw}": draw for draw in DRAWS}
+"""The class draw of each task of 90-10."""
+TASKS = (*PARTS, *DRAW_OF)
 OF_A_CLASS = 50  # training images of each learned class that the parts are centred by
 EXPECTATION = (
     "On the test classes and on every draw of 90-10 about what one network gains on the validation classes, half a "
-    "point at one shot and three quarters at five; half as much for networks together, which know more already."
+    "point at one shot and three quarters at five; half as much for networks together, which know more already. Over "
+    "shifted views as much as without them: these make an image's features steadier, and tell nothing new of it."
 )
 
 
@@ -58,90 +61,95 @@ def _groups(members: Sequence[tuple[str, int]]) -> dict[str, Members]:
     return {**alone, TOGETHER: together}
 
 
-def _draw_of(task: str) -> int:
-    return int(task.rsplit(" ", 1)[1])
-
-
-TASKS = (*PARTS, *(f"{SPLIT}, draw {draw}" for draw in DRAWS))
-
-
 def _runs() -> list[Run]:
-    runs = []
-    for task in TASKS:
-        members = _members(task)
-        settings = {
-            "networks": {name: [list(one) for one in some] for name, some in _groups(members).items()},
-            "share": SHARE,
-            "images": OF_A_CLASS,
-        }
-        runs.append(Run({"task": task}, settings, EXPECTATION, built_on=tuple(_path(task, one) for one in members)))
-    return runs
+    return [_run(task) for task in TASKS]
 
 
-def _path(task: str, member: tuple[str, int]) -> Path:
-    recipe, seed = member
-    if task in PARTS:
-        return cifar_fs.checkpoint_path(seed, recipe)
-    return split_path(SPLIT, _draw_of(task), recipe=recipe)
+def _run(task: str) -> Run:
+    members = _members(task)
+    settings = {
+        "networks": {name: [list(one) for one in some] for name, some in _groups(members).items()},
+        "views": {view: [list(shift) for shift in shifts] for view, shifts in SHIFTS.items()},
+        "share": SHARE,
+        "images": OF_A_CLASS,
+    }
+    if task in DRAW_OF:
+        recipes = [recipe for recipe, _ in members]
+        missing, stored = draws.images_missing(DRAW_OF[task], recipes), draws.paths(DRAW_OF[task], recipes)
+    else:
+        # What is trained for the first part is there for the second.
+        missing = cifar_fs.images_missing(members) if task == PARTS[0] else 0
+        stored = tuple(cifar_fs.checkpoint_path(seed, recipe) for recipe, seed in members)
+    return Run({"task": task}, settings, EXPECTATION, missing, stored)
 
 
 def _carry_out(run: Run, bench: Bench) -> Outcome:
     """The networks are trained first where they are not stored."""
-    task, learned, judged = str(run.key["task"]), bench.train_set, bench.test_set
+    task, views = str(run.key["task"]), run.settings["views"]
     members = _members(task)
-    if task in PARTS:
-        complete(cifar_fs.CIFAR_FS, bench, [cifar_fs.cifar_fs_run(seed, recipe) for recipe, seed in members])
-        learned = judged = cifar_fs.whole_set(bench.train_set, bench.test_set)
-        split = fewshot_split_cifar_fs(learned.class_names)
-        seen, unseen = split.train, split.val if task == PARTS[0] else split.test
-    else:
-        draw = _draw_of(task)
-        complete(SPLIT_SWEEP, bench, [split_run(SPLIT, draw, recipe=recipe) for recipe, _ in members])
-        classes = class_split(SPLIT, draw, learned.num_classes)
-        seen, unseen = classes.seen, classes.unseen
-    examples = _examples(learned, seen, run.settings["images"])
-    positions = judged.indices_of(unseen)
-    images, labels = judged.images[positions], judged.labels[positions]
-    found: dict[str, dict[tuple[str, int], torch.Tensor]] = {OWN: {}, DEEP: {}}
+    examples, judged = _images(task, members, run.settings["images"], bench)
+    episodes = _episodes(task, judged.labels)
+    found: dict[str, dict[tuple[str, int], dict[str, torch.Tensor]]] = {OWN: {}, DEEP: {}}
     for member, path in zip(members, run.built_on, strict=True):
         deep = TwoDepths(load_encoder(path), examples)
-        found[DEEP][member] = deep.embed(images)
-        found[OWN][member] = deep.own(found[DEEP][member])
+        found[DEEP][member] = embed_by_views(deep.embed, judged.images, views)
+        found[OWN][member] = {view: deep.own(z) for view, z in found[DEEP][member].items()}
     rows = []
-    for name, some in run.settings["networks"].items():
-        own, deep_ones = (joined([found[features][tuple(one)] for one in some]) for features in FEATURES)
-        metrics = judge(own, deep_ones, labels, task)
-        for features in FEATURES:
-            rows.append(metric_rows(metrics[features]).assign(task=task, networks=name, features=features))
+    for view in views:
+        for name, some in run.settings["networks"].items():
+            own, both = (joined([found[features][tuple(one)][view] for one in some]) for features in FEATURES)
+            for features, metrics in judge(own, both, episodes).items():
+                key = {"task": task, "views": view, "networks": name, "features": features}
+                rows.append(metric_rows(metrics).assign(**key))
     return Outcome(pd.concat(rows, ignore_index=True)[[*_COLUMNS]])
 
 
-def _examples(learned: ImageSet, seen: Sequence[int], most: int) -> torch.Tensor:
-    positions = learned.indices_of(seen)
-    return learned.images[positions[first_of_each_class(learned.labels[positions], most)]]
+def _images(task: str, members: Members, of_a_class: int, bench: Bench) -> tuple[torch.Tensor, ImageSet]:
+    """Images of the learned classes that the parts are centred by, and all images of the classes to be recognised."""
+    learned, judged = bench.train_set, bench.test_set
+    if task in DRAW_OF:
+        draw = DRAW_OF[task]
+        complete(SPLIT_SWEEP, bench, [split_run(SPLIT, draw, recipe=recipe) for recipe, _ in members])
+        classes = class_split(SPLIT, draw, learned.num_classes)
+        seen, unseen = classes.seen, classes.unseen
+    else:
+        complete(cifar_fs.CIFAR_FS, bench, [cifar_fs.cifar_fs_run(seed, recipe) for recipe, seed in members])
+        learned = judged = cifar_fs.whole_set(learned, judged)
+        split = fewshot_split_cifar_fs(learned.class_names)
+        seen, unseen = split.train, split.val if task == PARTS[0] else split.test
+    known, new = learned.indices_of(seen), judged.indices_of(unseen)
+    examples = learned.images[known[first_of_each_class(learned.labels[known], of_a_class)]]
+    return examples, dataclasses.replace(judged, images=judged.images[new], labels=judged.labels[new])
 
 
-def judge(own: torch.Tensor, deep: torch.Tensor, labels: torch.Tensor, task: str) -> dict[str, dict[str, Estimate]]:
-    """5-way accuracies of both kinds of embeddings in the same 10,000 episodes, and the second's gain over the first.
+def _episodes(task: str, labels: torch.Tensor) -> dict[int, Episodes]:
+    """The episodes of the studies that judge the same classes otherwise, by their shots."""
+    judged_by = episodes_of_unseen if task in DRAW_OF else cifar_fs.episodes_of
+    return {shots: judged_by(labels, shots) for shots in (1, 5)}
+
+
+def judge(own: torch.Tensor, deep: torch.Tensor, episodes: Mapping[int, Episodes]) -> dict[str, dict[str, Estimate]]:
+    """Accuracies of both kinds of embeddings in the same episodes, and the second's gain over the first.
 
     Args:
         own: float32 (M, D), rows of unit length.
         deep: float32 (M, E), likewise.
-        labels: int64 (M,).
-        task: a name in ``TASKS``; its episodes are those of the studies that judge it otherwise.
+        episodes: over these rows, by their shots.
+
+    Returns:
+        ``METRICS``, by kind of embeddings; the gain with those that gain.
     """
     found: dict[str, dict[str, Estimate]] = {OWN: {}, DEEP: {}}
-    for shots in (1, 5):
-        of_task = (0, f"cifar-fs {shots}") if task in PARTS else (EVALUATION_SEED, f"acc_5w{shots}s")
-        episodes = sample_episodes(labels, 5, shots, 15, 10_000, named_rng(*of_task))
-        plain, both = (episode_accuracies(z, episodes) for z in (own, deep))
+    grams = [z @ z.T if len(z) <= MAX_GRAM else None for z in (own, deep)]
+    for shots, some in episodes.items():
+        plain, both = (episode_accuracies(z, some, gram) for z, gram in zip((own, deep), grams, strict=True))
         found[OWN][f"acc_5w{shots}s"] = mean_estimate(plain)
         found[DEEP][f"acc_5w{shots}s"] = mean_estimate(both)
         found[DEEP][f"gain_5w{shots}s"] = mean_estimate(both - plain)
     return found
 
 
-_COLUMNS = ("task", "networks", "features", "metric", "value", "ci95", "n")
+_COLUMNS = ("task", "views", "networks", "features", "metric", "value", "ci95", "n")
 METRICS = {
     **{f"acc_5w{shots}s": f"5-way {shots}-shot accuracy" for shots in (1, 5)},
     **{
@@ -157,5 +165,4 @@ TWO_DEPTHS = Study(
     key=("task",),
     metrics=METRICS,
     columns=_COLUMNS,
-    record=lambda run: results_dir() / "studies" / "two_depths" / f"{run.key['task'].replace(', draw ', '-draw')}.json",
 )

@@ -6,6 +6,7 @@ networks and pairs, one would choose by the validation classes of CIFAR-FS both 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -40,14 +41,20 @@ def _runs() -> list[Run]:
 def _run(draw: int, name: str) -> Run:
     members = NETWORKS[name]
     settings = {"recipes": list(members), "views": {view: [list(one) for one in SHIFTS[view]] for view in SHIFTS}}
-    asked = [(_path(draw, member), split_run(SPLIT, draw, recipe=member).images) for member in members]
     # Of two networks that have runs of their own, each is planned there.
-    missing = sum(images for path, images in asked if not path.is_file()) if len(members) == 1 else 0
-    return Run({"draw": draw, "networks": name}, settings, EXPECTATION, missing, tuple(path for path, _ in asked))
+    missing = images_missing(draw, members) if len(members) == 1 else 0
+    return Run({"draw": draw, "networks": name}, settings, EXPECTATION, missing, paths(draw, members))
 
 
-def _path(draw: int, recipe: str) -> Path:
-    return checkpoint_path(SPLIT, draw, recipe=recipe)
+def paths(draw: int, recipes: Iterable[str]) -> tuple[Path, ...]:
+    """Where the networks of a draw are stored, by their recipes."""
+    return tuple(checkpoint_path(SPLIT, draw, recipe=recipe) for recipe in recipes)
+
+
+def images_missing(draw: int, recipes: Sequence[str]) -> int:
+    """How many images are shown to train those networks of a draw that are not stored."""
+    missing = [name for name, path in zip(recipes, paths(draw, recipes), strict=True) if not path.is_file()]
+    return sum(split_run(SPLIT, draw, recipe=name).images for name in missing)
 
 
 def _carry_out(run: Run, bench: Bench) -> Outcome:

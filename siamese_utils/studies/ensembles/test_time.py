@@ -17,12 +17,12 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from siamese_utils.data.sampling import Episodes, named_rng, sample_episodes
+from siamese_utils.data.sampling import Episodes
 from siamese_utils.data.splits import fewshot_split_cifar_fs
 from siamese_utils.encoders.checkpoints import load_encoder
 from siamese_utils.encoders.encoder import joined
 from siamese_utils.encoders.views import FIVE_SHIFTS, embed_by_views
-from siamese_utils.evaluation.episodes import episode_accuracies, few_shot_accuracy
+from siamese_utils.evaluation.episodes import episode_accuracies
 from siamese_utils.evaluation.estimates import Estimate, mean_estimate
 from siamese_utils.experiments.store import metric_rows
 from siamese_utils.experiments.study import Bench, Outcome, Run, Study, complete
@@ -109,9 +109,8 @@ def judge(z: torch.Tensor, labels: torch.Tensor, fitted: int = FITTED) -> dict[s
     """
     found = {}
     for shots in (1, 5):
-        rng = named_rng(0, f"cifar-fs {shots}")
-        found[f"acc_5w{shots}s"] = few_shot_accuracy(z, labels, rng, ways=5, shots=shots)
-        episodes = sample_episodes(labels, 5, shots, 15, fitted, named_rng(1, f"cifar-fs {shots}"))
+        found[f"acc_5w{shots}s"] = mean_estimate(episode_accuracies(z, cifar_fs.episodes_of(labels, shots)))
+        episodes = cifar_fs.episodes_of(labels, shots, fitted, seed=1)
         by_regression = logistic_accuracies(z, episodes)
         found[f"acc_5w{shots}s_logistic"] = mean_estimate(by_regression)
         found[f"gain_5w{shots}s_logistic"] = mean_estimate(by_regression - episode_accuracies(z, episodes))
