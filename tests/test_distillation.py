@@ -19,6 +19,7 @@ from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import CheckpointError, ConfigError, DivergedError, SamplingError, ShapeError, TrainingError
 from siamese_utils.system import project as place
 from siamese_utils.training import loop
+from siamese_utils.training.augment import AugmentConfig
 from siamese_utils.training.distillation import DistillationObjective, taught_embeddings
 from siamese_utils.training.loop import train_task
 from siamese_utils.training.task import prepare
@@ -200,6 +201,46 @@ def test_lessons_are_for_the_steps_that_mix_nothing_and_of_the_images_shown(
     with pytest.raises(TrainingError, match="Stopped"):
         run(config, small_set, tmp_path / "run", stop_after=1)
     assert same_weights(run(config, small_set, tmp_path / "run"), run(config, small_set))
+
+
+def test_turned_images_can_be_left_out_of_a_lesson(
+    teacher: Path, small_set: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is compared with which lesson, read off the pixels: what is turned back is the image that was given."""
+    config = dataclasses.replace(
+        TAUGHT, rotation_weight=0.5, rotation_share=0.25, augment=AugmentConfig(translate=0, flip=False)
+    )
+    lessons: list[torch.Tensor] = []
+    teach = DistillationObjective.forward
+
+    def keep(objective: Any, embeddings: torch.Tensor, lesson: torch.Tensor) -> Any:
+        assert len(embeddings) == len(lesson)
+        lessons.append(lesson)
+        return teach(objective, embeddings, lesson)
+
+    monkeypatch.setattr(DistillationObjective, "forward", keep)
+    task = prepare(config, small_set, CLASSES)
+    images, labels = task.batch(task.batches.epoch(0)[0])
+    taught = torch.eye(len(images))  # so that a lesson tells whose it is
+    for upright in (False, True):
+        learner = loop.Learner(dataclasses.replace(config, teach_upright=upright), task.images, task.num_labels)
+        learner.begin(0)
+        pixels = learner.augment(images, 0.0)
+        turned: list[torch.Tensor] = []
+        learner.encoder.register_forward_pre_hook(lambda _, given, turned=turned: turned.append(given[0]))
+        learner.learn(pixels, labels, 0.0, taught)
+        unturned = (turned[0] == pixels).flatten(1).all(dim=1)
+        assert 0 < (~unturned).sum() < len(images)
+        told = lessons[-1].argmax(dim=1).tolist()
+        assert told == (unturned.nonzero().squeeze(1).tolist() if upright else list(range(len(images))))
+
+
+@pytest.mark.parametrize("changes", [{"teachers": ()}, {"rotation_weight": 0.0}, {"rotation_share": 1.0}])
+def test_a_lesson_of_upright_images_needs_some(changes: dict[str, Any]) -> None:
+    fine = dataclasses.replace(TAUGHT, rotation_weight=0.5, teach_upright=True)
+    assert type(fine).from_json(fine.to_json()) == fine
+    with pytest.raises(ConfigError, match="teach_upright"):
+        dataclasses.replace(fine, **changes)
 
 
 def test_another_teacher_does_not_go_on_from_a_state(teacher: Path, small_set: ImageSet, tmp_path: Path) -> None:

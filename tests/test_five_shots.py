@@ -13,7 +13,7 @@ from siamese_utils.data.images import ImageSet
 from siamese_utils.errors import ResultsError
 from siamese_utils.experiments import store
 from siamese_utils.experiments.study import Bench, complete, select, stored
-from siamese_utils.studies.ensembles import cifar_fs, five_shots, five_shots_findings
+from siamese_utils.studies.ensembles import cifar_fs, five_shots, five_shots_findings, half_hour
 from siamese_utils.studies.ensembles.five_shots import FIVE_SHOTS, TRIALS
 from siamese_utils.training import recipes
 
@@ -22,15 +22,15 @@ def test_a_trial_changes_what_it_names_and_nothing_else() -> None:
     base = cifar_fs.cifar_fs_run(1, recipes.HALF_HOUR_RECIPE).config.to_json()
     changed = {}
     for trial in TRIALS:
-        config = five_shots.trial_config(trial, 1).to_json()
+        config = five_shots.config_of(trial, 1).to_json()
         assert config["recipe"] == f"muon-manifold-short-{trial}"
         names = config.keys() | base.keys()
         changed[trial] = {name for name in names if config.get(name) != base.get(name)} - {"recipe"}
     assert changed == {"softmax": {"terms"}, "head": {"head_width"}, "crops": {"augment"}, "proxies": {"terms"}}
-    softmax, proxies = (five_shots.trial_config(trial, 0).terms for trial in ("softmax", "proxies"))
+    softmax, proxies = (five_shots.config_of(trial, 0).terms for trial in ("softmax", "proxies"))
     assert [(term.objective, term.smoothing) for term in softmax] == [("linear", 0)]
     assert [term.objective for term in proxies] == ["proxy"]
-    assert five_shots.trial_config("crops", 0).augment == dataclasses.replace(recipes.JITTER, smallest_crop=0.4)
+    assert five_shots.config_of("crops", 0).augment == dataclasses.replace(recipes.JITTER, smallest_crop=0.4)
 
 
 def test_trials_are_trained_and_judged_beside_the_recipe(
@@ -38,7 +38,8 @@ def test_trials_are_trained_and_judged_beside_the_recipe(
 ) -> None:
     terms = recipes.recipe(recipes.HALF_HOUR_RECIPE).terms
     monkeypatch.setitem(recipes.RECIPES, "tiny", dataclasses.replace(TINY, terms=terms, **recipes.ROTATION))
-    monkeypatch.setattr(five_shots, "HALF_HOUR_RECIPE", "tiny")
+    for module in (five_shots, half_hour):
+        monkeypatch.setattr(module, "HALF_HOUR_RECIPE", "tiny")
     bench = Bench.of(*hundred, device="cpu", progress=False)
     runs = select(FIVE_SHOTS, only=["alone", "softmax", "proxies"], seeds=[0])
     assert [run.label for run in runs] == ["alone-seed0", "softmax-seed0", "proxies-seed0"]

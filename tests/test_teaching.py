@@ -16,7 +16,7 @@ from siamese_utils.encoders.encoder import joined
 from siamese_utils.errors import ResultsError
 from siamese_utils.experiments import store
 from siamese_utils.experiments.study import Bench, complete, recorded_core_minutes, select, stored
-from siamese_utils.studies.ensembles import cifar_fs, teaching, teaching_findings
+from siamese_utils.studies.ensembles import cifar_fs, half_hour, teaching, teaching_findings
 from siamese_utils.studies.ensembles.teaching import TEACHING
 from siamese_utils.training import recipes
 
@@ -24,22 +24,26 @@ from siamese_utils.training import recipes
 def test_a_network_is_taught_and_judged_on_the_validation_classes(
     hundred: tuple[ImageSet, ImageSet], project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(recipes.RECIPES, "tiny", TINY)
+    monkeypatch.setitem(recipes.RECIPES, "tiny", dataclasses.replace(TINY, **recipes.ROTATION))
     monkeypatch.setitem(recipes.RECIPES, "tiny-long", dataclasses.replace(TINY, recipe="tiny-long"))
-    monkeypatch.setattr(teaching, "HALF_HOUR_RECIPE", "tiny")
+    for module in (teaching, half_hour):
+        monkeypatch.setattr(module, "HALF_HOUR_RECIPE", "tiny")
     members = (("tiny-long", 0), ("tiny-long", 1))
     monkeypatch.setattr(teaching, "LONG", members)
     bench, runs = Bench.of(*hundred, device="cpu", progress=False), select(TEACHING, seeds=[0])
-    assert [run.label for run in runs] == ["teachers-seed0", "alone-seed0", "taught-2-seed0", "taught-8-seed0"]
+    trials = ["teachers", "alone", "taught-2", "taught-8", "upright-2", "upright-8"]
+    assert [run.label for run in runs] == [f"{trial}-seed0" for trial in trials]
     each = cifar_fs.cifar_fs_run(0, "tiny").images
-    assert [run.images for run in runs] == [2 * each, each, each, each]
+    assert [run.images for run in runs] == [2 * each, *[each] * 5]
     assert runs[3].config.teachers == ("cifar-fs-seed0-tiny-long", "cifar-fs-seed1-tiny-long")
-    assert (runs[2].config.teaching_weight, runs[3].config.teaching_weight) == (2, 8)
+    lessons = [(run.config.teaching_weight, run.config.teach_upright) for run in runs[2:]]
+    assert lessons == [(2, False), (8, False), (2, True), (8, True)]
 
+    runs = runs[:5]
     table = complete(TEACHING, bench, runs)
     assert all(stored(TEACHING, run) == "yes" for run in runs)
     values = table.set_index(["trial", "seed", "metric"]).value
-    assert len(values) == 4 * 4 and set(table.metric) == set(TEACHING.metrics)
+    assert len(values) == 5 * 4 and set(table.metric) == set(TEACHING.metrics)
     # By hand: what is stored, on the sixteen validation classes.
     whole = cifar_fs.whole_set(*hundred)
     positions = whole.indices_of(fewshot_split_cifar_fs(whole.class_names).val)
@@ -52,7 +56,7 @@ def test_a_network_is_taught_and_judged_on_the_validation_classes(
     spent = [recorded_core_minutes(store.load_json(cifar_fs.record_name(seed, name))) for name, seed in members]
     assert values["teachers", 0, "core_minutes"] == pytest.approx(sum(spent), abs=1e-3)
     assert values["teachers", 0, "images"] == 2 * each == 2 * values["taught-8", 0, "images"]
-    assert len({values[trial, 0, "acc_5w5s"] for trial in ("alone", "taught-2", "taught-8")}) == 3
+    assert len({values[trial, 0, "acc_5w5s"] for trial in trials[1:5]}) == 4
     assert "distillation_loss" in TEACHING.read_record(runs[2])["history"][-1]
 
 
@@ -82,8 +86,8 @@ def test_gains_are_over_the_network_of_the_same_seed(project: Path) -> None:
     assert teaching_findings.teaching_sentence() == lead
     put({**rows, ("taught-2", 0): (61.0, 77.0), ("taught-8", 0): (63.0, 78.0), ("taught-8", 1): (64.0, 77.0)})
     assert teaching_findings.teaching_sentence() == (
-        f"{lead} Points that the lesson brings: **with weight 2 +1.0 and +2.0 (one seed), "
-        "with weight 8 +2.5 ± 6.4 and +2.5 ± 6.4 (2 seeds)**."
+        f"{lead} Points that the lesson brings: **with weight 2: +1.0 and +2.0 (one seed); "
+        "with weight 8: +2.5 ± 6.4 and +2.5 ± 6.4 (2 seeds)**."
     )
     with pytest.raises(
         ResultsError, match=r"(alone|muon-manifold-short).*json"

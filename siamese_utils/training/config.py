@@ -94,6 +94,8 @@ class TrainConfig(Config):
         teachers: names of checkpoints of the report whose likeness of images is learned beside the terms (see
             ``distillation``); they must have learned no other classes.
         teaching_weight: weight of that loss.
+        teach_upright: whether a rotation head's turned images are left out of the lesson. Teachers have seen each image
+            upright, and that one looks the same however it is turned is not what the head is told.
         held_out_images: training images a class kept out of training, for choosing thresholds.
         validation_classes: training classes kept out of training, for choosing recipes; 0 for a final run.
         patience: stop when the validation accuracy has not risen for so many epochs; 0 never stops early.
@@ -137,6 +139,7 @@ class TrainConfig(Config):
     mixing_share: Share = younger(0.5)
     teachers: tuple[str, ...] = younger(())
     teaching_weight: Positive = younger(1.0)
+    teach_upright: bool = younger(False)
     held_out_images: Natural = 20
     validation_classes: Annotated[Natural, AfterValidator(_none_or_two)] = 0
     patience: Natural = 0
@@ -154,6 +157,11 @@ class TrainConfig(Config):
             raise ConfigError("TrainConfig: turned_classes are told apart by their turn; leave rotation_weight at 0.")
         if self.teachers and self.turned_classes:
             raise ConfigError("TrainConfig: teachers know no turned classes; leave turned_classes off.")
+        if self.teach_upright and not (self.teachers and self.rotation_weight and self.rotation_share < 1):
+            raise ConfigError(
+                "TrainConfig: teach_upright leaves turned images out of a lesson; it needs teachers, a rotation_weight "
+                "above 0, and a rotation_share below 1, so that some images are upright."
+            )
         if self.mixing and not any(term.mixes and (term.begin, term.end) == (0, 1) for term in self.terms):
             raise ConfigError(
                 "TrainConfig: mixed images are learned from by proxies alone; add a proxy term that lasts the whole "

@@ -364,7 +364,8 @@ class Learner:
         if self.rotation:
             output += self.rotation(embeddings, turns)
         if self.distillation and taught is not None:
-            output += self.distillation(embeddings, taught)
+            upright = turns == 0 if self.config.teach_upright else slice(None)
+            output += self.distillation(embeddings[upright], taught[upright])
         return embeddings, output
 
     def mixes(self) -> bool:

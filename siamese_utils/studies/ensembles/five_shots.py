@@ -8,32 +8,13 @@ for half an hour towards what the field does.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, NamedTuple
 
 from siamese_utils.experiments.study import Run, Study
-from siamese_utils.studies.ensembles import cifar_fs, half_hour
+from siamese_utils.studies.ensembles import half_hour
+from siamese_utils.studies.ensembles.half_hour import Trial
 from siamese_utils.training.config import TrainConfig
 from siamese_utils.training.losses import Term
 from siamese_utils.training.recipes import HALF_HOUR_RECIPE, JITTER, recipe
-
-SEEDS = (0, 1)
-ALONE = "alone"
-
-
-class Trial(NamedTuple):
-    """One change.
-
-    Attributes:
-        what: is different, in a few words.
-        changes: fields of ``TrainConfig`` and their values.
-        expectation: what was expected before the run.
-    """
-
-    what: str
-    changes: Mapping[str, Any]
-    expectation: str
-
 
 TRIALS: dict[str, Trial] = {
     "softmax": Trial(
@@ -61,24 +42,13 @@ TRIALS: dict[str, Trial] = {
 }
 
 
-def trial_config(trial: str, seed: int) -> TrainConfig:
+def config_of(trial: str, seed: int) -> TrainConfig:
     """The recipe for half an hour of one core with the changes of a trial."""
-    base = cifar_fs.cifar_fs_run(seed, HALF_HOUR_RECIPE).config
-    return dataclasses.replace(base, recipe=f"{HALF_HOUR_RECIPE}-{trial}", **TRIALS[trial].changes)
+    return half_hour.trial_config(f"{HALF_HOUR_RECIPE}-{trial}", seed, TRIALS[trial].changes)
 
 
 def _runs() -> list[Run]:
-    return [
-        run
-        for seed in SEEDS
-        for run in (
-            half_hour.stored_run(ALONE, seed, ((HALF_HOUR_RECIPE, seed),)),
-            *(
-                half_hour.trained_run(name, seed, trial_config(name, seed), trial.expectation)
-                for name, trial in TRIALS.items()
-            ),
-        )
-    ]
+    return half_hour.compared_runs(TRIALS, config_of)
 
 
 FIVE_SHOTS = Study(

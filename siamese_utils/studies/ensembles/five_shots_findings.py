@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from siamese_utils.errors import ResultsError
 from siamese_utils.experiments.findings import Table
-from siamese_utils.studies.ensembles.five_shots import ALONE, FIVE_SHOTS, TRIALS
+from siamese_utils.studies.ensembles.five_shots import FIVE_SHOTS, TRIALS
+from siamese_utils.studies.ensembles.half_hour import ALONE
 from siamese_utils.studies.ensembles.half_hour_findings import accuracies, gains, half_hour_table
 
 _NAMES = {ALONE: "muon-manifold-short", **{name: trial.what for name, trial in TRIALS.items()}}

@@ -6,9 +6,10 @@ so where it is missing it is trained by that study, which judges it on the test 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from siamese_utils.data.splits import fewshot_split_cifar_fs
 from siamese_utils.encoders.checkpoints import load_encoder
@@ -26,12 +27,57 @@ from siamese_utils.experiments.study import (
 )
 from siamese_utils.studies.ensembles import cifar_fs
 from siamese_utils.training.config import TrainConfig
+from siamese_utils.training.recipes import HALF_HOUR_RECIPE
 
+SEEDS = (0, 1)
+ALONE = "alone"
 METRICS = {
     **{f"acc_5w{shots}s": f"CIFAR-FS, validation classes: 5-way {shots}-shot accuracy" for shots in (1, 5)},
     "core_minutes": "of training, without the teachers': processor time of all threads",
     "images": "shown in training",
 }
+
+
+class Trial(NamedTuple):
+    """One change of the recipe for half an hour.
+
+    Attributes:
+        what: is different, in a few words.
+        changes: fields of ``TrainConfig`` and their values.
+        expectation: what was expected before the run.
+    """
+
+    what: str
+    changes: Mapping[str, Any]
+    expectation: str
+
+
+def trial_config(recipe: str, seed: int, changes: Mapping[str, Any]) -> TrainConfig:
+    """The recipe for half an hour of one core, changed, under a name of its own."""
+    return dataclasses.replace(cifar_fs.cifar_fs_run(seed, HALF_HOUR_RECIPE).config, recipe=recipe, **changes)
+
+
+def compared_runs(
+    trials: Mapping[str, Trial], config: Callable[[str, int], TrainConfig], teachers: Sequence[tuple[str, int]] = ()
+) -> list[Run]:
+    """Seed by seed, the network that learns by the recipe alone and those of the trials.
+
+    Args:
+        trials: by their names.
+        config: of a trial by its name, with a seed.
+        teachers: of every trial, each given as its recipe and seed.
+    """
+    return [
+        run
+        for seed in SEEDS
+        for run in (
+            stored_run(ALONE, seed, ((HALF_HOUR_RECIPE, seed),)),
+            *(
+                trained_run(name, seed, config(name, seed), trial.expectation, teachers)
+                for name, trial in trials.items()
+            ),
+        )
+    ]
 
 
 def stored_run(trial: str, seed: int, members: Sequence[tuple[str, int]]) -> Run:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from siamese_utils.errors import ResultsError
 from siamese_utils.experiments.findings import Table
+from siamese_utils.studies.ensembles.half_hour import ALONE
 from siamese_utils.studies.ensembles.half_hour_findings import accuracies, gains, half_hour_table
-from siamese_utils.studies.ensembles.teaching import ALONE, TEACHERS, TEACHING, WEIGHTS
+from siamese_utils.studies.ensembles.teaching import TEACHERS, TEACHING, TRIALS
 
 _NAMES = {
     TEACHERS: "the four teachers together",
     ALONE: "half an hour of one core, not taught",
-    **{trial: f"the same, taught with weight {weight:g}" for trial, weight in WEIGHTS.items()},
+    **{name: f"the same, {trial.what}" for name, trial in TRIALS.items()},
 }
 
 
@@ -32,10 +33,10 @@ def teaching_sentence() -> str:
     values = accuracies(TEACHING)
     if not {TEACHERS, ALONE} <= set(values.index.unique("trial")):
         raise ResultsError("Nothing to compare with is stored yet; run `python -m siamese_utils study teaching`.")
-    told = gains(values, ALONE, {trial: f"with weight {weight:g}" for trial, weight in WEIGHTS.items()})
+    told = gains(values, ALONE, {name: trial.what.removeprefix("taught ") + ":" for name, trial in TRIALS.items()})
     ahead = (values.loc[TEACHERS].iloc[0] - values.loc[ALONE]).mean()
     lead = (
         f"The teachers are {ahead.acc_5w1s:.1f} points ahead of the network that is not taught at one shot and "
         f"{ahead.acc_5w5s:.1f} at five."
     )
-    return f"{lead} Points that the lesson brings: **{', '.join(told)}**." if told else lead
+    return f"{lead} Points that the lesson brings: **{'; '.join(told)}**." if told else lead
