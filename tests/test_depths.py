@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -13,15 +14,19 @@ from torch.nn import functional as F
 
 from siamese_utils.data.images import ImageSet
 from siamese_utils.data.pixels import to_float
-from siamese_utils.data.splits import fewshot_split_cifar_fs
+from siamese_utils.data.splits import class_split, fewshot_split_cifar_fs
 from siamese_utils.encoders.backbones import ENCODERS
 from siamese_utils.encoders.checkpoints import load_encoder
 from siamese_utils.encoders.depths import SHARE, TwoDepths
 from siamese_utils.encoders.encoder import Encoder, Ensemble
+from siamese_utils.encoders.views import embed_by_views
 from siamese_utils.errors import ConfigError, ResultsError, ShapeError
 from siamese_utils.experiments.study import Bench, complete, select, stored
-from siamese_utils.studies.ensembles import cifar_fs, depths, depths_findings
+from siamese_utils.studies.ensembles import cifar_fs, depths, depths_findings, draws, findings
 from siamese_utils.studies.ensembles.depths import DEEP, OWN, TOGETHER, TWO_DEPTHS
+from siamese_utils.studies.ensembles.study import unseen_metrics
+from siamese_utils.studies.ensembles.test_time import SHIFTS
+from siamese_utils.studies.splits.study import split_run
 from siamese_utils.training import recipes
 
 
@@ -117,39 +122,102 @@ def test_the_study_judges_both_in_the_same_episodes(
         ("LONG_SEEDS", (0,)),
     ):
         monkeypatch.setattr(depths, name, value)
-    with pytest.raises(ResultsError, match="study two_depths"):
-        depths_findings.depths_sentence()
     bench = Bench.of(*hundred, device="cpu", progress=False)
     runs = select(TWO_DEPTHS, only=["validation", "90-10-draw1"])
     assert [run.key["task"] for run in runs] == ["validation", "90-10-draw1"]
     table = complete(TWO_DEPTHS, bench, runs)
     assert all(stored(TWO_DEPTHS, run) == "yes" for run in runs)
     assert set(table.metric) == set(TWO_DEPTHS.metrics)
-    values = table.set_index(["task", "networks", "features", "metric"]).value
+    values = table.set_index(["task", "views", "networks", "features", "metric"]).value.sort_index()
     names = ["tiny, seed 0", "tiny-long, seed 0", "tiny-long, seed 1", TOGETHER]
-    assert list(values["validation"].index.unique("networks")) == names
-    assert list(values["90-10-draw1"].index.unique("networks")) == ["tiny-long, seed 0", TOGETHER]
+    for view in SHIFTS:
+        assert set(values["validation", view].index.unique("networks")) == set(names)
+        assert set(values["90-10-draw1", view].index.unique("networks")) == {"tiny-long, seed 0", TOGETHER}
 
-    # By hand: the network's own features as the other studies judge them.
-    whole = cifar_fs.whole_set(*hundred)
-    split = fewshot_split_cifar_fs(whole.class_names)
-    positions = whole.indices_of(split.val)
+    # By hand: the networks' own features as the other studies judge them.
+    whole, test_set = cifar_fs.whole_set(*hundred), hundred[1]
+    positions = whole.indices_of(fewshot_split_cifar_fs(whole.class_names).val)
     encoder = load_encoder(cifar_fs.checkpoint_path(0, "tiny"))
-    z = encoder.embed(whole.images[positions])
-    for metric, estimate in cifar_fs.judge(z, whole.labels[positions]).items():
-        assert values["validation", "tiny, seed 0", OWN, metric] == pytest.approx(estimate.value, abs=0.02)
-        gained = values["validation", "tiny, seed 0", DEEP, metric] - estimate.value
-        assert values["validation", "tiny, seed 0", DEEP, metric.replace("acc", "gain")] == pytest.approx(
-            gained, abs=0.03
-        )
+    z = embed_by_views(encoder.embed, whole.images[positions], SHIFTS)
+    expected = {("validation", view): cifar_fs.judge(z[view], whole.labels[positions]) for view in SHIFTS}
+    positions = test_set.indices_of(class_split("90-10", 1, test_set.num_classes).unseen)
+    encoder = load_encoder(draws.paths(1, ["tiny-long"])[0])
+    z = embed_by_views(encoder.embed, test_set.images[positions], SHIFTS)
+    expected |= {("90-10-draw1", view): unseen_metrics(z[view], test_set.labels[positions]) for view in SHIFTS}
+    for (task, view), metrics in expected.items():
+        of = values[task, view, "tiny, seed 0" if task == "validation" else "tiny-long, seed 0"]
+        for metric in ("acc_5w1s", "acc_5w5s"):
+            assert of[OWN, metric] == pytest.approx(metrics[metric].value, abs=0.02)
+            gained = of[DEEP, metric] - of[OWN, metric]
+            assert of[DEEP, metric.replace("acc", "gain")] == pytest.approx(gained, abs=0.01)
 
+
+def test_networks_that_are_missing_are_planned(project: Path) -> None:
+    planned = {run.key["task"]: run.images for run in TWO_DEPTHS.runs()}
+    each = {recipe: cifar_fs.cifar_fs_run(0, recipe).images for recipe in recipes.LONG_RECIPES}
+    short = cifar_fs.cifar_fs_run(0, recipes.HALF_HOUR_RECIPE).images
+    assert planned["validation"] == 2 * (short + sum(each.values())) and planned["test"] == 0
+    of_draw = sum(split_run("90-10", 2, recipe=recipe).images for recipe in recipes.LONG_RECIPES)
+    assert planned["90-10-draw2"] == of_draw > 0
+
+
+def put(tasks: Sequence[str]) -> None:
+    """Gains of half a point at one shot and a whole one at five, less for several, more for a second seed or draw."""
+    rows = []
+    for task in tasks:
+        cifar, draw = task in depths.PARTS, depths.DRAW_OF.get(task, 0)
+        names = {"muon-rotation, seed 0": 0.0, TOGETHER: -0.25}
+        if cifar:
+            names |= {"muon-rotation, seed 1": 0.5}
+        for view, more in zip(SHIFTS, (0.0, 0.25), strict=True):
+            for networks, change in names.items():
+                for shots in (1, 5):
+                    own, gain = 60.0 + 10 * draw + shots, (0.5 if shots == 1 else 1.0) + change + more
+                    rows += [
+                        (task, view, networks, OWN, f"acc_5w{shots}s", own, 0.3, 100),
+                        (task, view, networks, DEEP, f"acc_5w{shots}s", own + gain, 0.3, 100),
+                        (task, view, networks, DEEP, f"gain_5w{shots}s", gain, 0.1, 100),
+                    ]
+    pd.DataFrame(rows, columns=TWO_DEPTHS.columns).to_csv(TWO_DEPTHS.path, index=False)
+
+
+def test_gains_are_told_by_classes_and_views(project: Path) -> None:
+    with pytest.raises(ResultsError, match="study two_depths"):
+        depths_findings.depths_sentence()
+    put(["validation", "90-10-draw1"])  # two draws are missing, so 90-10 has no mean
+    assert depths_findings.depths_sentence() == (
+        "Points that two depths bring at one and at five shots, on average: **one network, as it is: +0.8 and +1.2 on "
+        "CIFAR-FS, validation; the long ones together, as it is: +0.2 and +0.8 on CIFAR-FS, validation; one network, "
+        "shifted: +1.0 and +1.5 on CIFAR-FS, validation; the long ones together, shifted: +0.5 and +1.0 on CIFAR-FS, "
+        "validation**."
+    )
+    put(["validation", "test", *depths.DRAW_OF])
+    told = depths_findings.depths_sentence()
+    assert "one network, as it is: +0.8 and +1.2 on CIFAR-FS, validation, +0.8 and +1.2 on CIFAR-FS, test" in told
+    assert "CIFAR-FS, test, +0.5 and +1.0 on 90-10; the long ones together" in told
+    assert depths_findings.draw_gains_sentence().startswith(
+        "Draw by draw, shifted, at one and at five shots: *muon-rotation* +0.8 and +1.2 on draw 0, +0.8 and +1.2 on"
+    )
     shown = depths_findings.depths_table().frame
-    assert shown.networks.tolist() == [*names, "tiny-long, seed 0", TOGETHER]
-    assert shown.classes.tolist()[3:] == ["CIFAR-FS, validation", "90-10-draw1", "90-10-draw1"]
-    sentence = depths_findings.depths_sentence()
-    mean = sum(values["validation", name, DEEP, "gain_5w5s"] for name in names[:3]) / 3
-    assert f" and {mean:+.1f} on the validation classes, " in sentence and "Means of the draws" not in sentence
-    every = [table.assign(task=table.task.replace("90-10-draw1", f"90-10, draw {draw}")) for draw in (0, 2)]
-    pd.concat([table, *(one[one.task != "validation"] for one in every)]).to_csv(TWO_DEPTHS.path, index=False)
-    reached = values["90-10-draw1", "tiny-long, seed 0", DEEP, "acc_5w1s"]
-    assert f"Means of the draws of 90-10 at one shot: *tiny-long* {reached:.1f} ± " in depths_findings.depths_sentence()
+    assert len(shown) == 3 * 2 * 2
+    rows = shown.set_index(["classes", "networks", "views"])
+    one = rows.loc[("CIFAR-FS, test", "muon-rotation (2 seeds)", "shifted")]
+    assert one["its own, 1-shot"] == "61.0 ± 0.3" and one["two depths, 5-shot"] == "66.5 ± 0.3"
+    assert one["gain, 1-shot"] == "+1.0 ± 0.1"
+    mean = rows.loc[("90-10", "muon-rotation (3 draws)", "as it is")]
+    assert mean["its own, 1-shot"] == "71.0 ± 0.2" and mean["gain, 5-shot"] == "+1.0 ± 0.1"
+
+
+def test_two_depths_stand_in_the_field_by_what_is_best_on_validation(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(depths.PARTS)
+    members = {"muon-rotation, seed 0": (0,), "muon-rotation, seed 1": (1,), TOGETHER: (0, 1)}
+    monkeypatch.setattr(findings, "_members_of", lambda name: [("muon-rotation", seed) for seed in members[name]])
+    monkeypatch.setattr(findings, "cost", lambda seed, name: findings.Cost(30.0 + seed, 1e6, 2e15))
+    best = findings.Way.best()
+    assert (best.name, best.one_shot) == ("muon-rotation, seed 1, two depths, shifted", (62.25, 0.3))
+    row = findings._at_two_depths()[0]
+    assert row["method"] == "one muon-rotation, two depths, shifted, mean of 2 seeds"
+    assert (row["5-way 1-shot"], row["5-way 5-shot"]) == ("62.0 ± 0.3", "66.5 ± 0.3")
+    assert (row["core-minutes"], row["images"], row["operations"]) == ("30", "1.00", "2.00")

@@ -292,8 +292,8 @@ def test_figure_and_sentences_say_what_is_stored(project: Path, monkeypatch: pyt
     alone = table.set_index("method")["core-minutes"][ours]
 
     monkeypatch.setattr(findings, "_members_of", {"some": [(recipes.DEFAULT_RECIPE, seed) for seed in (0, 1)]}.get)
-    best = findings.Way("some", 2, "shifted", (69.8, 0.2), (79.5, 0.1), 30.0, 30.0)
-    monkeypatch.setattr(findings.Way, "best", lambda: best)
+    best = findings.Way("some", 2, "its own", "shifted", (69.8, 0.2), (79.5, 0.1), 30.0, 30.0)
+    monkeypatch.setattr(findings.Way, "best", lambda *_: best)
     CIFAR_FS_TEST_TIME.path.touch()
     more = findings.field_table().frame.set_index("method")
     assert more.index.tolist() == ["worse, small", *ours, "some, shifted", "better, big"]

@@ -61,6 +61,11 @@ def _groups(members: Sequence[tuple[str, int]]) -> dict[str, Members]:
     return {**alone, TOGETHER: together}
 
 
+def recipes_alone() -> dict[str, str]:
+    """The recipe of each network that is judged alone, by the name of the network."""
+    return {name: some[0][0] for name, some in _groups(_members(PARTS[0])).items() if name != TOGETHER}
+
+
 def _runs() -> list[Run]:
     return [_run(task) for task in TASKS]
 

@@ -18,6 +18,7 @@ from siamese_utils.experiments.seeds import cell, signed
 from siamese_utils.experiments.study import recorded_core_minutes
 from siamese_utils.studies.ensembles import cifar_fs
 from siamese_utils.studies.ensembles.cifar_fs import CIFAR_FS
+from siamese_utils.studies.ensembles.depths import DEEP, OWN, PARTS, TWO_DEPTHS, recipes_alone
 from siamese_utils.studies.ensembles.study import ENSEMBLES, MEMBERS, TOGETHER, record_name
 from siamese_utils.studies.ensembles.test_time import (
     ALL_LONG,
@@ -89,7 +90,8 @@ def gain_sentence(task: str) -> str:
 def field_table() -> Table:
     """CIFAR-FS: this project's networks beside published ones, by 1-shot accuracy; 5-way, percent.
 
-    Of all ways to judge several networks, the one that is best on the validation classes is among them.
+    Of all ways to judge several networks by their own features, and at two depths, the one that is best on the
+    validation classes is among them.
     """
     rows = [
         {
@@ -106,10 +108,12 @@ def field_table() -> Table:
     ]
     for _, ours in CIFAR_FS.table().groupby("recipe", sort=False):
         rows += _ours(ours)
-    if store.has_table(CIFAR_FS_TEST_TIME.path):
-        best = Way.best()
-        took = Cost.total([cost(seed, name) for name, seed in _members_of(best.networks)])
-        rows.append(_row(f"{best.networks}, {best.views}", *best.one_shot, *best.five_shots, took))
+    for features, study in _WAYS_OF.items():
+        if store.has_table(study.path):
+            best = Way.best(features)
+            took = Cost.total([cost(seed, name) for name, seed in _members_of(best.networks)])
+            rows.append(_row(best.name, *best.one_shot, *best.five_shots, took))
+    rows += _at_two_depths()
     table = pd.DataFrame(rows).sort_values("order", kind="stable").drop(columns="order")
     caption = (
         "5-way accuracy on CIFAR-FS's test classes in percent, 95% intervals over episodes; others as published. "
@@ -133,6 +137,22 @@ def _ours(table: pd.DataFrame) -> list[dict[str, object]]:
         one_shot, five_shot = first.iloc[-1], second.iloc[-1]
         together = one_shot.together, one_shot.ci95, five_shot.together, five_shot.ci95
         rows.append(_row(f"{len(first)} {named} together", *together, Cost.total(costs[: len(first)])))
+    return rows
+
+
+def _at_two_depths() -> list[dict[str, object]]:
+    """One network of each recipe at two depths, as the mean over seeds, by the views that are better on validation."""
+    if not store.has_table(TWO_DEPTHS.path):
+        return []
+    found, rows = _accuracies_of(DEEP), []
+    recipes = found.index.get_level_values("networks").map(recipes_alone())
+    for recipe_name, of_recipe in found.groupby(recipes, sort=False):
+        seeds = [seed for networks in of_recipe.index.unique("networks") for _, seed in _members_of(networks)]
+        means = of_recipe.groupby("views", sort=False).mean()
+        view = means["value", "validation"].mean(axis=1).idxmax()
+        name = f"one {recipe_name}, {DEEP}, {view}, mean of {len(seeds)} seeds"
+        values = [means.loc[view, (what, "test", metric)] for metric in _ACCURACIES for what in ("value", "ci95")]
+        rows.append(_row(name, *values, Cost.mean([cost(seed, recipe_name) for seed in seeds])))
     return rows
 
 
@@ -224,6 +244,7 @@ class Way:
     Attributes:
         networks: their name.
         count: how many they are.
+        features: their own, or two depths.
         views: of an image.
         one_shot: 5-way 1-shot accuracy on the test classes, and half its interval.
         five_shots: the same with five shots.
@@ -233,6 +254,7 @@ class Way:
 
     networks: str
     count: int
+    features: str
     views: str
     one_shot: tuple[float, float]
     five_shots: tuple[float, float]
@@ -240,18 +262,41 @@ class Way:
     fastest: float
 
     @classmethod
-    def best(cls) -> Way:
-        """By the mean of the accuracies with one shot and with five."""
-        found = _ways()
-        name, view = found.value["validation"][_ACCURACIES].mean(axis=1).idxmax()
-        row = found.loc[(name, view)]
+    def best(cls, *kinds: str) -> Way:
+        """By the mean of the accuracies with one shot and with five.
+
+        Args:
+            kinds: of features; without any, all that are stored.
+        """
+        kinds = kinds or tuple(features for features, study in _WAYS_OF.items() if store.has_table(study.path))
+        found = pd.concat({features: _accuracies_of(features) for features in kinds or (OWN,)})
+        features, name, view = found["value", "validation"].mean(axis=1).idxmax()
+        row = found.loc[(features, name, view)]
         both = [(float(row["value", "test", each]), float(row["ci95", "test", each])) for each in _ACCURACIES]
-        return cls(name, len(_members_of(name)), view, *both, _minutes_of(name), _fastest_minutes_of(name))
+        minutes = _minutes_of(name), _fastest_minutes_of(name)
+        return cls(name, len(_members_of(name)), features, view, *both, *minutes)
+
+    @property
+    def name(self) -> str:
+        """What a table calls it."""
+        return ", ".join([self.networks, *([] if self.features == OWN else [self.features]), self.views])
+
+
+_WAYS_OF = {OWN: CIFAR_FS_TEST_TIME, DEEP: TWO_DEPTHS}
+"""The study that judges each kind of features on both parts of CIFAR-FS."""
+
+
+def _accuracies_of(features: str) -> pd.DataFrame:
+    """5-way accuracies and intervals (columns, by part and metric) by networks and views (rows)."""
+    table = _WAYS_OF[features].table()
+    if features == DEEP:
+        table = table[table.task.isin(PARTS) & (table.features == DEEP)].rename(columns={"task": "part"})
+    return _by_part(table[table.metric.isin(_ACCURACIES)])
 
 
 def ways_sentence() -> str:
     """What views and a regression bring on the validation classes, and what the best way by these has on the test."""
-    values, best = _ways().value["validation"], Way.best()
+    values, best = _ways().value["validation"], Way.best(OWN)
     shifted = values.xs("shifted", level="views") - values.xs("as it is", level="views")
     gains = [signed(values[f"gain_5w{shots}s_logistic"].mean()) for shots in (1, 5)]
     return (
@@ -296,15 +341,21 @@ def company_sentence() -> str:
 
 def _ways() -> pd.DataFrame:
     """Values and intervals (columns, by part and metric) by networks and views (rows)."""
-    table = CIFAR_FS_TEST_TIME.table()
+    return _by_part(CIFAR_FS_TEST_TIME.table())
+
+
+def _by_part(table: pd.DataFrame) -> pd.DataFrame:
     return table.pivot_table(
         index=["networks", "views"], columns=["part", "metric"], values=["value", "ci95"], sort=False
     )
 
 
 def _members_of(networks: str) -> list[tuple[str, int]]:
-    record = CIFAR_FS_TEST_TIME.read_record(CIFAR_FS_TEST_TIME.runs()[0])
-    return [(name, seed) for name, seed in record["networks"][networks]]
+    for study in _WAYS_OF.values():
+        first = study.runs()[0]
+        if study.shows(first) and networks in (members := study.read_record(first)["networks"]):
+            return [(name, seed) for name, seed in members[networks]]
+    raise ResultsError(f"No record names {networks}; run `python -m siamese_utils study {CIFAR_FS_TEST_TIME.name}`.")
 
 
 def _minutes_of(networks: str) -> float:
