@@ -20,7 +20,7 @@ from siamese_utils.data.splits import SPLIT_NAMES
 from siamese_utils.errors import ResultsError
 from siamese_utils.evaluation.estimates import Estimate
 from siamese_utils.experiments.findings import Table
-from siamese_utils.studies.splits import figures, findings
+from siamese_utils.studies.splits import figures, findings, two_recipes
 from siamese_utils.studies.splits.classes import stored_class_accuracies
 from siamese_utils.training.recipes import DEFAULT_RECIPE
 
@@ -264,3 +264,53 @@ def test_labels_of_equal_ends_are_moved_apart(project: Path) -> None:
     assert overlapping(shown.figure) == []
     heights = sorted(text.xy[1] for text in shown.figure.axes[0].texts)
     assert heights == [90, 96, 102, 108]
+
+
+# ---------------------------------------------------------------------------------- two recipes
+
+
+def longer(split: str, own: float, common: float, draw: int = 0) -> None:
+    metrics = {"acc_5w1s": Estimate(own, 0.4, 100)}
+    put(split, draw, metrics, recipe=two_recipes.LONGER, growth={"acc_5w1s_common": Estimate(common, 1.2, 10)})
+
+
+def test_a_longer_training_is_compared_split_by_split(project: Path) -> None:
+    fill(project)  # 40 and 60 on draw 0, five less on the same ten classes; half widths of 0.5
+    with pytest.raises(ResultsError, match="muon-manifold-short"):
+        two_recipes.level_or_slope_table()
+    longer("10-90", 43.0, 36.0)
+    with pytest.raises(ResultsError, match="two splits"):
+        two_recipes.level_or_slope_sentence()
+    longer("90-10", 62.0, 59.0)
+    both = two_recipes.both_recipes("acc_5w1s_common")
+    assert both.learned.tolist() == [10, 90] and both.gain.tolist() == [1.0, 4.0]
+    assert both.gain_ci95.tolist() == pytest.approx([1.3, 1.3])
+    shown = two_recipes.level_or_slope_table().frame
+    assert shown["own unseen classes, gain"].tolist() == ["+3.0 ± 0.6", "+2.0 ± 0.6"]
+    assert shown["the same ten classes, muon-manifold-short"].tolist() == ["36.0 ± 1.2", "59.0 ± 1.2"]
+    assert two_recipes.level_or_slope_sentence() == (
+        "On each split's own unseen classes the report's training gains 20.0 points from 10 to 90 classes (draw 0) and "
+        "the longer one 19.0, which is **-1.0 ± 0.9**; on the same ten classes for every split the report's training "
+        "gains 20.0 points from 10 to 90 classes (draw 0) and the longer one 23.0, which is **+3.0 ± 1.8**."
+    )
+
+
+def test_both_curves_are_drawn_over_the_same_draws(project: Path) -> None:
+    fill(project)
+    longer("10-90", 43.0, 36.0)
+    longer("90-10", 62.0, 59.0)
+    shown = figures.two_recipes_figure()
+    for axis, report, ours in zip(shown.figure.axes, ([40, 60], [35, 55]), ([43, 62], [36, 59]), strict=True):
+        curves = [line for line in axis.lines if len(line.get_xdata()) == 2 and line.get_linestyle() == "-"]
+        assert [list(line.get_ydata()) for line in curves] == [report, ours]
+    assert "own unseen classes +3.0 at 10, +2.0 at 90; on the same ten" in shown.alt and "(class draw 0)" in shown.alt
+    longer("90-10", 61.0, 57.0, draw=1)  # a draw that lacks a split is left out
+    assert [list(line.get_ydata()) for line in figures.two_recipes_figure().figure.axes[0].lines[:2]] == [
+        [40, 60],
+        [43, 62],
+    ]
+    longer("10-90", 45.0, 40.0, draw=1)  # the report has 44 and 58 there
+    assert [list(line.get_ydata()) for line in figures.two_recipes_figure().figure.axes[0].lines[:2]] == [
+        [42, 59],
+        [44, 61.5],
+    ]

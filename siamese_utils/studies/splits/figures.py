@@ -10,6 +10,8 @@ from siamese_utils.experiments import plotting
 from siamese_utils.experiments.findings import Illustration
 from siamese_utils.studies.splits.classes import stored_class_accuracies
 from siamese_utils.studies.splits.findings import beside_seed, legacy_table, over_draws, rows_of
+from siamese_utils.studies.splits.two_recipes import CURVES, LONGER, both_recipes
+from siamese_utils.training.recipes import DEFAULT_RECIPE
 
 CHANCE = 20  # percent, five ways
 _MARKERS = ("o", "s", "^")  # by class draw
@@ -94,6 +96,48 @@ def _draws_and_mean(axis: Axes, metric: str, colour: str, title: str) -> None:
     axis.plot(table.learned, table["mean"], "-", color=colour, lw=2)
     axis.fill_between(table.learned, table.low, table.high, color=colour, alpha=0.15, lw=0)
     axis.set(title=title, xlabel="classes learned", xticks=range(10, 100, 10), ylim=(15, 90))
+
+
+def two_recipes_figure() -> Illustration:
+    """The report's curve and a longer training's, on each split's own unseen classes and on the same ten; draw means.
+
+    Raises:
+        ResultsError: nothing is stored, or no split of the longer training.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(11.5, 4.3), sharey=True)
+    told = []
+    for axis, (metric, classes) in zip(axes, CURVES.items(), strict=True):
+        both, every = both_recipes(metric), rows_of(metric)
+        splits = both.groupby("draw").split.transform("nunique")
+        both = both[splits == splits.max()]  # along a curve a change of draws would look like growth
+        curve = every[every.draw.isin(both.draw)].groupby("learned").value.mean()
+        axis.plot(curve.index, curve, "o-", color=plotting.UNSEEN, ms=4, lw=2)
+        means = both.groupby("learned")[["longer", "gain"]].mean()
+        axis.plot(means.index, means.longer, "D-", color=plotting.ORANGE, ms=6, lw=2)
+        for learned, row in means.iterrows():
+            look = {"color": plotting.ORANGE, "fontweight": "bold", "fontsize": 10}
+            axis.annotate(f"{row.longer:.1f} ({row.gain:+.1f})", (learned, row.longer), (0, 8), **_ABOVE, **look)
+        axis.set(
+            title=f"{classes[0].upper()}{classes[1:]}",
+            xlabel="classes learned",
+            xticks=range(10, 100, 10),
+            ylim=(15, 92),
+        )
+        axis.set_xlim(3, 99)
+        _chance(axis, 10, 4)
+        points = ", ".join(f"{row.gain:+.1f} at {learned}" for learned, row in means.iterrows())
+        told.append(f"on {classes} {points}")
+    axes[0].set_ylabel("5-way 1-shot accuracy (%)")
+    bold = {"transform": axes[0].transAxes, "fontweight": "bold"}
+    axes[0].text(0.03, 0.93, f"{LONGER} (and its gain)", color=plotting.ORANGE, **bold)
+    axes[0].text(0.03, 0.86, f"the report's, {DEFAULT_RECIPE}", color=plotting.UNSEEN, **bold)
+    figure.tight_layout()
+    draws = ", ".join(str(draw) for draw in sorted(both.draw.unique()))
+    alt = (
+        f"Five-way one-shot accuracy by number of classes learned, by the report's recipe and by {LONGER} (class draw "
+        f"{draws}). Points that the longer training gains: {'; '.join(told)} classes learned."
+    )
+    return Illustration(figure, "04_two_recipes", alt)
 
 
 def legacy_figure() -> Illustration:

@@ -42,19 +42,19 @@ def stored_evaluation(run: Run) -> SplitEvaluation:
     return SplitEvaluation(SPLIT_SWEEP.read_record(run)["threshold"], metrics)
 
 
-def sweep_with_growth() -> pd.DataFrame:
+def sweep_with_growth(recipe_name: str = DEFAULT_RECIPE) -> pd.DataFrame:
     """Rows of the sweep and of the measurements beside it, with a column ``learned``, the number of classes learned."""
-    tables, beside = [swept()], results_dir() / "growth.csv"
+    tables, beside = [swept(recipe_name)], results_dir() / "growth.csv"
     if store.has_table(beside):
         measured = store.read_table(beside, SPLIT_SWEEP.all_columns, SPLIT_SWEEP.key)
-        tables.append(of_the_sweep(measured, DEFAULT_RECIPE, beside))
+        tables.append(of_the_sweep(measured, recipe_name, beside))
     table = pd.concat(tables, ignore_index=True)
     return table.assign(learned=table.split.str.split("-").str[0].astype(int))
 
 
-def rows_of(metric: str) -> pd.DataFrame:
-    """The rows of one metric, a row a split and class draw, with a column ``learned``."""
-    table = sweep_with_growth()
+def rows_of(metric: str, recipe_name: str = DEFAULT_RECIPE) -> pd.DataFrame:
+    """The rows of one metric by one recipe, a row a split and class draw, with a column ``learned``."""
+    table = sweep_with_growth(recipe_name)
     table = table[table.metric == metric]
     if table.empty:
         raise ResultsError(f"No {metric!r} is stored; run `python -m siamese_utils sweep`.")
