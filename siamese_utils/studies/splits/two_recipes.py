@@ -14,6 +14,7 @@ from siamese_utils.studies.splits.findings import rows_of
 from siamese_utils.training.recipes import DEFAULT_RECIPE, HALF_HOUR_RECIPE
 
 LONGER = HALF_HOUR_RECIPE
+SPLITS = "10-90,50-50,90-10"  # of class draw 0: both ends and the middle, as planned beforehand
 CURVES = {"acc_5w1s": "each split's own unseen classes", "acc_5w1s_common": "the same ten classes for every split"}
 """What the unseen classes of each metric are."""
 
