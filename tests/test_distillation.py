@@ -235,7 +235,9 @@ def test_turned_images_can_be_left_out_of_a_lesson(
         assert told == (unturned.nonzero().squeeze(1).tolist() if upright else list(range(len(images))))
 
 
-@pytest.mark.parametrize("changes", [{"teachers": ()}, {"rotation_weight": 0.0}, {"rotation_share": 1.0}])
+@pytest.mark.parametrize(
+    "changes", [{"teachers": ()}, {"rotation_weight": 0.0}, {"rotation_share": 0.0}, {"rotation_share": 0.99}]
+)
 def test_a_lesson_of_upright_images_needs_some(changes: dict[str, Any]) -> None:
     fine = dataclasses.replace(TAUGHT, rotation_weight=0.5, teach_upright=True)
     assert type(fine).from_json(fine.to_json()) == fine

@@ -32,7 +32,6 @@ from siamese_utils.studies.ensembles import study as ensembles
 from siamese_utils.studies.ensembles.cifar_fs import CIFAR_FS, cifar_fs_run, whole_set
 from siamese_utils.studies.ensembles.findings import by_members
 from siamese_utils.studies.ensembles.study import ENSEMBLES, TOGETHER, ensemble_run, member_path
-from siamese_utils.studies.ensembles.test_time import CIFAR_FS_TEST_TIME
 from siamese_utils.studies.splits.study import SPLIT_SWEEP
 from siamese_utils.training import recipes
 from siamese_utils.training.config import TrainConfig
@@ -291,10 +290,10 @@ def test_figure_and_sentences_say_what_is_stored(project: Path, monkeypatch: pyt
     assert table["5-way 1-shot"].tolist() == ["60.0", "66.5 ± 0.2", "69.5 ± 0.3", "70.0"]
     alone = table.set_index("method")["core-minutes"][ours]
 
-    monkeypatch.setattr(findings, "_members_of", {"some": [(recipes.DEFAULT_RECIPE, seed) for seed in (0, 1)]}.get)
+    monkeypatch.setattr(findings, "_members_of", lambda *_: [(recipes.DEFAULT_RECIPE, seed) for seed in (0, 1)])
     best = findings.Way("some", 2, "its own", "shifted", (69.8, 0.2), (79.5, 0.1), 30.0, 30.0)
     monkeypatch.setattr(findings.Way, "best", lambda *_: best)
-    CIFAR_FS_TEST_TIME.path.touch()
+    monkeypatch.setattr(findings, "_kinds_stored", lambda: [best.features])
     more = findings.field_table().frame.set_index("method")
     assert more.index.tolist() == ["worse, small", *ours, "some, shifted", "better, big"]
     assert more.loc["some, shifted", ["5-way 1-shot", "5-way 5-shot"]].tolist() == ["69.8 ± 0.2", "79.5 ± 0.1"]

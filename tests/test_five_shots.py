@@ -38,8 +38,7 @@ def test_trials_are_trained_and_judged_beside_the_recipe(
 ) -> None:
     terms = recipes.recipe(recipes.HALF_HOUR_RECIPE).terms
     monkeypatch.setitem(recipes.RECIPES, "tiny", dataclasses.replace(TINY, terms=terms, **recipes.ROTATION))
-    for module in (five_shots, half_hour):
-        monkeypatch.setattr(module, "HALF_HOUR_RECIPE", "tiny")
+    monkeypatch.setattr(half_hour, "HALF_HOUR_RECIPE", "tiny")
     bench = Bench.of(*hundred, device="cpu", progress=False)
     runs = select(FIVE_SHOTS, only=["alone", "softmax", "proxies"], seeds=[0])
     assert [run.label for run in runs] == ["alone-seed0", "softmax-seed0", "proxies-seed0"]

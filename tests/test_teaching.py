@@ -26,8 +26,7 @@ def test_a_network_is_taught_and_judged_on_the_validation_classes(
 ) -> None:
     monkeypatch.setitem(recipes.RECIPES, "tiny", dataclasses.replace(TINY, **recipes.ROTATION))
     monkeypatch.setitem(recipes.RECIPES, "tiny-long", dataclasses.replace(TINY, recipe="tiny-long"))
-    for module in (teaching, half_hour):
-        monkeypatch.setattr(module, "HALF_HOUR_RECIPE", "tiny")
+    monkeypatch.setattr(half_hour, "HALF_HOUR_RECIPE", "tiny")
     members = (("tiny-long", 0), ("tiny-long", 1))
     monkeypatch.setattr(teaching, "LONG", members)
     bench, runs = Bench.of(*hundred, device="cpu", progress=False), select(TEACHING, seeds=[0])

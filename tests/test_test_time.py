@@ -94,8 +94,7 @@ def test_every_way_is_judged_on_both_parts(
 def test_the_fastest_training_of_a_recipe_says_how_long_all_would_take(monkeypatch: pytest.MonkeyPatch) -> None:
     took = {("a", 0): 10.0, ("a", 1): 30.0, ("b", 0): 70.0, ("b", 1): 50.0}
     monkeypatch.setattr(findings, "cost", lambda seed, name: findings.Cost(took[name, seed], 1, 1))
-    monkeypatch.setattr(findings, "_members_of", lambda _: list(took))
-    assert (findings._minutes_of("all"), findings._fastest_minutes_of("all")) == (160, 120)
+    assert (findings._minutes([*took]), findings._fastest_minutes([*took])) == (160, 120)
 
 
 def test_pairs_of_either_kind_share_their_networks() -> None:
@@ -153,14 +152,15 @@ def test_the_way_is_chosen_by_the_validation_classes(project: Path, monkeypatch:
     ]
     table = pd.DataFrame(rows, columns=test_time.CIFAR_FS_TEST_TIME.columns)
     table.to_csv(CIFAR_FS_TEST_TIME.path, index=False)
-    monkeypatch.setattr(findings, "_minutes_of", {"a": 60.4, "b": 90.0}.__getitem__)
-    monkeypatch.setattr(findings, "_fastest_minutes_of", {"a": 58.0, "b": 60.0}.__getitem__)
-    monkeypatch.setattr(findings, "_members_of", {"a": [("tiny", 0)], "b": [("tiny", 0), ("tiny", 1)]}.__getitem__)
+    members = {"a": [("tiny", 0)], "b": [("tiny", 0), ("tiny", 1)]}
+    monkeypatch.setattr(findings, "_members_of", lambda networks, features="its own": members[networks])
+    monkeypatch.setattr(findings, "_minutes", lambda some: {1: 60.4, 2: 90.0}[len(some)])
+    monkeypatch.setattr(findings, "_fastest_minutes", lambda some: {1: 58.0, 2: 60.0}[len(some)])
     told = findings.ways_sentence()
     assert "shifted views bring +0.5 and +0.5 points, a regression in place of means -0.2 and +0.8." in told
     assert "*a*, views *shifted*: **69.5 ± 0.2** and **73.5 ± 0.2** on the test classes" in told
     assert told.endswith("from trainings of 60 core-minutes.")
-    monkeypatch.setattr(findings, "_fastest_minutes_of", {"a": 40.2, "b": 60.0}.__getitem__)
+    monkeypatch.setattr(findings, "_fastest_minutes", lambda some: {1: 40.2, 2: 60.0}[len(some)])
     assert findings.ways_sentence().endswith(
         "60 core-minutes; the processor was not always as fast, and had it been, they would have taken 40."
     )

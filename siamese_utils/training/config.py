@@ -157,10 +157,11 @@ class TrainConfig(Config):
             raise ConfigError("TrainConfig: turned_classes are told apart by their turn; leave rotation_weight at 0.")
         if self.teachers and self.turned_classes:
             raise ConfigError("TrainConfig: teachers know no turned classes; leave turned_classes off.")
-        if self.teach_upright and not (self.teachers and self.rotation_weight and self.rotation_share < 1):
+        turned = round(self.rotation_share * self.batch_size) if self.rotation_weight else 0
+        if self.teach_upright and not (self.teachers and turned and self.batch_size - turned >= 3):
             raise ConfigError(
                 "TrainConfig: teach_upright leaves turned images out of a lesson; it needs teachers, a rotation_weight "
-                "above 0, and a rotation_share below 1, so that some images are upright."
+                "and a rotation_share above 0, and a batch_size of which three images or more stay upright."
             )
         if self.mixing and not any(term.mixes and (term.begin, term.end) == (0, 1) for term in self.terms):
             raise ConfigError(

@@ -145,13 +145,18 @@ def judge(own: torch.Tensor, deep: torch.Tensor, episodes: Mapping[int, Episodes
         ``METRICS``, by kind of embeddings; the gain with those that gain.
     """
     found: dict[str, dict[str, Estimate]] = {OWN: {}, DEEP: {}}
-    grams = [z @ z.T if len(z) <= MAX_GRAM else None for z in (own, deep)]
-    for shots, some in episodes.items():
-        plain, both = (episode_accuracies(z, some, gram) for z, gram in zip((own, deep), grams, strict=True))
-        found[OWN][f"acc_5w{shots}s"] = mean_estimate(plain)
-        found[DEEP][f"acc_5w{shots}s"] = mean_estimate(both)
-        found[DEEP][f"gain_5w{shots}s"] = mean_estimate(both - plain)
+    plain, both = _accuracies(own, episodes), _accuracies(deep, episodes)
+    for shots in episodes:
+        found[OWN][f"acc_5w{shots}s"] = mean_estimate(plain[shots])
+        found[DEEP][f"acc_5w{shots}s"] = mean_estimate(both[shots])
+        found[DEEP][f"gain_5w{shots}s"] = mean_estimate(both[shots] - plain[shots])
     return found
+
+
+def _accuracies(z: torch.Tensor, episodes: Mapping[int, Episodes]) -> dict[int, torch.Tensor]:
+    """Of each episode, by its shots; the table of all similarities is made once."""
+    gram = z @ z.T if len(z) <= MAX_GRAM else None
+    return {shots: episode_accuracies(z, some, gram) for shots, some in episodes.items()}
 
 
 _COLUMNS = ("task", "views", "networks", "features", "metric", "value", "ci95", "n")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from siamese_utils.errors import ResultsError
 from siamese_utils.evaluation.estimates import Estimate
 from siamese_utils.experiments.findings import Table
 from siamese_utils.experiments.seeds import cell, signed
@@ -14,6 +15,7 @@ from siamese_utils.studies.ensembles.depths import DEEP, DRAW_OF, OWN, PARTS, TO
 from siamese_utils.studies.ensembles.draws import DRAWS, SPLIT
 from siamese_utils.studies.ensembles.draws_findings import mean_of
 from siamese_utils.studies.ensembles.test_time import SHIFTS
+from siamese_utils.training.recipes import HALF_HOUR_RECIPE, LONG_RECIPES
 
 _CLASSES = {PARTS[0]: "CIFAR-FS, validation", PARTS[1]: "CIFAR-FS, test", SPLIT: SPLIT}
 _METRICS = {
@@ -29,7 +31,10 @@ def _stored() -> pd.DataFrame:
     table = TWO_DEPTHS.table()
     table["classes"] = table.task.where(~table.task.isin(DRAW_OF), SPLIT)
     table["recipe"] = table.networks.map(recipes_alone()).fillna(table.networks)
-    return table[(table.classes != SPLIT) | (table[table.classes == SPLIT].task.nunique() == len(DRAWS))]
+    draws = table[table.classes == SPLIT].task.nunique()
+    if (found := table[(table.classes != SPLIT) | (draws == len(DRAWS))]).empty:
+        raise ResultsError("Two depths are not stored on any classes; run `python -m siamese_utils study two_depths`.")
+    return found
 
 
 def _over_seeds_or_draws(rows: pd.DataFrame) -> Estimate:
@@ -60,29 +65,35 @@ def depths_table() -> Table:
 
 
 def depths_sentence() -> str:
-    """What two depths bring one network and several, by classes and views; Markdown."""
+    """What two depths bring one long network, all of them and those of half an hour, by classes and views; Markdown."""
     found = _stored()
     gains = found[found.metric.str.startswith("gain")]
-    of = gains.recipe.eq(TOGETHER).map({False: "one network", True: TOGETHER}).rename("of")
+    of = gains.recipe.map(dict.fromkeys(LONG_RECIPES, "one long network")).fillna(gains.recipe).rename("of")
     means = gains.groupby(["views", of, "classes", "metric"]).value.mean().unstack("metric")
     told = []
     for view in SHIFTS:
-        for networks in ("one network", TOGETHER):
+        for networks in ("one long network", TOGETHER, HALF_HOUR_RECIPE):
             clauses = [
                 f"{' and '.join(map(signed, means.loc[(view, networks, classes)]))} on {name}"
                 for classes, name in _CLASSES.items()
                 if (view, networks, classes) in means.index
             ]
-            told.append(f"{networks}, {view}: {', '.join(clauses)}")
+            if clauses:
+                told.append(f"{networks}, {view}: {', '.join(clauses)}")
     return f"Points that two depths bring at one and at five shots, on average: **{'; '.join(told)}**."
 
 
 def draw_gains_sentence() -> str:
     """What two depths bring on each class draw of 90-10, over shifted views; Markdown."""
-    found = _stored()
-    gains = found[found.task.isin(DRAW_OF) & (found.views == "shifted") & found.metric.str.startswith("gain")]
+    table = TWO_DEPTHS.table()
+    gains = table[table.task.isin(DRAW_OF) & (table.views == "shifted") & table.metric.str.startswith("gain")]
+    if gains.empty:
+        raise ResultsError(
+            f"Two depths are stored on no draw of {SPLIT}; run `python -m siamese_utils study two_depths`."
+        )
     told = []
-    for recipe, rows in gains.groupby("recipe", sort=False):
+    for networks, rows in gains.groupby("networks", sort=False):
+        recipe = recipes_alone().get(networks, networks)
         each = rows.pivot_table(index="task", columns="metric", values="value")
         draws = ", ".join(f"{' and '.join(map(signed, each.loc[task]))} on draw {DRAW_OF[task]}" for task in each.index)
         told.append(f"*{recipe}* {draws}")

@@ -14,11 +14,12 @@ from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import ResultsError
 from siamese_utils.experiments import store
 from siamese_utils.experiments.findings import Table
-from siamese_utils.experiments.seeds import cell, signed
+from siamese_utils.experiments.seeds import cell, seeds_told, signed
 from siamese_utils.experiments.study import recorded_core_minutes
 from siamese_utils.studies.ensembles import cifar_fs
 from siamese_utils.studies.ensembles.cifar_fs import CIFAR_FS
 from siamese_utils.studies.ensembles.depths import DEEP, OWN, PARTS, TWO_DEPTHS, recipes_alone
+from siamese_utils.studies.ensembles.depths import TOGETHER as TOGETHER_LONG
 from siamese_utils.studies.ensembles.study import ENSEMBLES, MEMBERS, TOGETHER, record_name
 from siamese_utils.studies.ensembles.test_time import (
     ALL_LONG,
@@ -108,12 +109,11 @@ def field_table() -> Table:
     ]
     for _, ours in CIFAR_FS.table().groupby("recipe", sort=False):
         rows += _ours(ours)
-    for features, study in _WAYS_OF.items():
-        if store.has_table(study.path):
-            best = Way.best(features)
-            took = Cost.total([cost(seed, name) for name, seed in _members_of(best.networks)])
-            rows.append(_row(best.name, *best.one_shot, *best.five_shots, took))
-    rows += _at_two_depths()
+    for features in _kinds_stored():
+        best = Way.best(features)
+        took = Cost.total([cost(seed, name) for name, seed in _members_of(best.networks, features)])
+        rows.append(_row(best.name, *best.one_shot, *best.five_shots, took))
+        rows += _at_two_depths() if features == DEEP else []
     table = pd.DataFrame(rows).sort_values("order", kind="stable").drop(columns="order")
     caption = (
         "5-way accuracy on CIFAR-FS's test classes in percent, 95% intervals over episodes; others as published. "
@@ -129,7 +129,7 @@ def _ours(table: pd.DataFrame) -> list[dict[str, object]]:
     costs = [cost(seed, recipe_name) for seed in seeds]
     encoder = store.load_json(cifar_fs.record_name(seeds[0], recipe_name))["config"]["encoder"]
     named = encoder if recipe_name == DEFAULT_RECIPE else f"{encoder} ({recipe_name})"
-    singles = f"mean of {len(seeds)} seeds" if len(seeds) > 1 else "one seed"
+    singles = f"mean of {seeds_told(len(seeds))}" if len(seeds) > 1 else seeds_told(1)
     values = one.value.mean(), one.ci95.mean(), five.value.mean(), five.ci95.mean()
     rows = [_row(f"one {named}, {singles}", *values, Cost.mean(costs))]
     first, second = (by_members("cifar-fs", f"acc_5w{shots}s", recipe_name) for shots in (1, 5))
@@ -142,15 +142,15 @@ def _ours(table: pd.DataFrame) -> list[dict[str, object]]:
 
 def _at_two_depths() -> list[dict[str, object]]:
     """One network of each recipe at two depths, as the mean over seeds, by the views that are better on validation."""
-    if not store.has_table(TWO_DEPTHS.path):
-        return []
     found, rows = _accuracies_of(DEEP), []
     recipes = found.index.get_level_values("networks").map(recipes_alone())
     for recipe_name, of_recipe in found.groupby(recipes, sort=False):
-        seeds = [seed for networks in of_recipe.index.unique("networks") for _, seed in _members_of(networks)]
+        members = [_members_of(networks, DEEP) for networks in of_recipe.index.unique("networks")]
+        seeds = [seed for some in members for _, seed in some]
         means = of_recipe.groupby("views", sort=False).mean()
-        view = means["value", "validation"].mean(axis=1).idxmax()
-        name = f"one {recipe_name}, {DEEP}, {view}, mean of {len(seeds)} seeds"
+        view = means["value"]["validation"].mean(axis=1).idxmax()
+        told = f"mean of {seeds_told(len(seeds))}" if len(seeds) > 1 else seeds_told(1)
+        name = f"one {recipe_name}, {DEEP}, {view}, {told}"
         values = [means.loc[view, (what, "test", metric)] for metric in _ACCURACIES for what in ("value", "ci95")]
         rows.append(_row(name, *values, Cost.mean([cost(seed, recipe_name) for seed in seeds])))
     return rows
@@ -218,7 +218,7 @@ def gain_sentences() -> str:
 def ways_table() -> Table:
     """Every way to judge images with the networks that are trained, by one shot on the validation classes."""
     found, rows = _ways(), []
-    minutes = {name: _minutes_of(name) for name in found.index.unique("networks")}
+    minutes = {name: _minutes(_members_of(name)) for name in found.index.unique("networks")}
     for name, view in found.value["validation", "acc_5w1s"].sort_values().index:
         values, halves = found.value.loc[name, view], found.ci95.loc[name, view]
         shown = {
@@ -262,24 +262,23 @@ class Way:
     fastest: float
 
     @classmethod
-    def best(cls, *kinds: str) -> Way:
-        """By the mean of the accuracies with one shot and with five.
-
-        Args:
-            kinds: of features; without any, all that are stored.
-        """
-        kinds = kinds or tuple(features for features, study in _WAYS_OF.items() if store.has_table(study.path))
-        found = pd.concat({features: _accuracies_of(features) for features in kinds or (OWN,)})
-        features, name, view = found["value", "validation"].mean(axis=1).idxmax()
-        row = found.loc[(features, name, view)]
+    def best(cls, features: str = OWN) -> Way:
+        """With one kind of features, by the mean of the accuracies with one shot and with five."""
+        found = _accuracies_of(features)
+        if found.empty:
+            name = _WAYS_OF[features].name
+            raise ResultsError(f"{name} lacks a part of CIFAR-FS; run `python -m siamese_utils study {name}`.")
+        name, view = found["value"]["validation"].mean(axis=1).idxmax()
+        row = found.loc[(name, view)]
         both = [(float(row["value", "test", each]), float(row["ci95", "test", each])) for each in _ACCURACIES]
-        minutes = _minutes_of(name), _fastest_minutes_of(name)
-        return cls(name, len(_members_of(name)), features, view, *both, *minutes)
+        members = _members_of(name, features)
+        return cls(name, len(members), features, view, *both, _minutes(members), _fastest_minutes(members))
 
     @property
     def name(self) -> str:
-        """What a table calls it."""
-        return ", ".join([self.networks, *([] if self.features == OWN else [self.features]), self.views])
+        """What a table calls it; the four long ones by one name, whichever study asks them."""
+        networks = next(iter(ALL_LONG)) if self.networks == TOGETHER_LONG else self.networks
+        return ", ".join([networks, *([] if self.features == OWN else [self.features]), self.views])
 
 
 _WAYS_OF = {OWN: CIFAR_FS_TEST_TIME, DEEP: TWO_DEPTHS}
@@ -291,12 +290,18 @@ def _accuracies_of(features: str) -> pd.DataFrame:
     table = _WAYS_OF[features].table()
     if features == DEEP:
         table = table[table.task.isin(PARTS) & (table.features == DEEP)].rename(columns={"task": "part"})
-    return _by_part(table[table.metric.isin(_ACCURACIES)])
+    columns = pd.MultiIndex.from_product([("value", "ci95"), PARTS, _ACCURACIES])
+    # A study of which one part is stored chooses nothing yet.
+    return _by_part(table).reindex(columns=columns).dropna()
+
+
+def _kinds_stored() -> list[str]:
+    return [kind for kind, study in _WAYS_OF.items() if store.has_table(study.path) and len(_accuracies_of(kind))]
 
 
 def ways_sentence() -> str:
     """What views and a regression bring on the validation classes, and what the best way by these has on the test."""
-    values, best = _ways().value["validation"], Way.best(OWN)
+    values, best = _ways().value["validation"], Way.best()
     shifted = values.xs("shifted", level="views") - values.xs("as it is", level="views")
     gains = [signed(values[f"gain_5w{shots}s_logistic"].mean()) for shots in (1, 5)]
     return (
@@ -350,21 +355,18 @@ def _by_part(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _members_of(networks: str) -> list[tuple[str, int]]:
-    for study in _WAYS_OF.values():
-        first = study.runs()[0]
-        if study.shows(first) and networks in (members := study.read_record(first)["networks"]):
-            return [(name, seed) for name, seed in members[networks]]
-    raise ResultsError(f"No record names {networks}; run `python -m siamese_utils study {CIFAR_FS_TEST_TIME.name}`.")
+def _members_of(networks: str, features: str = OWN) -> list[tuple[str, int]]:
+    study = _WAYS_OF[features]
+    record = study.read_record(study.runs()[0])
+    return [(name, seed) for name, seed in record["networks"][networks]]
 
 
-def _minutes_of(networks: str) -> float:
-    return sum(cost(seed, name).core_minutes for name, seed in _members_of(networks))
+def _minutes(members: Sequence[tuple[str, int]]) -> float:
+    return sum(cost(seed, name).core_minutes for name, seed in members)
 
 
-def _fastest_minutes_of(networks: str) -> float:
+def _fastest_minutes(members: Sequence[tuple[str, int]]) -> float:
     """The same, where each training of a recipe takes as long as the shortest of these."""
-    members = _members_of(networks)
     shortest = {
         name: min(cost(seed, name).core_minutes for other, seed in members if other == name) for name, _ in members
     }

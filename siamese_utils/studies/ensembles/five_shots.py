@@ -44,7 +44,7 @@ TRIALS: dict[str, Trial] = {
 
 def config_of(trial: str, seed: int) -> TrainConfig:
     """The recipe for half an hour of one core with the changes of a trial."""
-    return half_hour.trial_config(f"{HALF_HOUR_RECIPE}-{trial}", seed, TRIALS[trial].changes)
+    return half_hour.trial_config(trial, seed, TRIALS[trial].changes)
 
 
 def _runs() -> list[Run]:

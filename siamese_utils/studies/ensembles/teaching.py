@@ -11,7 +11,6 @@ from siamese_utils.studies.ensembles import cifar_fs, half_hour
 from siamese_utils.studies.ensembles.half_hour import Trial
 from siamese_utils.studies.ensembles.test_time import LONG
 from siamese_utils.training.config import TrainConfig
-from siamese_utils.training.recipes import HALF_HOUR_RECIPE
 
 TEACHERS = "teachers"
 _OF_ALL = (
@@ -38,7 +37,7 @@ TRIALS: dict[str, Trial] = {
 def config_of(trial: str, seed: int) -> TrainConfig:
     """The recipe for half an hour of one core, with the four long networks as teachers."""
     teachers = tuple(cifar_fs.record_name(member_seed, name) for name, member_seed in LONG)
-    return half_hour.trial_config(f"{HALF_HOUR_RECIPE}-taught", seed, {"teachers": teachers, **TRIALS[trial].changes})
+    return half_hour.trial_config("taught", seed, {"teachers": teachers, **TRIALS[trial].changes})
 
 
 def _runs() -> list[Run]:

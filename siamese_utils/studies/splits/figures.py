@@ -8,9 +8,10 @@ from matplotlib.axes import Axes
 
 from siamese_utils.experiments import plotting
 from siamese_utils.experiments.findings import Illustration
+from siamese_utils.experiments.seeds import signed
 from siamese_utils.studies.splits.classes import stored_class_accuracies
 from siamese_utils.studies.splits.findings import beside_seed, legacy_table, over_draws, rows_of
-from siamese_utils.studies.splits.two_recipes import CURVES, LONGER, both_recipes
+from siamese_utils.studies.splits.two_recipes import CURVES, LONGER, both_recipes, whole_draws
 from siamese_utils.training.recipes import DEFAULT_RECIPE
 
 CHANCE = 20  # percent, five ways
@@ -107,16 +108,14 @@ def two_recipes_figure() -> Illustration:
     figure, axes = plt.subplots(1, 2, figsize=(11.5, 4.3), sharey=True)
     told = []
     for axis, (metric, classes) in zip(axes, CURVES.items(), strict=True):
-        both, every = both_recipes(metric), rows_of(metric)
-        splits = both.groupby("draw").split.transform("nunique")
-        both = both[splits == splits.max()]  # along a curve a change of draws would look like growth
-        curve = every[every.draw.isin(both.draw)].groupby("learned").value.mean()
+        both = whole_draws(both_recipes(metric))
+        curve = whole_draws(rows_of(metric).query("draw in @both.draw")).groupby("learned").value.mean()
         axis.plot(curve.index, curve, "o-", color=plotting.UNSEEN, ms=4, lw=2)
         means = both.groupby("learned")[["longer", "gain"]].mean()
         axis.plot(means.index, means.longer, "D-", color=plotting.ORANGE, ms=6, lw=2)
         for learned, row in means.iterrows():
             look = {"color": plotting.ORANGE, "fontweight": "bold", "fontsize": 10}
-            axis.annotate(f"{row.longer:.1f} ({row.gain:+.1f})", (learned, row.longer), (0, 8), **_ABOVE, **look)
+            axis.annotate(f"{row.longer:.1f} ({signed(row.gain)})", (learned, row.longer), (0, 8), **_ABOVE, **look)
         axis.set(
             title=f"{classes[0].upper()}{classes[1:]}",
             xlabel="classes learned",
@@ -125,17 +124,17 @@ def two_recipes_figure() -> Illustration:
         )
         axis.set_xlim(3, 99)
         _chance(axis, 10, 4)
-        points = ", ".join(f"{row.gain:+.1f} at {learned}" for learned, row in means.iterrows())
-        told.append(f"on {classes} {points}")
+        points = ", ".join(f"{signed(row.gain)} at {learned}" for learned, row in means.iterrows())
+        draws = ", ".join(map(str, sorted(both.draw.unique())))
+        told.append(f"on {classes} (class draw {draws}) {points}")
     axes[0].set_ylabel("5-way 1-shot accuracy (%)")
     bold = {"transform": axes[0].transAxes, "fontweight": "bold"}
     axes[0].text(0.03, 0.93, f"{LONGER} (and its gain)", color=plotting.ORANGE, **bold)
     axes[0].text(0.03, 0.86, f"the report's, {DEFAULT_RECIPE}", color=plotting.UNSEEN, **bold)
     figure.tight_layout()
-    draws = ", ".join(str(draw) for draw in sorted(both.draw.unique()))
     alt = (
-        f"Five-way one-shot accuracy by number of classes learned, by the report's recipe and by {LONGER} (class draw "
-        f"{draws}). Points that the longer training gains: {'; '.join(told)} classes learned."
+        f"Five-way one-shot accuracy by number of classes learned, by the report's recipe and by {LONGER}. Points that "
+        f"the longer training gains: {'; '.join(told)} classes learned."
     )
     return Illustration(figure, "04_two_recipes", alt)
 

@@ -57,7 +57,8 @@ def rows_of(metric: str, recipe_name: str = DEFAULT_RECIPE) -> pd.DataFrame:
     table = sweep_with_growth(recipe_name)
     table = table[table.metric == metric]
     if table.empty:
-        raise ResultsError(f"No {metric!r} is stored; run `python -m siamese_utils sweep`.")
+        by = "" if recipe_name == DEFAULT_RECIPE else f" --recipe {recipe_name}"
+        raise ResultsError(f"No {metric!r} is stored; run `python -m siamese_utils sweep{by}`.")
     return table
 
 

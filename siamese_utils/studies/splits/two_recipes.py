@@ -1,6 +1,7 @@
-"""Does a better recipe raise the curve or make it steeper? A longer training beside the report's, split by split.
+"""Half an hour for every split: the curve of a longer training beside the report's, level or slope?
 
-What is not stored yet raises ResultsError.
+The report's recipe shows as many passes whatever the number of classes, so few images where few classes are learned;
+the longer one shows as many images everywhere, and is another recipe too. What is not stored yet raises ResultsError.
 """
 
 from __future__ import annotations
@@ -11,41 +12,40 @@ from siamese_utils.errors import ResultsError
 from siamese_utils.experiments.findings import Table
 from siamese_utils.experiments.seeds import cell, signed
 from siamese_utils.studies.splits.findings import rows_of
+from siamese_utils.studies.splits.study import split_run
 from siamese_utils.training.recipes import DEFAULT_RECIPE, HALF_HOUR_RECIPE
 
 LONGER = HALF_HOUR_RECIPE
 SPLITS = "10-90,50-50,90-10"  # of class draw 0: both ends and the middle, as planned beforehand
 CURVES = {"acc_5w1s": "each split's own unseen classes", "acc_5w1s_common": "the same ten classes for every split"}
 """What the unseen classes of each metric are."""
+_COMMAND = f"python -m siamese_utils sweep --draws 0 --splits {SPLITS} --recipe {LONGER}"
 
 
 def both_recipes(metric: str) -> pd.DataFrame:
     """A metric by both recipes, one row a split and class draw that is stored of both.
 
-    Columns: ``split``, ``learned``, ``draw``, ``report`` and ``longer`` (percent), ``report_ci95`` and
-    ``longer_ci95``, ``gain`` and ``gain_ci95`` (points; of the two measurements, taken as independent).
+    Columns: ``split``, ``learned``, ``draw``; ``report`` and ``longer`` (percent), ``report_ci95`` and ``longer_ci95``
+    (over episodes); ``gain`` (points).
     """
-    table = _of_both(metric)
-    table["gain"] = table.longer - table.report
-    table["gain_ci95"] = (table.longer_ci95**2 + table.report_ci95**2) ** 0.5
-    return table
-
-
-def _of_both(metric: str) -> pd.DataFrame:
     of = {}
     for name, recipe in (("report", DEFAULT_RECIPE), ("longer", LONGER)):
         rows = rows_of(metric, recipe)[["split", "learned", "draw", "value", "ci95"]]
         of[name] = rows.rename(columns={"value": name, "ci95": f"{name}_ci95"})
     table = of["report"].merge(of["longer"], on=["split", "learned", "draw"])
     if table.empty:
-        raise ResultsError(
-            f"No split is stored by both recipes; run `python -m siamese_utils sweep --recipe {LONGER}`."
-        )
-    return table.sort_values(["draw", "learned"], ignore_index=True)
+        raise ResultsError(f"No split is stored by both recipes; run `{_COMMAND}`.")
+    return table.assign(gain=table.longer - table.report).sort_values(["draw", "learned"], ignore_index=True)
+
+
+def whole_draws(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the class draws that have every split of the table: along a curve a change of draws looks like growth."""
+    splits = table.groupby("draw").split.transform("nunique")
+    return table[whole] if (whole := splits == table.split.nunique()).any() else table[table.draw == table.draw.min()]
 
 
 def level_or_slope_table() -> Table:
-    """One row a split and class draw: both recipes on its own unseen classes and on the ten that no split learns."""
+    """One row a split and class draw: images shown by both recipes, and what they reach on either unseen classes."""
     rows = None
     for metric, classes in CURVES.items():
         words = classes.removesuffix(" for every split").removeprefix("each split's ")
@@ -53,11 +53,17 @@ def level_or_slope_table() -> Table:
         shown = found[["split", "draw"]].copy()
         for name, of in (("report", DEFAULT_RECIPE), ("longer", LONGER)):
             shown[f"{words}, {of}"] = list(map(cell, found[name], found[f"{name}_ci95"]))
-        shown[f"{words}, gain"] = [
-            f"{signed(gain)} ± {half:.1f}" for gain, half in zip(found.gain, found.gain_ci95, strict=True)
-        ]
+        shown[f"{words}, gain"] = list(map(signed, found.gain))
         rows = shown if rows is None else rows.merge(shown, on=["split", "draw"])
-    caption = "5-way 1-shot accuracy in percent, 95% intervals over episodes; those of a gain as if episodes differed"
+    images = [
+        " / ".join(f"{split_run(row.split, row.draw, recipe=of).images / 1e6:.2f}" for of in (DEFAULT_RECIPE, LONGER))
+        for row in rows.itertuples()
+    ]
+    rows.insert(2, "images, millions", images)
+    caption = (
+        f"5-way 1-shot accuracy in percent, 95% intervals over episodes; one training each. Images shown by "
+        f"{DEFAULT_RECIPE} / {LONGER}"
+    )
     return Table(rows, caption)
 
 
@@ -69,14 +75,12 @@ def level_or_slope_sentence() -> str:
             if len(part) < 2:
                 continue
             first, last = part.iloc[0], part.iloc[-1]
-            change = last.gain - first.gain
-            half = (first.gain_ci95**2 + last.gain_ci95**2) ** 0.5
             told.append(
                 f"on {classes} the report's training gains {last.report - first.report:.1f} points from "
                 f"{first.learned} to {last.learned} classes (draw {draw}) and the longer one "
-                f"{last.longer - first.longer:.1f}, which is **{signed(change)} ± {half:.1f}**"
+                f"{last.longer - first.longer:.1f}, **{signed(last.gain - first.gain)}**"
             )
     if not told:
-        raise ResultsError(f"A slope takes two splits; run `python -m siamese_utils sweep --recipe {LONGER}`.")
+        raise ResultsError(f"A slope takes two splits; run `{_COMMAND}`.")
     text = "; ".join(told)
     return f"{text[0].upper()}{text[1:]}."
