@@ -193,21 +193,19 @@ def test_gains_are_told_by_classes_and_views(project: Path) -> None:
         with pytest.raises(ResultsError, match="study two_depths"):
             told()
     assert depths_findings.draw_gains_sentence() == (
-        "Draw by draw, shifted, at one and at five shots: *muon-rotation* +1.8 and +2.2 on draw 1; "
+        "Draw by draw, at one and at five shots: *muon-rotation* +1.8 and +2.2 on draw 1; "
         f"*{TOGETHER}* +1.5 and +2.0 on draw 1."
     )
     put(["validation", "90-10-draw1"])
     assert depths_findings.depths_sentence() == (
-        "Points that two depths bring at one and at five shots, on average: **one long network, as it is: +0.8 and "
-        "+1.2 on CIFAR-FS, validation; the long ones together, as it is: +0.2 and +0.8 on CIFAR-FS, validation; "
-        "muon-manifold-short, as it is: -0.5 and +0.0 on CIFAR-FS, validation; one long network, shifted: +1.0 and "
-        "+1.5 on CIFAR-FS, validation; the long ones together, shifted: +0.5 and +1.0 on CIFAR-FS, validation; "
-        "muon-manifold-short, shifted: -0.2 and +0.2 on CIFAR-FS, validation**."
+        "Points that two depths bring over shifted views, at one and at five shots: **one long network +1.0 and +1.5 "
+        "on CIFAR-FS, validation; the long ones together +0.5 and +1.0 on CIFAR-FS, validation; muon-manifold-short "
+        "-0.2 and +0.2 on CIFAR-FS, validation**."
     )
     put(["validation", "test", *depths.DRAW_OF])
     told = depths_findings.depths_sentence()
-    assert "one long network, as it is: +0.8 and +1.2 on CIFAR-FS, validation, +0.2 and +0.8 on CIFAR-FS, test" in told
-    assert "CIFAR-FS, test, +1.5 and +2.0 on 90-10; the long ones together" in told
+    assert "one long network +1.0 and +1.5 on CIFAR-FS, validation, +0.0 and +0.5 on CIFAR-FS, test" in told
+    assert "CIFAR-FS, test, +1.8 and +2.2 on 90-10; the long ones together" in told
     shown = depths_findings.depths_table().frame
     assert len(shown) == (3 + 3 + 2) * 2
     rows = shown.set_index(["classes", "networks", "views"])

@@ -211,6 +211,7 @@ SOURCED: tuple[Sourced, ...] = (
             "since the four were thought to be four points ahead",
             "three quarters at five was expected of one network",
             "Half a point at one shot and",
+            "level at one shot and half a point ahead at five",
         )
     ),
     *(

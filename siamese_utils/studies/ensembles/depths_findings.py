@@ -13,8 +13,7 @@ from siamese_utils.experiments.findings import Table
 from siamese_utils.experiments.seeds import cell, signed
 from siamese_utils.studies.ensembles.depths import DEEP, DRAW_OF, OWN, PARTS, TOGETHER, TWO_DEPTHS, recipes_alone
 from siamese_utils.studies.ensembles.draws import DRAWS, SPLIT
-from siamese_utils.studies.ensembles.draws_findings import mean_of
-from siamese_utils.studies.ensembles.test_time import SHIFTS
+from siamese_utils.studies.ensembles.draws_findings import SHIFTED, mean_of
 from siamese_utils.training.recipes import HALF_HOUR_RECIPE, LONG_RECIPES
 
 _CLASSES = {PARTS[0]: "CIFAR-FS, validation", PARTS[1]: "CIFAR-FS, test", SPLIT: SPLIT}
@@ -65,28 +64,27 @@ def depths_table() -> Table:
 
 
 def depths_sentence() -> str:
-    """What two depths bring one long network, all of them and those of half an hour, by classes and views; Markdown."""
-    found = _stored()
+    """What two depths bring over shifted views: one long network, all of them and those of half an hour; Markdown."""
+    found = _stored().query("views == @SHIFTED")
     gains = found[found.metric.str.startswith("gain")]
     of = gains.recipe.map(dict.fromkeys(LONG_RECIPES, "one long network")).fillna(gains.recipe).rename("of")
-    means = gains.groupby(["views", of, "classes", "metric"]).value.mean().unstack("metric")
+    means = gains.groupby([of, "classes", "metric"]).value.mean().unstack("metric")
     told = []
-    for view in SHIFTS:
-        for networks in ("one long network", TOGETHER, HALF_HOUR_RECIPE):
-            clauses = [
-                f"{' and '.join(map(signed, means.loc[(view, networks, classes)]))} on {name}"
-                for classes, name in _CLASSES.items()
-                if (view, networks, classes) in means.index
-            ]
-            if clauses:
-                told.append(f"{networks}, {view}: {', '.join(clauses)}")
-    return f"Points that two depths bring at one and at five shots, on average: **{'; '.join(told)}**."
+    for networks in ("one long network", TOGETHER, HALF_HOUR_RECIPE):
+        clauses = [
+            f"{' and '.join(map(signed, means.loc[(networks, classes)]))} on {name}"
+            for classes, name in _CLASSES.items()
+            if (networks, classes) in means.index
+        ]
+        if clauses:
+            told.append(f"{networks} {', '.join(clauses)}")
+    return f"Points that two depths bring over shifted views, at one and at five shots: **{'; '.join(told)}**."
 
 
 def draw_gains_sentence() -> str:
-    """What two depths bring on each class draw of 90-10, over shifted views; Markdown."""
+    """The same on each class draw of 90-10; Markdown."""
     table = TWO_DEPTHS.table()
-    gains = table[table.task.isin(DRAW_OF) & (table.views == "shifted") & table.metric.str.startswith("gain")]
+    gains = table[table.task.isin(DRAW_OF) & (table.views == SHIFTED) & table.metric.str.startswith("gain")]
     if gains.empty:
         raise ResultsError(
             f"Two depths are stored on no draw of {SPLIT}; run `python -m siamese_utils study two_depths`."
@@ -97,4 +95,4 @@ def draw_gains_sentence() -> str:
         each = rows.pivot_table(index="task", columns="metric", values="value")
         draws = ", ".join(f"{' and '.join(map(signed, each.loc[task]))} on draw {DRAW_OF[task]}" for task in each.index)
         told.append(f"*{recipe}* {draws}")
-    return f"Draw by draw, shifted, at one and at five shots: {'; '.join(told)}."
+    return f"Draw by draw, at one and at five shots: {'; '.join(told)}."
