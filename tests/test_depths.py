@@ -199,21 +199,26 @@ def test_gains_are_told_by_classes_and_views(project: Path) -> None:
     put(["validation", "90-10-draw1"])
     assert depths_findings.depths_sentence() == (
         "Points that two depths bring over shifted views, at one and at five shots: **one long network +1.0 and +1.5 "
-        "on CIFAR-FS, validation; the long ones together +0.5 and +1.0 on CIFAR-FS, validation; muon-manifold-short "
-        "-0.2 and +0.2 on CIFAR-FS, validation**."
+        "on validation; the long ones together +0.5 and +1.0 on validation; muon-manifold-short -0.2 and +0.2 on "
+        "validation**."
     )
     put(["validation", "test", *depths.DRAW_OF])
     told = depths_findings.depths_sentence()
-    assert "one long network +1.0 and +1.5 on CIFAR-FS, validation, +0.0 and +0.5 on CIFAR-FS, test" in told
-    assert "CIFAR-FS, test, +1.8 and +2.2 on 90-10; the long ones together" in told
+    assert (
+        "one long network +1.0 and +1.5 on validation, +0.0 and +0.5 on test, +1.8 and +2.2 on 90-10; the long" in told
+    )
     shown = depths_findings.depths_table().frame
     assert len(shown) == (3 + 3 + 2) * 2
     rows = shown.set_index(["classes", "networks", "views"])
-    one = rows.loc[("CIFAR-FS, test", "muon-rotation (2 seeds)", "shifted")]
-    assert one["its own, 1-shot"] == "61.0 ± 0.3" and one["two depths, 5-shot"] == "65.5 ± 0.3"
+    one = rows.loc[("test", "muon-rotation", "shifted")]
+    assert one["its own, 1-shot"] == "61.0" and one["two depths, 5-shot"] == "65.5 ± 0.3"
     assert one["gain, 1-shot"] == "+0.0 ± 0.1"
-    mean = rows.loc[("90-10", "muon-rotation (3 draws)", "as it is")]
-    assert mean["its own, 1-shot"] == "71.0 ± 0.2" and mean["gain, 5-shot"] == "+2.0 ± 0.1"
+    mean = rows.loc[("90-10", "muon-rotation", "as it is")]
+    assert (
+        mean["its own, 1-shot"] == "71.0"
+        and mean["two depths, 1-shot"] == "72.5 ± 0.2"
+        and mean["gain, 5-shot"] == "+2.0 ± 0.1"
+    )
 
 
 def test_two_depths_stand_in_the_field_by_what_is_best_on_validation(

@@ -14,9 +14,10 @@ from siamese_utils.experiments.seeds import cell, signed
 from siamese_utils.studies.ensembles.depths import DEEP, DRAW_OF, OWN, PARTS, TOGETHER, TWO_DEPTHS, recipes_alone
 from siamese_utils.studies.ensembles.draws import DRAWS, SPLIT
 from siamese_utils.studies.ensembles.draws_findings import SHIFTED, mean_of
+from siamese_utils.studies.ensembles.test_time import LONG_SEEDS
 from siamese_utils.training.recipes import HALF_HOUR_RECIPE, LONG_RECIPES
 
-_CLASSES = {PARTS[0]: "CIFAR-FS, validation", PARTS[1]: "CIFAR-FS, test", SPLIT: SPLIT}
+_CLASSES = (*PARTS, SPLIT)
 _METRICS = {
     f"{what}, {shots}-shot": (features, f"{metric}_5w{shots}s")
     for shots in (1, 5)
@@ -47,18 +48,19 @@ def depths_table() -> Table:
     """One row a recipe, classes and views: accuracy by the own features and by two depths, and the gain."""
     rows = []
     for (classes, recipe, views), found in _stored().groupby(["classes", "recipe", "views"], sort=False):
-        several = found.task.nunique() if classes == SPLIT else found.networks.nunique()
-        of = f" ({several} {'draws' if classes == SPLIT else 'seeds'})" if several > 1 else ""
-        row = {"classes": _CLASSES[classes], "networks": f"{recipe}{of}", "views": views}
+        row = {"classes": classes, "networks": recipe, "views": views}
         for column, (features, metric) in _METRICS.items():
             one = _over_seeds_or_draws(found[(found.features == features) & (found.metric == metric)])
-            row[column] = (
-                f"{signed(one.value)} ± {one.ci95:.1f}" if column.startswith("gain") else cell(one.value, one.ci95)
-            )
+            if features == OWN:
+                row[column] = f"{one.value:.1f}"
+            else:
+                row[column] = f"{signed(one.value)} ± {one.ci95:.1f}" if "gain" in metric else cell(one.value, one.ci95)
         rows.append(row)
     caption = (
         "5-way accuracy on unseen classes, percent, by the networks' own features and by two depths of them; the gain "
-        "in the same episodes. Means of seeds and of class draws, 95% intervals over episodes"
+        f"in the same episodes. Validation and test classes are CIFAR-FS's, with the means of {len(LONG_SEEDS)} seeds, "
+        f"those of {SPLIT} means of {len(DRAWS)} class draws; 95% intervals over episodes, which are as "
+        "wide for the own features"
     )
     return Table(pd.DataFrame(rows), caption)
 
@@ -72,8 +74,8 @@ def depths_sentence() -> str:
     told = []
     for networks in ("one long network", TOGETHER, HALF_HOUR_RECIPE):
         clauses = [
-            f"{' and '.join(map(signed, means.loc[(networks, classes)]))} on {name}"
-            for classes, name in _CLASSES.items()
+            f"{' and '.join(map(signed, means.loc[(networks, classes)]))} on {classes}"
+            for classes in _CLASSES
             if (networks, classes) in means.index
         ]
         if clauses:
