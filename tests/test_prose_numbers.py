@@ -220,6 +220,9 @@ SOURCED: tuple[Sourced, ...] = (
             "level at one shot and half a point ahead at five",
         )
     ),
+    Sourced("04_split_sweep.ipynb", "about two points everywhere", "what was expected beforehand"),
+    Sourced("04_split_sweep.ipynb", "for half an hour of one core", "what the recipe is for; see notebook 03c"),
+    Sourced("04_split_sweep.ipynb", "Half an hour for every split", "what the recipe is for; see notebook 03c"),
     *(
         computed("03c_ensembles.ipynb", words, lambda: about("half an hour", hours_alone()))
         for words in (
