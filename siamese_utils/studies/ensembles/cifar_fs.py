@@ -33,6 +33,11 @@ def checkpoint_path(seed: int, recipe: str = recipes.DEFAULT_RECIPE) -> Path:
     return results_dir() / "checkpoints" / f"{record_name(seed, recipe)}.safetensors"
 
 
+def paths(members: Iterable[Sequence[Any]]) -> tuple[Path, ...]:
+    """The same of several networks, each given as its recipe and seed."""
+    return tuple(checkpoint_path(seed, name) for name, seed in members)
+
+
 def record_name(seed: int, recipe: str = recipes.DEFAULT_RECIPE) -> str:
     """Under which name ``store.load_json`` finds what a training came from."""
     return f"cifar-fs-seed{seed}" + ("" if recipe == recipes.DEFAULT_RECIPE else f"-{recipe}")

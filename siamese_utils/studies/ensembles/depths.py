@@ -84,7 +84,7 @@ def _run(task: str) -> Run:
     else:
         # What is trained for the first part is there for the second.
         missing = cifar_fs.images_missing(members) if task == PARTS[0] else 0
-        stored = tuple(cifar_fs.checkpoint_path(seed, recipe) for recipe, seed in members)
+        stored = cifar_fs.paths(members)
     return Run({"task": task}, settings, EXPECTATION, missing, stored)
 
 

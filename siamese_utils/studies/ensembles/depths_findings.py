@@ -26,11 +26,17 @@ _METRICS = {
 """Features and metric of each column of the table."""
 
 
-def _stored() -> pd.DataFrame:
-    """The stored rows, with the classes and the recipe that each is about; of 90-10 where every draw is there."""
+def _rows() -> pd.DataFrame:
+    """The stored rows, with the classes and the recipe that each is about."""
     table = TWO_DEPTHS.table()
     table["classes"] = table.task.where(~table.task.isin(DRAW_OF), SPLIT)
     table["recipe"] = table.networks.map(recipes_alone()).fillna(table.networks)
+    return table
+
+
+def _stored() -> pd.DataFrame:
+    """The same, without those of 90-10 where a draw is missing."""
+    table = _rows()
     draws = table[table.classes == SPLIT].task.nunique()
     if (found := table[(table.classes != SPLIT) | (draws == len(DRAWS))]).empty:
         raise ResultsError("Two depths are not stored on any classes; run `python -m siamese_utils study two_depths`.")
@@ -65,10 +71,13 @@ def depths_table() -> Table:
     return Table(pd.DataFrame(rows), caption)
 
 
+def _gains(table: pd.DataFrame) -> pd.DataFrame:
+    return table[(table.views == SHIFTED) & table.metric.str.startswith("gain")]
+
+
 def depths_sentence() -> str:
     """What two depths bring over shifted views: one long network, all of them and those of half an hour; Markdown."""
-    found = _stored().query("views == @SHIFTED")
-    gains = found[found.metric.str.startswith("gain")]
+    gains = _gains(_stored())
     of = gains.recipe.map(dict.fromkeys(LONG_RECIPES, "one long network")).fillna(gains.recipe).rename("of")
     means = gains.groupby([of, "classes", "metric"]).value.mean().unstack("metric")
     told = []
@@ -85,15 +94,13 @@ def depths_sentence() -> str:
 
 def draw_gains_sentence() -> str:
     """The same on each class draw of 90-10; Markdown."""
-    table = TWO_DEPTHS.table()
-    gains = table[table.task.isin(DRAW_OF) & (table.views == SHIFTED) & table.metric.str.startswith("gain")]
+    gains = _gains(_rows().query("classes == @SPLIT"))
     if gains.empty:
         raise ResultsError(
             f"Two depths are stored on no draw of {SPLIT}; run `python -m siamese_utils study two_depths`."
         )
     told = []
-    for networks, rows in gains.groupby("networks", sort=False):
-        recipe = recipes_alone().get(networks, networks)
+    for recipe, rows in gains.groupby("recipe", sort=False):
         each = rows.pivot_table(index="task", columns="metric", values="value")
         draws = ", ".join(f"{' and '.join(map(signed, each.loc[task]))} on draw {DRAW_OF[task]}" for task in each.index)
         told.append(f"*{recipe}* {draws}")

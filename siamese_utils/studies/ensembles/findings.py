@@ -109,11 +109,13 @@ def field_table() -> Table:
     ]
     for _, ours in CIFAR_FS.table().groupby("recipe", sort=False):
         rows += _ours(ours)
-    for features in _kinds_stored():
+    kinds = _kinds_stored()
+    for features in kinds:
         best = Way.best(features)
         took = Cost.total([cost(seed, name) for name, seed in _members_of(best.networks, features)])
         rows.append(_row(best.name, *best.one_shot, *best.five_shots, took))
-        rows += _at_two_depths() if features == DEEP else []
+    if DEEP in kinds:
+        rows += _at_two_depths()
     table = pd.DataFrame(rows).sort_values("order", kind="stable").drop(columns="order")
     caption = (
         "5-way accuracy on CIFAR-FS's test classes in percent, 95% intervals over episodes; others as published. "
@@ -129,9 +131,8 @@ def _ours(table: pd.DataFrame) -> list[dict[str, object]]:
     costs = [cost(seed, recipe_name) for seed in seeds]
     encoder = store.load_json(cifar_fs.record_name(seeds[0], recipe_name))["config"]["encoder"]
     named = encoder if recipe_name == DEFAULT_RECIPE else f"{encoder} ({recipe_name})"
-    singles = f"mean of {seeds_told(len(seeds))}" if len(seeds) > 1 else seeds_told(1)
     values = one.value.mean(), one.ci95.mean(), five.value.mean(), five.ci95.mean()
-    rows = [_row(f"one {named}, {singles}", *values, Cost.mean(costs))]
+    rows = [_row(f"one {named}, {_over(seeds)}", *values, Cost.mean(costs))]
     first, second = (by_members("cifar-fs", f"acc_5w{shots}s", recipe_name) for shots in (1, 5))
     if len(first) > 1:
         one_shot, five_shot = first.iloc[-1], second.iloc[-1]
@@ -149,11 +150,14 @@ def _at_two_depths() -> list[dict[str, object]]:
         seeds = [seed for some in members for _, seed in some]
         means = of_recipe.groupby("views", sort=False).mean()
         view = means["value"]["validation"].mean(axis=1).idxmax()
-        told = f"mean of {seeds_told(len(seeds))}" if len(seeds) > 1 else seeds_told(1)
-        name = f"one {recipe_name}, {DEEP}, {view}, {told}"
+        name = f"one {recipe_name}, {DEEP}, {view}, {_over(seeds)}"
         values = [means.loc[view, (what, "test", metric)] for metric in _ACCURACIES for what in ("value", "ci95")]
         rows.append(_row(name, *values, Cost.mean([cost(seed, recipe_name) for seed in seeds])))
     return rows
+
+
+def _over(seeds: Sequence[int]) -> str:
+    return f"mean of {seeds_told(len(seeds))}" if len(seeds) > 1 else seeds_told(1)
 
 
 def _row(what: str, one: float, one_ci: float, five: float, five_ci: float, took: Cost) -> dict[str, object]:

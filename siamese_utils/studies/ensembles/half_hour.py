@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from siamese_utils.data.splits import fewshot_split_cifar_fs
@@ -85,7 +84,7 @@ def stored_run(trial: str, seed: int, members: Sequence[tuple[str, int]]) -> Run
     """A run that judges networks of CIFAR-FS as they are, each given as its recipe and seed."""
     settings = {"networks": [list(member) for member in members]}
     missing = cifar_fs.images_missing(members)
-    return Run({"trial": trial, "seed": seed}, settings, images=missing, built_on=paths(members))
+    return Run({"trial": trial, "seed": seed}, settings, images=missing, built_on=cifar_fs.paths(members))
 
 
 def trained_run(
@@ -93,12 +92,7 @@ def trained_run(
 ) -> Run:
     """A run that trains a network of its own, from networks of CIFAR-FS if it has teachers."""
     shown = cifar_fs.cifar_fs_images(config)
-    return Run({"trial": trial, "seed": seed}, {"config": config}, expectation, shown, paths(teachers))
-
-
-def paths(members: Sequence[Sequence[Any]]) -> tuple[Path, ...]:
-    """Where networks of CIFAR-FS are stored, each given as its recipe and seed."""
-    return tuple(cifar_fs.checkpoint_path(seed, name) for name, seed in members)
+    return Run({"trial": trial, "seed": seed}, {"config": config}, expectation, shown, cifar_fs.paths(teachers))
 
 
 def carry_out(run: Run, bench: Bench, teachers: Sequence[tuple[str, int]] = ()) -> Outcome:

@@ -7,9 +7,6 @@ classes.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -71,12 +68,7 @@ def _run(part: str) -> Run:
     }
     # What is trained for the first part is there for the second.
     missing = cifar_fs.images_missing(members) if part == PARTS[0] else 0
-    return Run({"part": part}, settings, EXPECTATION, missing, tuple(map(_path, members)))
-
-
-def _path(member: Sequence[Any]) -> Path:
-    recipe, seed = member
-    return cifar_fs.checkpoint_path(seed, recipe)
+    return Run({"part": part}, settings, EXPECTATION, missing, cifar_fs.paths(members))
 
 
 def _carry_out(run: Run, bench: Bench) -> Outcome:
@@ -87,13 +79,13 @@ def _carry_out(run: Run, bench: Bench) -> Outcome:
     split, rows = fewshot_split_cifar_fs(whole.class_names), []
     positions = whole.indices_of(split.val if run.key["part"] == "validation" else split.test)
     images, labels = whole.images[positions], whole.labels[positions]
-    encoders = {path: load_encoder(path) for path in run.built_on}
     embedded = {
-        path: embed_by_views(encoder.embed, images, run.settings["views"]) for path, encoder in encoders.items()
+        member: embed_by_views(load_encoder(path).embed, images, run.settings["views"])
+        for member, path in zip(members, run.built_on, strict=True)
     }
     for view in run.settings["views"]:
         for name, some in run.settings["networks"].items():
-            z = joined([embedded[_path(member)][view] for member in some])
+            z = joined([embedded[tuple(member)][view] for member in some])
             metrics = judge(z, labels, run.settings["fitted"])
             rows.append(metric_rows(metrics).assign(networks=name, **run.key, views=view))
     return Outcome(pd.concat(rows, ignore_index=True)[[*_COLUMNS]])
@@ -107,9 +99,9 @@ def judge(z: torch.Tensor, labels: torch.Tensor, fitted: int = FITTED) -> dict[s
         labels: int64 (M,).
         fitted: episodes in which prototypes and a regression are compared.
     """
-    found = {}
+    found, by_means = {}, cifar_fs.judge(z, labels)
     for shots in (1, 5):
-        found[f"acc_5w{shots}s"] = mean_estimate(episode_accuracies(z, cifar_fs.episodes_of(labels, shots)))
+        found[f"acc_5w{shots}s"] = by_means[f"acc_5w{shots}s"]
         episodes = cifar_fs.episodes_of(labels, shots, fitted, seed=1)
         by_regression = logistic_accuracies(z, episodes)
         found[f"acc_5w{shots}s_logistic"] = mean_estimate(by_regression)

@@ -11,7 +11,7 @@ from siamese_utils.experiments.findings import Illustration
 from siamese_utils.experiments.seeds import signed
 from siamese_utils.studies.splits.classes import stored_class_accuracies
 from siamese_utils.studies.splits.findings import beside_seed, legacy_table, over_draws, rows_of
-from siamese_utils.studies.splits.two_recipes import CURVES, LONGER, both_recipes, whole_draws
+from siamese_utils.studies.splits.two_recipes import CURVES, LONGER, both_recipes, of_one_curve
 from siamese_utils.training.recipes import DEFAULT_RECIPE
 
 CHANCE = 20  # percent, five ways
@@ -108,8 +108,8 @@ def two_recipes_figure() -> Illustration:
     figure, axes = plt.subplots(1, 2, figsize=(11.5, 4.3), sharey=True)
     told = []
     for axis, (metric, classes) in zip(axes, CURVES.items(), strict=True):
-        both = whole_draws(both_recipes(metric))
-        curve = whole_draws(rows_of(metric).query("draw in @both.draw")).groupby("learned").value.mean()
+        both = of_one_curve(both_recipes(metric))
+        curve = of_one_curve(rows_of(metric).query("draw in @both.draw")).groupby("learned").value.mean()
         axis.plot(curve.index, curve, "o-", color=plotting.UNSEEN, ms=4, lw=2)
         means = both.groupby("learned")[["longer", "gain"]].mean()
         # No line over splits that are not stored.

@@ -62,6 +62,11 @@ def rows_of(metric: str, recipe_name: str = DEFAULT_RECIPE) -> pd.DataFrame:
     return table
 
 
+def whole_draws(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the class draws that have every split of the table; along a curve a change of draws looks like growth."""
+    return table[table.groupby("draw")["split"].transform("nunique") == table["split"].nunique()]
+
+
 def over_draws(metric: str) -> pd.DataFrame:
     """A metric against the classes learned: one row a split, over the class draws that are stored with every split.
 
@@ -72,9 +77,8 @@ def over_draws(metric: str) -> pd.DataFrame:
     ``sd`` (between draws; NaN for one draw).
     """
     table = rows_of(metric)
-    splits = table.groupby("draw")["split"].transform("nunique")
-    if (whole := splits == table["split"].nunique()).any():
-        table = table[whole]
+    if len(whole := whole_draws(table)):
+        table = whole
     grouped = table.groupby(["learned", "split"], sort=True)["value"]
     return grouped.agg(draws="count", mean="mean", low="min", high="max", sd="std").reset_index()
 

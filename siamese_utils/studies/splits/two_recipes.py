@@ -11,7 +11,7 @@ import pandas as pd
 from siamese_utils.errors import ResultsError
 from siamese_utils.experiments.findings import Table
 from siamese_utils.experiments.seeds import cell, signed
-from siamese_utils.studies.splits.findings import rows_of
+from siamese_utils.studies.splits.findings import rows_of, whole_draws
 from siamese_utils.studies.splits.study import split_run
 from siamese_utils.training.recipes import DEFAULT_RECIPE, HALF_HOUR_RECIPE
 
@@ -19,6 +19,7 @@ LONGER = HALF_HOUR_RECIPE
 SPLITS = "10-90,50-50,90-10"  # of class draw 0: both ends and the middle, as planned beforehand
 CURVES = {"acc_5w1s": "each split's own unseen classes", "acc_5w1s_common": "the same ten classes for every split"}
 """What the unseen classes of each metric are."""
+_COLUMNS = {"acc_5w1s": "own unseen classes", "acc_5w1s_common": "the same ten classes"}
 _COMMAND = f"python -m siamese_utils sweep --draws 0 --splits {SPLITS} --recipe {LONGER}"
 
 
@@ -38,17 +39,15 @@ def both_recipes(metric: str) -> pd.DataFrame:
     return table.assign(gain=table.longer - table.report).sort_values(["draw", "learned"], ignore_index=True)
 
 
-def whole_draws(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the class draws that have every split of the table: along a curve a change of draws looks like growth."""
-    splits = table.groupby("draw").split.transform("nunique")
-    return table[whole] if (whole := splits == table.split.nunique()).any() else table[table.draw == table.draw.min()]
+def of_one_curve(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the class draws that have every split of the table; of the first draw, where none has."""
+    return whole if len(whole := whole_draws(table)) else table[table.draw == table.draw.min()]
 
 
 def level_or_slope_table() -> Table:
     """One row a split and class draw: images shown by both recipes, and what they reach on either unseen classes."""
     rows = None
-    for metric, classes in CURVES.items():
-        words = classes.removesuffix(" for every split").removeprefix("each split's ")
+    for metric, words in _COLUMNS.items():
         found = both_recipes(metric)
         shown = found[["split", "draw"]].copy()
         for name, of in (("report", DEFAULT_RECIPE), ("longer", LONGER)):
