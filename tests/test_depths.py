@@ -114,14 +114,16 @@ def test_the_study_judges_both_in_the_same_episodes(
     hundred: tuple[ImageSet, ImageSet], project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(recipes.RECIPES, "tiny", TINY)
-    monkeypatch.setitem(recipes.RECIPES, "tiny-long", dataclasses.replace(TINY, recipe="tiny-long"))
+    for name in ("tiny-long", "tiny-plain"):
+        monkeypatch.setitem(recipes.RECIPES, name, dataclasses.replace(TINY, recipe=name))
     for name, value in (
+        ("DEFAULT_RECIPE", "tiny-plain"),
         ("HALF_HOUR_RECIPE", "tiny"),
         ("LONG_RECIPES", ("tiny-long",)),
         ("LONG", (("tiny-long", 0), ("tiny-long", 1))),
-        ("LONG_SEEDS", (0,)),
     ):
         monkeypatch.setattr(depths, name, value)
+    monkeypatch.setattr(cifar_fs, "SEEDS", (0,))
     bench = Bench.of(*hundred, device="cpu", progress=False)
     runs = select(TWO_DEPTHS, only=["validation", "90-10-draw1"])
     assert [run.key["task"] for run in runs] == ["validation", "90-10-draw1"]
@@ -129,7 +131,10 @@ def test_the_study_judges_both_in_the_same_episodes(
     assert all(stored(TWO_DEPTHS, run) == "yes" for run in runs)
     assert set(table.metric) == set(TWO_DEPTHS.metrics)
     values = table.set_index(["task", "views", "networks", "features", "metric"]).value.sort_index()
-    names = ["tiny, seed 0", "tiny-long, seed 0", "tiny-long, seed 1", TOGETHER]
+    alone = ["tiny-plain, seed 0", "tiny, seed 0", "tiny-long, seed 0", "tiny-long, seed 1"]
+    names = [*alone, *depths.groups_together()]
+    record = TWO_DEPTHS.read_record(runs[0])["networks"]
+    assert [len(record[name]) for name in names] == [1, 1, 1, 1, 2, 3, 4]
     for view in SHIFTS:
         assert set(values["validation", view].index.unique("networks")) == set(names)
         assert set(values["90-10-draw1", view].index.unique("networks")) == {"tiny-long, seed 0", TOGETHER}
@@ -156,7 +161,8 @@ def test_networks_that_are_missing_are_planned(project: Path) -> None:
     planned = {run.key["task"]: run.images for run in TWO_DEPTHS.runs()}
     each = {recipe: cifar_fs.cifar_fs_run(0, recipe).images for recipe in recipes.LONG_RECIPES}
     short = cifar_fs.cifar_fs_run(0, recipes.HALF_HOUR_RECIPE).images
-    assert planned["validation"] == 2 * (short + sum(each.values())) and planned["test"] == 0
+    plain = cifar_fs.cifar_fs_run(0, recipes.DEFAULT_RECIPE).images
+    assert planned["validation"] == 3 * (plain + short) + 2 * sum(each.values()) and planned["test"] == 0
     of_draw = sum(split_run("90-10", 2, recipe=recipe).images for recipe in recipes.LONG_RECIPES)
     assert planned["90-10-draw2"] == of_draw > 0
 
