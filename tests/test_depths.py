@@ -23,7 +23,7 @@ from siamese_utils.encoders.views import embed_by_views
 from siamese_utils.errors import ConfigError, ResultsError, ShapeError
 from siamese_utils.experiments.study import Bench, complete, select, stored
 from siamese_utils.studies.ensembles import cifar_fs, depths, depths_findings, draws, findings
-from siamese_utils.studies.ensembles.depths import DEEP, OWN, TOGETHER, TWO_DEPTHS
+from siamese_utils.studies.ensembles.depths import ALL, DEEP, LONG_AND_SHORT, OWN, TOGETHER, TWO_DEPTHS
 from siamese_utils.studies.ensembles.study import unseen_metrics
 from siamese_utils.studies.ensembles.test_time import SHIFTS
 from siamese_utils.studies.splits.study import split_run
@@ -178,6 +178,7 @@ def put(tasks: Sequence[str]) -> None:
         names = {"muon-rotation, seed 0": 0.0, TOGETHER: -0.25}
         if task in depths.PARTS:
             names |= {"muon-rotation, seed 1": 0.5 * sign, "muon-manifold-short, seed 0": -1.0}
+            names |= {LONG_AND_SHORT: 0.25 * sign, ALL: -0.5}
         for view, more in zip(SHIFTS, (0.0, 0.25 * sign), strict=True):
             for networks, change in names.items():
                 for shots in (1, 5):
@@ -214,7 +215,7 @@ def test_gains_are_told_by_classes_and_views(project: Path) -> None:
         "one long network +1.0 and +1.5 on validation, +0.0 and +0.5 on test, +1.8 and +2.2 on 90-10; the long" in told
     )
     shown = depths_findings.depths_table().frame
-    assert len(shown) == (3 + 3 + 2) * 2
+    assert len(shown) == (5 + 5 + 2) * 2
     rows = shown.set_index(["classes", "networks", "views"])
     one = rows.loc[("test", "muon-rotation", "shifted")]
     assert one["its own, 1-shot"] == "61.0" and one["two depths, 5-shot"] == "65.5 ± 0.3"
@@ -230,8 +231,8 @@ def test_gains_are_told_by_classes_and_views(project: Path) -> None:
 def test_two_depths_stand_in_the_field_by_what_is_best_on_validation(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    members = {"muon-rotation, seed 0": (0,), "muon-rotation, seed 1": (1,), TOGETHER: (0, 1)}
-    members["muon-manifold-short, seed 0"] = (0,)
+    members = {"muon-rotation, seed 0": (0,), "muon-rotation, seed 1": (1,), "muon-manifold-short, seed 0": (0,)}
+    members |= {TOGETHER: (0, 1), LONG_AND_SHORT: (0, 1, 2), ALL: (0, 1, 2, 0)}
     monkeypatch.setattr(findings, "_members_of", lambda name, _: [("muon-rotation", seed) for seed in members[name]])
     monkeypatch.setattr(findings, "cost", lambda seed, name: findings.Cost(30.0 + seed, 1e6, 2e15))
     for task in (*depths.PARTS, "90-10-draw1"):  # one part alone chooses nothing
@@ -248,3 +249,17 @@ def test_two_depths_stand_in_the_field_by_what_is_best_on_validation(
     assert (first["5-way 1-shot"], first["5-way 5-shot"]) == ("61.0 ± 0.3", "65.5 ± 0.3")
     assert (first["core-minutes"], first["images"], first["operations"]) == ("30", "1.00", "2.00")
     assert short["method"] == "one muon-manifold-short, two depths, shifted, one seed"
+    # More networks, each group by its own views: these gain by shifts on the validation classes, and lose on the test.
+    told = {way.name: (way.count, way.one_shot[0], way.core_minutes) for way in findings.ways_together()}
+    assert told == {
+        "the four long ones, two depths, shifted": (2, 61.0, 61.0),
+        f"{LONG_AND_SHORT} (3), two depths, shifted": (3, 61.0, 93.0),
+        f"{ALL} (4), two depths, shifted": (4, 60.75, 123.0),
+    }
+    assert findings.together_sentence() == (
+        "With one shot and with five, on the test classes: *the four long ones, two depths, shifted* **61.0 ± 0.3** "
+        "and **65.5 ± 0.3**, trainings of 61 core-minutes; *long ones and those of half an hour together (3), two "
+        "depths, shifted* **61.0 ± 0.3** and **65.5 ± 0.3**, trainings of 93 core-minutes; *all of CIFAR-FS together "
+        "(4), two depths, shifted* **60.8 ± 0.3** and **65.2 ± 0.3**, trainings of 123 core-minutes. Best on the "
+        "validation: *muon-rotation, seed 1, two depths, shifted*."
+    )

@@ -11,11 +11,12 @@ from siamese_utils.errors import ResultsError
 from siamese_utils.evaluation.estimates import Estimate
 from siamese_utils.experiments.findings import Table
 from siamese_utils.experiments.seeds import cell, signed
+from siamese_utils.studies.ensembles.cifar_fs import SEEDS
 from siamese_utils.studies.ensembles.depths import DEEP, DRAW_OF, OWN, PARTS, TOGETHER, TWO_DEPTHS, recipes_alone
 from siamese_utils.studies.ensembles.draws import DRAWS, SPLIT
 from siamese_utils.studies.ensembles.draws_findings import SHIFTED, mean_of
 from siamese_utils.studies.ensembles.test_time import LONG_SEEDS
-from siamese_utils.training.recipes import HALF_HOUR_RECIPE, LONG_RECIPES
+from siamese_utils.training.recipes import DEFAULT_RECIPE, HALF_HOUR_RECIPE, LONG_RECIPES
 
 _CLASSES = (*PARTS, SPLIT)
 _METRICS = {
@@ -64,9 +65,9 @@ def depths_table() -> Table:
         rows.append(row)
     caption = (
         "5-way accuracy on unseen classes, percent, by the networks' own features and by two depths of them; the gain "
-        f"in the same episodes. Validation and test classes are CIFAR-FS's, with the means of {len(LONG_SEEDS)} seeds, "
-        f"those of {SPLIT} means of {len(DRAWS)} class draws; 95% intervals over episodes, which are as "
-        "wide for the own features"
+        f"in the same episodes. Validation and test classes are CIFAR-FS's, with the means of {len(LONG_SEEDS)} seeds "
+        f"of a long recipe and {len(SEEDS)} of another, those of {SPLIT} means of {len(DRAWS)} class draws; "
+        "95% intervals over episodes, which are as wide for the own features"
     )
     return Table(pd.DataFrame(rows), caption)
 
@@ -76,12 +77,12 @@ def _gains(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def depths_sentence() -> str:
-    """What two depths bring over shifted views: one long network, all of them and those of half an hour; Markdown."""
+    """What two depths bring over shifted views: a long network, all of these, a shorter one of a recipe; Markdown."""
     gains = _gains(_stored())
     of = gains.recipe.map(dict.fromkeys(LONG_RECIPES, "one long network")).fillna(gains.recipe).rename("of")
     means = gains.groupby([of, "classes", "metric"]).value.mean().unstack("metric")
     told = []
-    for networks in ("one long network", TOGETHER, HALF_HOUR_RECIPE):
+    for networks in ("one long network", TOGETHER, HALF_HOUR_RECIPE, DEFAULT_RECIPE):
         clauses = [
             f"{' and '.join(map(signed, means.loc[(networks, classes)]))} on {classes}"
             for classes in _CLASSES

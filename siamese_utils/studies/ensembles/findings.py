@@ -18,7 +18,7 @@ from siamese_utils.experiments.seeds import cell, seeds_told, signed
 from siamese_utils.experiments.study import recorded_core_minutes
 from siamese_utils.studies.ensembles import cifar_fs
 from siamese_utils.studies.ensembles.cifar_fs import CIFAR_FS
-from siamese_utils.studies.ensembles.depths import DEEP, OWN, PARTS, TWO_DEPTHS, recipes_alone
+from siamese_utils.studies.ensembles.depths import DEEP, OWN, PARTS, TWO_DEPTHS, groups_together, recipes_alone
 from siamese_utils.studies.ensembles.depths import TOGETHER as TOGETHER_LONG
 from siamese_utils.studies.ensembles.study import ENSEMBLES, MEMBERS, TOGETHER, record_name
 from siamese_utils.studies.ensembles.test_time import (
@@ -91,8 +91,8 @@ def gain_sentence(task: str) -> str:
 def field_table() -> Table:
     """CIFAR-FS: this project's networks beside published ones, by 1-shot accuracy; 5-way, percent.
 
-    Of all ways to judge several networks by their own features, and at two depths, the one that is best on the
-    validation classes is among them.
+    Of all ways to judge several networks by their own features, the one that is best on the validation classes is
+    among them; at two depths, each recipe's network alone and all that are judged together, by the views that are.
     """
     rows = [
         {
@@ -110,12 +110,10 @@ def field_table() -> Table:
     for _, ours in CIFAR_FS.table().groupby("recipe", sort=False):
         rows += _ours(ours)
     kinds = _kinds_stored()
-    for features in kinds:
-        best = Way.best(features)
-        took = Cost.total([cost(seed, name) for name, seed in _members_of(best.networks, features)])
-        rows.append(_row(best.name, *best.one_shot, *best.five_shots, took))
+    if OWN in kinds:
+        rows.append(_of_way(Way.best()))
     if DEEP in kinds:
-        rows += _at_two_depths()
+        rows += [*_at_two_depths(), *map(_of_way, ways_together())]
     table = pd.DataFrame(rows).sort_values("order", kind="stable").drop(columns="order")
     caption = (
         "5-way accuracy on CIFAR-FS's test classes in percent, 95% intervals over episodes; others as published. "
@@ -141,10 +139,15 @@ def _ours(table: pd.DataFrame) -> list[dict[str, object]]:
     return rows
 
 
+def _of_way(way: Way) -> dict[str, object]:
+    took = Cost.total([cost(seed, name) for name, seed in _members_of(way.networks, way.features)])
+    return _row(way.name, *way.one_shot, *way.five_shots, took)
+
+
 def _at_two_depths() -> list[dict[str, object]]:
     """One network of each recipe at two depths, as the mean over seeds, by the views that are better on validation."""
     found, rows = _accuracies_of(DEEP), []
-    recipes = found.index.get_level_values("networks").map(recipes_alone())
+    recipes = found.index.get_level_values("networks").map(recipes_alone())  # none of those that are together
     for recipe_name, of_recipe in found.groupby(recipes, sort=False):
         members = [_members_of(networks, DEEP) for networks in of_recipe.index.unique("networks")]
         seeds = [seed for some in members for _, seed in some]
@@ -266,9 +269,16 @@ class Way:
     fastest: float
 
     @classmethod
-    def best(cls, features: str = OWN) -> Way:
-        """With one kind of features, by the mean of the accuracies with one shot and with five."""
+    def best(cls, features: str = OWN, networks: str | None = None) -> Way:
+        """With one kind of features, by the mean of the accuracies with one shot and with five.
+
+        Args:
+            features: which.
+            networks: the name of those whose views are compared; all are, if it is left out.
+        """
         found = _accuracies_of(features)
+        if networks is not None:
+            found = found.loc[found.index.get_level_values("networks") == networks]
         if found.empty:
             name = _WAYS_OF[features].name
             raise ResultsError(f"{name} lacks a part of CIFAR-FS; run `python -m siamese_utils study {name}`.")
@@ -282,7 +292,14 @@ class Way:
     def name(self) -> str:
         """What a table calls it; the four long ones by one name, whichever study asks them."""
         networks = next(iter(ALL_LONG)) if self.networks == TOGETHER_LONG else self.networks
+        if self.networks in groups_together()[1:]:
+            networks += f" ({self.count})"
         return ", ".join([networks, *([] if self.features == OWN else [self.features]), self.views])
+
+
+def ways_together() -> list[Way]:
+    """Networks together at two depths, fewest first, each by the views that are better on the validation classes."""
+    return [Way.best(DEEP, name) for name in groups_together()]
 
 
 _WAYS_OF = {OWN: CIFAR_FS_TEST_TIME, DEEP: TWO_DEPTHS}
@@ -315,6 +332,17 @@ def ways_sentence() -> str:
         f"**{cell(*best.one_shot)}** and **{cell(*best.five_shots)}** on the test classes, from trainings of "
         f"{best.core_minutes:.0f} core-minutes{_unevenly(best)}."
     )
+
+
+def together_sentence() -> str:
+    """What more and more networks together reach at two depths, and what their trainings took; Markdown."""
+    told = [
+        f"*{way.name}* **{cell(*way.one_shot)}** and **{cell(*way.five_shots)}**, trainings of {way.core_minutes:.0f} "
+        f"core-minutes{_unevenly(way)}"
+        for way in ways_together()
+    ]
+    text = "; ".join(told)
+    return f"With one shot and with five, on the test classes: {text}. Best on the validation: *{Way.best(DEEP).name}*."
 
 
 def _unevenly(best: Way) -> str:
