@@ -289,10 +289,23 @@ def test_a_longer_training_is_compared_split_by_split(project: Path) -> None:
     assert shown["the same ten classes, muon-manifold-short"].tolist() == ["36.0 ± 1.2", "59.0 ± 1.2"]
     assert shown["images, millions"].tolist() == ["0.13 / 0.95", "0.56 / 0.95"]
     assert two_recipes.level_or_slope_sentence() == (
-        "On each split's own unseen classes the report's training gains 20.0 points from 10 to 90 classes (draw 0) and "
-        "the longer one 19.0, **-1.0**; on the same ten classes for every split the report's training "
-        "gains 20.0 points from 10 to 90 classes (draw 0) and the longer one 23.0, **+3.0**."
+        "On each split's own unseen classes the longer training gains +2.5 points on average over 2 splits (draw 0), "
+        "+3.0 at 10 classes and +2.0 at 90, and with every ten classes learned **-0.12** points more; on the same ten "
+        "classes for every split the longer training gains +2.5 points on average over 2 splits (draw 0), +1.0 at 10 "
+        "classes and +4.0 at 90, and with every ten classes learned **+0.38** points more."
     )
+
+
+def test_steepness_is_that_of_least_squares() -> None:
+    """Against the slope and its error by the sums."""
+    rng = np.random.default_rng(2)
+    learned = np.arange(10, 100, 10)
+    gain = 0.02 * learned + rng.normal(0, 0.3, len(learned))
+    x, y = learned / 10 - 5.0, gain - gain.mean()
+    slope = (x * y).sum() / (x * x).sum()
+    error = np.sqrt(((y - slope * x) ** 2).sum() / 7 / (x * x).sum())
+    half = 2.364624 * error  # Student's t with seven degrees of freedom
+    assert two_recipes.steepness(pd.DataFrame({"learned": learned, "gain": gain})) == f"{slope:+.2f} ± {half:.2f}"
 
 
 def curves(figure: Figure, panel: int = 0) -> list[list[float]]:

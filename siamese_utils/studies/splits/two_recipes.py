@@ -7,7 +7,9 @@ the longer one shows as many images everywhere, and is another recipe too. What 
 from __future__ import annotations
 
 import pandas as pd
+from scipy.stats import linregress, t
 
+from siamese_utils.data.splits import SPLIT_NAMES, class_split
 from siamese_utils.errors import ResultsError
 from siamese_utils.experiments.findings import Table
 from siamese_utils.experiments.seeds import cell, signed
@@ -16,7 +18,8 @@ from siamese_utils.studies.splits.study import split_run
 from siamese_utils.training.recipes import DEFAULT_RECIPE, HALF_HOUR_RECIPE
 
 LONGER = HALF_HOUR_RECIPE
-SPLITS = "10-90,50-50,90-10"  # of class draw 0: both ends and the middle, as planned beforehand
+SPLITS = ",".join(name for name in SPLIT_NAMES if class_split(name).unseen)
+"""Of class draw 0: those that leave classes unseen."""
 CURVES = {"acc_5w1s": "each split's own unseen classes", "acc_5w1s_common": "the same ten classes for every split"}
 """What the unseen classes of each metric are."""
 _COLUMNS = {"acc_5w1s": "own unseen classes", "acc_5w1s_common": "the same ten classes"}
@@ -67,7 +70,7 @@ def level_or_slope_table() -> Table:
 
 
 def level_or_slope_sentence() -> str:
-    """How much each recipe gains from the fewest classes learned to the most, draw by draw; Markdown."""
+    """How much the longer training gains on average, and how much more with more classes, draw by draw; Markdown."""
     told = []
     for metric, classes in CURVES.items():
         for draw, part in both_recipes(metric).groupby("draw"):
@@ -75,11 +78,26 @@ def level_or_slope_sentence() -> str:
                 continue
             first, last = part.iloc[0], part.iloc[-1]
             told.append(
-                f"on {classes} the report's training gains {last.report - first.report:.1f} points from "
-                f"{first.learned} to {last.learned} classes (draw {draw}) and the longer one "
-                f"{last.longer - first.longer:.1f}, **{signed(last.gain - first.gain)}**"
+                f"on {classes} the longer training gains {signed(part.gain.mean())} points on average over {len(part)} "
+                f"splits (draw {draw}), {signed(first.gain)} at {first.learned} classes and {signed(last.gain)} at "
+                f"{last.learned}, and with every ten classes learned **{steepness(part)}** points more"
             )
     if not told:
         raise ResultsError(f"A slope takes two splits; run `{_COMMAND}`.")
     text = "; ".join(told)
     return f"{text[0].upper()}{text[1:]}."
+
+
+def steepness(both: pd.DataFrame) -> str:
+    """How many points more the longer training gains with every ten classes learned, by least squares.
+
+    Args:
+        both: two rows of ``both_recipes`` or more.
+
+    Returns:
+        the slope with its 95% interval by Student's t, which takes the splits as independent and needs three of them.
+    """
+    fit = linregress(both.learned / 10, both.gain)
+    if len(both) < 3:
+        return f"{fit.slope:+.2f}"
+    return f"{fit.slope:+.2f} ± {t.ppf(0.975, len(both) - 2) * fit.stderr:.2f}"
