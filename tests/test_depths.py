@@ -250,12 +250,13 @@ def test_two_depths_stand_in_the_field_by_what_is_best_on_validation(
     assert (first["core-minutes"], first["images"], first["operations"]) == ("30", "1.00", "2.00")
     assert short["method"] == "one muon-manifold-short, two depths, shifted, one seed"
     # More networks, each group by its own views: these gain by shifts on the validation classes, and lose on the test.
-    told = {way.name: (way.count, way.one_shot[0], way.core_minutes) for way in findings.ways_together()}
+    told = {way.name: (way.count, way.one_shot[0], way.took.core_minutes) for way in findings.ways_together()}
     assert told == {
         "the four long ones, two depths, shifted": (2, 61.0, 61.0),
         f"{LONG_AND_SHORT} (3), two depths, shifted": (3, 61.0, 93.0),
         f"{ALL} (4), two depths, shifted": (4, 60.75, 123.0),
     }
+    assert findings._of_way(findings.ways_together()[1])["images"] == "3.00"
     assert findings.together_sentence() == (
         "With one shot and with five, on the test classes: *the four long ones, two depths, shifted* **61.0 ± 0.3** "
         "and **65.5 ± 0.3**, trainings of 61 core-minutes; *long ones and those of half an hour together (3), two "

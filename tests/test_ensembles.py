@@ -291,7 +291,7 @@ def test_figure_and_sentences_say_what_is_stored(project: Path, monkeypatch: pyt
     alone = table.set_index("method")["core-minutes"][ours]
 
     monkeypatch.setattr(findings, "_members_of", lambda *_: [(recipes.DEFAULT_RECIPE, seed) for seed in (0, 1)])
-    best = findings.Way("some", 2, "its own", "shifted", (69.8, 0.2), (79.5, 0.1), 30.0, 30.0)
+    best = findings.Way("some", 2, "its own", "shifted", (69.8, 0.2), (79.5, 0.1), findings.Cost(30.0, 1e6, 2e15), 30.0)
     monkeypatch.setattr(findings.Way, "best", lambda *_: best)
     monkeypatch.setattr(findings, "_kinds_stored", lambda: [best.features])
     more = findings.field_table().frame.set_index("method")

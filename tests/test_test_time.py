@@ -94,7 +94,7 @@ def test_every_way_is_judged_on_both_parts(
 def test_the_fastest_training_of_a_recipe_says_how_long_all_would_take(monkeypatch: pytest.MonkeyPatch) -> None:
     took = {("a", 0): 10.0, ("a", 1): 30.0, ("b", 0): 70.0, ("b", 1): 50.0}
     monkeypatch.setattr(findings, "cost", lambda seed, name: findings.Cost(took[name, seed], 1, 1))
-    assert (findings._minutes([*took]), findings._fastest_minutes([*took])) == (160, 120)
+    assert (findings._cost_of([*took]).core_minutes, findings._fastest_minutes([*took])) == (160, 120)
 
 
 def test_pairs_of_either_kind_share_their_networks() -> None:
@@ -154,7 +154,7 @@ def test_the_way_is_chosen_by_the_validation_classes(project: Path, monkeypatch:
     table.to_csv(CIFAR_FS_TEST_TIME.path, index=False)
     members = {"a": [("tiny", 0)], "b": [("tiny", 0), ("tiny", 1)]}
     monkeypatch.setattr(findings, "_members_of", lambda networks, features="its own": members[networks])
-    monkeypatch.setattr(findings, "_minutes", lambda some: {1: 60.4, 2: 90.0}[len(some)])
+    monkeypatch.setattr(findings, "_cost_of", lambda some: findings.Cost({1: 60.4, 2: 90.0}[len(some)], 1e6, 1e15))
     monkeypatch.setattr(findings, "_fastest_minutes", lambda some: {1: 58.0, 2: 60.0}[len(some)])
     told = findings.ways_sentence()
     assert "shifted views bring +0.5 and +0.5 points, a regression in place of means -0.2 and +0.8." in told

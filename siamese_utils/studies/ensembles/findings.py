@@ -140,8 +140,7 @@ def _ours(table: pd.DataFrame) -> list[dict[str, object]]:
 
 
 def _of_way(way: Way) -> dict[str, object]:
-    took = Cost.total([cost(seed, name) for name, seed in _members_of(way.networks, way.features)])
-    return _row(way.name, *way.one_shot, *way.five_shots, took)
+    return _row(way.name, *way.one_shot, *way.five_shots, way.took)
 
 
 def _at_two_depths() -> list[dict[str, object]]:
@@ -225,7 +224,7 @@ def gain_sentences() -> str:
 def ways_table() -> Table:
     """Every way to judge images with the networks that are trained, by one shot on the validation classes."""
     found, rows = _ways(), []
-    minutes = {name: _minutes(_members_of(name)) for name in found.index.unique("networks")}
+    minutes = {name: _cost_of(_members_of(name)).core_minutes for name in found.index.unique("networks")}
     for name, view in found.value["validation", "acc_5w1s"].sort_values().index:
         values, halves = found.value.loc[name, view], found.ci95.loc[name, view]
         shown = {
@@ -255,8 +254,8 @@ class Way:
         views: of an image.
         one_shot: 5-way 1-shot accuracy on the test classes, and half its interval.
         five_shots: the same with five shots.
-        core_minutes: of all their trainings.
-        fastest: the same, had each recipe been trained every time as fast as it was once.
+        took: all their trainings.
+        fastest: core-minutes of these, had each recipe been trained every time as fast as it was once.
     """
 
     networks: str
@@ -265,7 +264,7 @@ class Way:
     views: str
     one_shot: tuple[float, float]
     five_shots: tuple[float, float]
-    core_minutes: float
+    took: Cost
     fastest: float
 
     @classmethod
@@ -286,7 +285,7 @@ class Way:
         row = found.loc[(name, view)]
         both = [(float(row["value", "test", each]), float(row["ci95", "test", each])) for each in _ACCURACIES]
         members = _members_of(name, features)
-        return cls(name, len(members), features, view, *both, _minutes(members), _fastest_minutes(members))
+        return cls(name, len(members), features, view, *both, _cost_of(members), _fastest_minutes(members))
 
     @property
     def name(self) -> str:
@@ -299,7 +298,8 @@ class Way:
 
 def ways_together() -> list[Way]:
     """Networks together at two depths, fewest first, each by the views that are better on the validation classes."""
-    return [Way.best(DEEP, name) for name in groups_together()]
+    judged = _accuracies_of(DEEP).index.unique("networks")
+    return [Way.best(DEEP, name) for name in groups_together() if name in judged]
 
 
 _WAYS_OF = {OWN: CIFAR_FS_TEST_TIME, DEEP: TWO_DEPTHS}
@@ -330,15 +330,15 @@ def ways_sentence() -> str:
         f"{signed(shifted.acc_5w1s.mean())} and {signed(shifted.acc_5w5s.mean())} points, a regression in place of "
         f"means {' and '.join(gains)}. Highest there, by means, is *{best.networks}*, views *{best.views}*: "
         f"**{cell(*best.one_shot)}** and **{cell(*best.five_shots)}** on the test classes, from trainings of "
-        f"{best.core_minutes:.0f} core-minutes{_unevenly(best)}."
+        f"{best.took.core_minutes:.0f} core-minutes{_unevenly(best)}."
     )
 
 
 def together_sentence() -> str:
     """What more and more networks together reach at two depths, and what their trainings took; Markdown."""
     told = [
-        f"*{way.name}* **{cell(*way.one_shot)}** and **{cell(*way.five_shots)}**, trainings of {way.core_minutes:.0f} "
-        f"core-minutes{_unevenly(way)}"
+        f"*{way.name}* **{cell(*way.one_shot)}** and **{cell(*way.five_shots)}**, trainings of "
+        f"{way.took.core_minutes:.0f} core-minutes{_unevenly(way)}"
         for way in ways_together()
     ]
     text = "; ".join(told)
@@ -347,7 +347,7 @@ def together_sentence() -> str:
 
 def _unevenly(best: Way) -> str:
     """What is to be said where one training took much longer than another that shows as many images."""
-    if best.core_minutes < 1.1 * best.fastest:
+    if best.took.core_minutes < 1.1 * best.fastest:
         return ""
     return f"; the processor was not always as fast, and had it been, they would have taken {best.fastest:.0f}"
 
@@ -393,8 +393,8 @@ def _members_of(networks: str, features: str = OWN) -> list[tuple[str, int]]:
     return [(name, seed) for name, seed in record["networks"][networks]]
 
 
-def _minutes(members: Sequence[tuple[str, int]]) -> float:
-    return sum(cost(seed, name).core_minutes for name, seed in members)
+def _cost_of(members: Sequence[tuple[str, int]]) -> Cost:
+    return Cost.total([cost(seed, name) for name, seed in members])
 
 
 def _fastest_minutes(members: Sequence[tuple[str, int]]) -> float:
