@@ -217,6 +217,7 @@ def test_gains_are_told_by_classes_and_views(project: Path) -> None:
     shown = depths_findings.depths_table().frame
     assert len(shown) == (5 + 5 + 2) * 2
     rows = shown.set_index(["classes", "networks", "views"])
+    assert shown["mean of"].unique().tolist() == ["2 seeds", "", "3 draws"]
     one = rows.loc[("test", "muon-rotation", "shifted")]
     assert one["its own, 1-shot"] == "61.0" and one["two depths, 5-shot"] == "65.5 ± 0.3"
     assert one["gain, 1-shot"] == "+0.0 ± 0.1"
@@ -253,14 +254,14 @@ def test_two_depths_stand_in_the_field_by_what_is_best_on_validation(
     told = {way.name: (way.count, way.one_shot[0], way.took.core_minutes) for way in findings.ways_together()}
     assert told == {
         "the four long ones, two depths, shifted": (2, 61.0, 61.0),
-        f"{LONG_AND_SHORT} (3), two depths, shifted": (3, 61.0, 93.0),
-        f"{ALL} (4), two depths, shifted": (4, 60.75, 123.0),
+        "these and those of half an hour (3), two depths, shifted": (3, 61.0, 93.0),
+        "all networks of CIFAR-FS (4), two depths, shifted": (4, 60.75, 123.0),
     }
     assert findings._of_way(findings.ways_together()[1])["images"] == "3.00"
     assert findings.together_sentence() == (
-        "With one shot and with five, on the test classes: *the four long ones, two depths, shifted* **61.0 ± 0.3** "
-        "and **65.5 ± 0.3**, trainings of 61 core-minutes; *long ones and those of half an hour together (3), two "
-        "depths, shifted* **61.0 ± 0.3** and **65.5 ± 0.3**, trainings of 93 core-minutes; *all of CIFAR-FS together "
-        "(4), two depths, shifted* **60.8 ± 0.3** and **65.2 ± 0.3**, trainings of 123 core-minutes. Best on the "
+        "On the test classes, with one shot and with five: *the four long ones, two depths, shifted* **61.0 ± 0.3** "
+        "and **65.5 ± 0.3**, from trainings of 61 core-minutes. *these and those of half an hour (3), two depths, shifted* "
+        "**61.0 ± 0.3** and **65.5 ± 0.3**, from trainings of 93 core-minutes. *all networks of CIFAR-FS (4), two "
+        "depths, shifted* **60.8 ± 0.3** and **65.2 ± 0.3**, from trainings of 123 core-minutes. Best on the "
         "validation: *muon-rotation, seed 1, two depths, shifted*."
     )

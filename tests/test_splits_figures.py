@@ -290,9 +290,10 @@ def test_a_longer_training_is_compared_split_by_split(project: Path) -> None:
     assert shown["images, millions"].tolist() == ["0.13 / 0.95", "0.56 / 0.95"]
     assert two_recipes.level_or_slope_sentence() == (
         "On each split's own unseen classes the longer training gains +2.5 points on average over 2 splits (draw 0), "
-        "+3.0 at 10 classes and +2.0 at 90, and with every ten classes learned **-0.12** points more; on the same ten "
+        "+3.0 at 10 classes and +2.0 at 90: **-0.12** points with every ten classes more; on the same ten "
         "classes for every split the longer training gains +2.5 points on average over 2 splits (draw 0), +1.0 at 10 "
-        "classes and +4.0 at 90, and with every ten classes learned **+0.38** points more."
+        "classes and +4.0 at 90: **+0.38** points with every ten classes more (least squares over splits, which share "
+        "classes and are no independent draws)."
     )
 
 
@@ -309,8 +310,10 @@ def test_steepness_is_that_of_least_squares() -> None:
 
 
 def curves(figure: Figure, panel: int = 0) -> list[list[float]]:
-    """The report's curve and the longer training's, which has a gap where a split is not stored."""
-    lines = [np.asarray(line.get_ydata(), dtype=float) for line in figure.axes[panel].lines[:2]]
+    """The report's curve and the longer training's, which has a gap where a split is not stored, beside the dotted."""
+    report, dotted, longer = (np.asarray(line.get_ydata(), dtype=float) for line in figure.axes[panel].lines[:3])
+    assert dotted.tolist() == longer[~np.isnan(longer)].tolist()
+    lines = [report, longer]
     assert len(lines[1]) == len(LEARNED)
     return [line[~np.isnan(line)].tolist() for line in lines]
 

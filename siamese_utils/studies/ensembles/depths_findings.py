@@ -11,14 +11,24 @@ from siamese_utils.errors import ResultsError
 from siamese_utils.evaluation.estimates import Estimate
 from siamese_utils.experiments.findings import Table
 from siamese_utils.experiments.seeds import cell, signed
-from siamese_utils.studies.ensembles.cifar_fs import SEEDS
-from siamese_utils.studies.ensembles.depths import DEEP, DRAW_OF, OWN, PARTS, TOGETHER, TWO_DEPTHS, recipes_alone
+from siamese_utils.studies.ensembles.depths import (
+    ALL,
+    DEEP,
+    DRAW_OF,
+    LONG_AND_SHORT,
+    OWN,
+    PARTS,
+    TOGETHER,
+    TWO_DEPTHS,
+    recipes_alone,
+)
 from siamese_utils.studies.ensembles.draws import DRAWS, SPLIT
 from siamese_utils.studies.ensembles.draws_findings import SHIFTED, mean_of
-from siamese_utils.studies.ensembles.test_time import LONG_SEEDS
 from siamese_utils.training.recipes import DEFAULT_RECIPE, HALF_HOUR_RECIPE, LONG_RECIPES
 
 _CLASSES = (*PARTS, SPLIT)
+CALLED = {LONG_AND_SHORT: "these and those of half an hour", ALL: "all networks of CIFAR-FS"}
+"""What tables call those that are more than the long ones."""
 _METRICS = {
     f"{what}, {shots}-shot": (features, f"{metric}_5w{shots}s")
     for shots in (1, 5)
@@ -55,7 +65,9 @@ def depths_table() -> Table:
     """One row a recipe, classes and views: accuracy by the own features and by two depths, and the gain."""
     rows = []
     for (classes, recipe, views), found in _stored().groupby(["classes", "recipe", "views"], sort=False):
-        row = {"classes": classes, "networks": recipe, "views": views}
+        many = found.task.nunique() if classes == SPLIT else found.networks.nunique()
+        of = "" if many == 1 else f"{many} {'draws' if classes == SPLIT else 'seeds'}"
+        row = {"classes": classes, "networks": CALLED.get(recipe, recipe), "mean of": of, "views": views}
         for column, (features, metric) in _METRICS.items():
             one = _over_seeds_or_draws(found[(found.features == features) & (found.metric == metric)])
             if features == OWN:
@@ -65,9 +77,8 @@ def depths_table() -> Table:
         rows.append(row)
     caption = (
         "5-way accuracy on unseen classes, percent, by the networks' own features and by two depths of them; the gain "
-        f"in the same episodes. Validation and test classes are CIFAR-FS's, with the means of {len(LONG_SEEDS)} seeds "
-        f"of a long recipe and {len(SEEDS)} of another, those of {SPLIT} means of {len(DRAWS)} class draws; "
-        "95% intervals over episodes, which are as wide for the own features"
+        "in the same episodes. Validation and test classes are CIFAR-FS's; 95% intervals over episodes, which are as "
+        "wide for the own features"
     )
     return Table(pd.DataFrame(rows), caption)
 

@@ -20,6 +20,7 @@ from siamese_utils.studies.ensembles import cifar_fs
 from siamese_utils.studies.ensembles.cifar_fs import CIFAR_FS
 from siamese_utils.studies.ensembles.depths import DEEP, OWN, PARTS, TWO_DEPTHS, groups_together, recipes_alone
 from siamese_utils.studies.ensembles.depths import TOGETHER as TOGETHER_LONG
+from siamese_utils.studies.ensembles.depths_findings import CALLED
 from siamese_utils.studies.ensembles.study import ENSEMBLES, MEMBERS, TOGETHER, record_name
 from siamese_utils.studies.ensembles.test_time import (
     ALL_LONG,
@@ -245,7 +246,7 @@ def ways_table() -> Table:
 
 @dataclass(frozen=True)
 class Way:
-    """The way to judge that is best on the validation classes, by the nearest mean.
+    """A way to judge by the nearest mean: the best of some on the validation classes.
 
     Attributes:
         networks: their name.
@@ -291,8 +292,8 @@ class Way:
     def name(self) -> str:
         """What a table calls it; the four long ones by one name, whichever study asks them."""
         networks = next(iter(ALL_LONG)) if self.networks == TOGETHER_LONG else self.networks
-        if self.networks in groups_together()[1:]:
-            networks += f" ({self.count})"
+        if networks in CALLED:
+            networks = f"{CALLED[networks]} ({self.count})"
         return ", ".join([networks, *([] if self.features == OWN else [self.features]), self.views])
 
 
@@ -337,12 +338,12 @@ def ways_sentence() -> str:
 def together_sentence() -> str:
     """What more and more networks together reach at two depths, and what their trainings took; Markdown."""
     told = [
-        f"*{way.name}* **{cell(*way.one_shot)}** and **{cell(*way.five_shots)}**, trainings of "
+        f"*{way.name}* **{cell(*way.one_shot)}** and **{cell(*way.five_shots)}**, from trainings of "
         f"{way.took.core_minutes:.0f} core-minutes{_unevenly(way)}"
         for way in ways_together()
     ]
-    text = "; ".join(told)
-    return f"With one shot and with five, on the test classes: {text}. Best on the validation: *{Way.best(DEEP).name}*."
+    text = ". ".join(told)
+    return f"On the test classes, with one shot and with five: {text}. Best on the validation: *{Way.best(DEEP).name}*."
 
 
 def _unevenly(best: Way) -> str:

@@ -112,7 +112,8 @@ def two_recipes_figure() -> Illustration:
         curve = of_one_curve(rows_of(metric).query("draw in @both.draw")).groupby("learned").value.mean()
         axis.plot(curve.index, curve, "o-", color=plotting.UNSEEN, ms=4, lw=2)
         means = both.groupby("learned")[["longer", "gain"]].mean()
-        # No line over splits that are not stored.
+        # No full line over splits that are not stored.
+        axis.plot(means.index, means.longer, ":", color=plotting.GREEN, lw=1.2)
         every_split = means.longer.reindex(range(10, 100, 10))
         axis.plot(every_split.index, every_split, "D-", color=plotting.GREEN, ms=7, lw=2)
         for learned, row in means.iterrows():

@@ -80,12 +80,12 @@ def level_or_slope_sentence() -> str:
             told.append(
                 f"on {classes} the longer training gains {signed(part.gain.mean())} points on average over {len(part)} "
                 f"splits (draw {draw}), {signed(first.gain)} at {first.learned} classes and {signed(last.gain)} at "
-                f"{last.learned}, and with every ten classes learned **{steepness(part)}** points more"
+                f"{last.learned}: **{steepness(part)}** points with every ten classes more"
             )
     if not told:
         raise ResultsError(f"A slope takes two splits; run `{_COMMAND}`.")
     text = "; ".join(told)
-    return f"{text[0].upper()}{text[1:]}."
+    return f"{text[0].upper()}{text[1:]} (least squares over splits, which share classes and are no independent draws)."
 
 
 def steepness(both: pd.DataFrame) -> str:
