@@ -260,8 +260,8 @@ def test_two_depths_stand_in_the_field_by_what_is_best_on_validation(
     assert findings._of_way(findings.ways_together()[1])["images"] == "3.00"
     assert findings.together_sentence() == (
         "On the test classes, with one shot and with five: *the four long ones, two depths, shifted* **61.0 ± 0.3** "
-        "and **65.5 ± 0.3**, from trainings of 61 core-minutes. *these and those of half an hour (3), two depths, shifted* "
-        "**61.0 ± 0.3** and **65.5 ± 0.3**, from trainings of 93 core-minutes. *all networks of CIFAR-FS (4), two "
-        "depths, shifted* **60.8 ± 0.3** and **65.2 ± 0.3**, from trainings of 123 core-minutes. Best on the "
+        "and **65.5 ± 0.3**, from trainings of 61 core-minutes. *these and those of half an hour (3), two depths, "
+        "shifted* **61.0 ± 0.3** and **65.5 ± 0.3**, from trainings of 93 core-minutes. *all networks of CIFAR-FS "
+        "(4), two depths, shifted* **60.8 ± 0.3** and **65.2 ± 0.3**, from trainings of 123 core-minutes. Best on the "
         "validation: *muon-rotation, seed 1, two depths, shifted*."
     )
