@@ -216,7 +216,8 @@ def execute_notebooks(
     profiles that retrain.
 
     Raises:
-        ReportError: a cell failed; notebooks after it may have been executed too.
+        ReportError: a cell failed. It is told at once, and raised when the other notebooks have been executed: hours of
+            training are not left undone for it.
     """
     kept = paths[0].resolve().parent.parent / "build" / "executed" if paths else Path()
     ground = _ground(kept.parent.parent, profile) + " in place" * in_place if paths else ""
@@ -241,10 +242,21 @@ def execute_notebooks(
     # Trainings would take each other's time, by which they are judged too.
     with ThreadPoolExecutor(1 if profile in RETRAINING else AT_ONCE) as pool:
         running = [pool.submit(execute, path) for path in paths]
+        failures: list[str] = []
         try:
-            yield from (future.result() for future in running)
+            for future in running:
+                try:
+                    ended = future.result()
+                except ReportError as error:
+                    failures.append(str(error))
+                    if future is not running[-1]:
+                        print(f"{error} The others go on.", file=sys.stderr, flush=True)
+                else:
+                    yield ended
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+    if failures:
+        raise ReportError(" ".join(failures))
 
 
 def _ground(root: Path, profile: str) -> str:
