@@ -116,7 +116,7 @@ def test_classify_takes_the_best_encoder_and_names_it(
     run: Run, folders: tuple[Path, Path], checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(own_images, "best_encoder", lambda: "90-10")
-    check_error(run("classify", *folders), "No checkpoint of the split '90-10'")
+    check_error(run("classify", *folders), "No checkpoint of the name '90-10'")
     checkpoint_path("90-10", 0).parent.mkdir()
     checkpoint.rename(checkpoint_path("90-10", 0))
     code, out, err = run("classify", *folders)

@@ -44,7 +44,7 @@ def photos(tmp_path: Path) -> Photos:
 def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     encoder = Encoder("conv3", 16, 32).eval()
-    monkeypatch.setattr(study, "eyes_of", lambda step: (encoder, "none"))
+    monkeypatch.setattr(study, "eyes_of", lambda step, bench: study.Eyes(encoder, "none"))
 
 
 def test_each_step_is_measured_on_both_halves(photos: Photos, no_weights: None) -> None:

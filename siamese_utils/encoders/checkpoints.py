@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from siamese_utils.encoders.backbones import ENCODERS
 from siamese_utils.encoders.base import ImageEncoder
+from siamese_utils.encoders.depths import TwoDepths
 from siamese_utils.encoders.encoder import Encoder, checked_encoder
 from siamese_utils.encoders.named import is_name, named_encoder, stored_checkpoint
 from siamese_utils.errors import CheckpointError, ConfigError, reason
@@ -25,17 +26,20 @@ FORMAT = "siamese_utils.encoder/1"
 _FORMAT_OF_CODES = "siamese_utils.encoder/2"  # which versions that know whole numbers for no weights refuse by name
 _BITS = (8, 16)
 _SCALE = ".scale_of_codes"  # stands behind the name of the weights that it is for
+_DEEP_CENTRE = "centre_of_two_depths"  # beside an encoder's own weights, where it is asked at two depths
 _KEYS = {"format", "encoder", "info", "checksum"}
 
 
-def save_encoder(encoder: Encoder, path: str | Path, info: Mapping[str, Any] | None = None, bits: int = 16) -> None:
+def save_encoder(
+    encoder: Encoder | TwoDepths, path: str | Path, info: Mapping[str, Any] | None = None, bits: int = 16
+) -> None:
     """Write an encoder as one safetensors file.
 
     Matrices and kernels are stored in half precision, which halves the file and moves no published metric
     beyond its interval; statistics, biases and scales stay float32.
 
     Args:
-        encoder: what to save.
+        encoder: what to save; of two depths of an encoder, this one and the centre of its parts.
         path: ends in ``.safetensors``; missing folders are made.
         info: anything that JSON can hold, for example the training configuration; see ``checkpoint_info``.
         bits: of each number of a matrix or kernel: 16, or 8 for whole numbers from -127 to 127 and one scale an output
@@ -46,12 +50,14 @@ def save_encoder(encoder: Encoder, path: str | Path, info: Mapping[str, Any] | N
         ConfigError: another number of bits.
     """
     path = as_path(path, CheckpointError)
-    if not isinstance(encoder, Encoder):
+    if not isinstance(encoder, Encoder | TwoDepths):
         raise CheckpointError(f"An Encoder can be saved, but not a {type(encoder).__name__}.")
+    deep, encoder = (encoder, encoder.encoder) if isinstance(encoder, TwoDepths) else (None, encoder)
     if bits not in _BITS:
         raise ConfigError(f"Weights are stored in 8 or 16 bits, not in {bits!r}.")
     tensors: dict[str, torch.Tensor] = {}
-    for key, tensor in encoder.state_dict().items():
+    weights = encoder.state_dict() | ({} if deep is None else {_DEEP_CENTRE: deep.centre})
+    for key, tensor in weights.items():
         tensor = tensor.detach().cpu()
         large = tensor.is_floating_point() and tensor.ndim > 1
         if tensor.is_floating_point() and not (tensor.half() if large else tensor).isfinite().all():
@@ -118,8 +124,9 @@ def load_encoder(path: str | Path, device: str = "cpu") -> ImageEncoder:
     Args:
         path: a ``.safetensors`` file; or a name: ``"efficientnet-lite0"``, with weights that a package brings;
             ``"torchvision:resnet50"`` or another network of torchvision or of timm (``"timm:..."``), with their
-            published weights; ``"90-10"`` (``"90-10:draw1"``) for a checkpoint of the report. ``best_encoder()`` gives
-            the best name for photographs that needs no download.
+            published weights; ``"photos"``, the report's own for images of one's own; ``"90-10"``
+            (``"90-10:draw1"``, ``"90-10:muon-manifold"``) for a checkpoint of the report, of the recipe or of another.
+            ``best_encoder()`` gives the best name for photographs that needs no download.
         device: where to put it: ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``.
 
     Returns:
@@ -143,7 +150,7 @@ def _of_name(name: str) -> ImageEncoder:
     return named_encoder(name) if path is None else _of_file(path)
 
 
-def _of_file(path: Path) -> Encoder:
+def _of_file(path: Path) -> Encoder | TwoDepths:
     metadata, tensors = _read(path)
     try:
         design = json.loads(metadata["encoder"])
@@ -163,17 +170,22 @@ def _of_file(path: Path) -> Encoder:
         raise CheckpointError(
             f"{path} has unreadable encoder metadata; fetch or train the checkpoint again."
         ) from error
+    loaded: Encoder | TwoDepths = encoder
     try:
-        encoder.load_state_dict(_decoded(tensors))
+        weights = _decoded(tensors)
+        centre = weights.pop(_DEEP_CENTRE, None)
+        encoder.load_state_dict(weights)
+        if centre is not None:
+            loaded = TwoDepths.of_centre(encoder.eval(), centre)
     except (RuntimeError, ValueError) as error:
         raise _misfit(path, design["name"]) from error
-    if not all(tensor.isfinite().all() for tensor in encoder.state_dict().values() if tensor.is_floating_point()):
+    if not all(tensor.isfinite().all() for tensor in loaded.state_dict().values() if tensor.is_floating_point()):
         raise CheckpointError(f"{path} holds weights that are not finite numbers; fetch or train it again.")
     # A disk error would otherwise become a wrong answer. Older checkpoints carry no checksum, but a key that is not
     # known may be the damaged name of one.
     if set(metadata) - _KEYS or metadata.get("checksum") not in (None, _checksum(metadata, tensors)):
         raise CheckpointError(f"{path} is damaged (its checksum is another); fetch or train the checkpoint again.")
-    return encoder
+    return loaded
 
 
 def as_encoder(given: Any) -> Any:

@@ -45,12 +45,35 @@ class TwoDepths(ImageEncoder):
         images = as_images(images)
         if not len(images):
             raise ShapeError("Two depths are centred by images of the classes that were learned, but there is none.")
+        self._ask(encoder)
+        with torch.no_grad():
+            self.centre.copy_(self._directions(images).mean(dim=0))
+            self.centre[: self.sizes[0]] = self.lengths[0] * encoder.centre  # the own part stays as it was
+
+    @classmethod
+    def of_centre(cls, encoder: Encoder, centre: torch.Tensor) -> TwoDepths:
+        """The same with a centre that was found before, float (D,), so that no images are needed.
+
+        Raises:
+            ConfigError: see above.
+            ShapeError: the centre is that of another network.
+        """
+        deep = cls.__new__(cls)
+        deep._ask(encoder)
+        if centre.shape != deep.centre.shape:
+            raise ShapeError(f"{deep.name} has a centre of {deep.embedding_dim} numbers, not of {tuple(centre.shape)}.")
+        deep.centre.copy_(centre)
+        return deep
+
+    def _ask(self, encoder: Encoder) -> None:
+        """Take the encoder and find the sizes of its parts; their centre is left at zero."""
         pool, halving = _pool_and_halving(encoder)
+        side = encoder.image_size
         with torch.no_grad(), _inputs_of(pool, halving) as maps:
-            encoder.features(images[:1])
+            encoder.features(torch.zeros(1, side, side, 3, dtype=torch.uint8))
         last, before = (maps[stage].shape[1] for stage in (pool, halving))
         sizes = (encoder.embedding_dim, last, before, before)
-        super().__init__(f"{encoder.name} at two depths", sum(sizes), encoder.image_size, encoder.mirror, encoder.note)
+        super().__init__(f"{encoder.name} at two depths", sum(sizes), side, encoder.mirror, encoder.note)
         self.encoder, self.sizes = encoder, sizes
         self._stages = (pool, halving)  # in a tuple, so that they do not count as modules twice
         self.pixel_mean.copy_(encoder.pixel_mean)
@@ -58,9 +81,6 @@ class TwoDepths(ImageEncoder):
         lengths = torch.tensor([1.0, *[SHARE] * (len(sizes) - 1)])
         self.lengths = tuple((lengths / lengths.norm()).tolist())
         self.train(encoder.training).to(encoder.pixel_mean.device)
-        with torch.no_grad():
-            self.centre.copy_(self._directions(images).mean(dim=0))
-            self.centre[: sizes[0]] = self.lengths[0] * encoder.centre  # the network's own part stays as it was
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """The four parts side by side: float (N, 3, H, W) to float (N, D), each of any length."""

