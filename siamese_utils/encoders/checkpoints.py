@@ -17,7 +17,7 @@ from siamese_utils.encoders.backbones import ENCODERS
 from siamese_utils.encoders.base import ImageEncoder
 from siamese_utils.encoders.depths import TwoDepths
 from siamese_utils.encoders.encoder import Encoder, checked_encoder
-from siamese_utils.encoders.named import is_name, named_encoder, stored_checkpoint
+from siamese_utils.encoders.named import PHOTOS, PHOTOS_NOTE, is_name, named_encoder, stored_checkpoint
 from siamese_utils.errors import CheckpointError, ConfigError, reason
 from siamese_utils.system.devices import pick_device
 from siamese_utils.system.files import as_path, atomic_path
@@ -26,7 +26,8 @@ FORMAT = "siamese_utils.encoder/1"
 _FORMAT_OF_CODES = "siamese_utils.encoder/2"  # which versions that know whole numbers for no weights refuse by name
 _BITS = (8, 16)
 _SCALE = ".scale_of_codes"  # stands behind the name of the weights that it is for
-_DEEP_CENTRE = "centre_of_two_depths"  # beside an encoder's own weights, where it is asked at two depths
+_FORMAT_OF_DEPTHS = "siamese_utils.encoder/3"  # the same of versions that know no depths
+_DEPTHS = {name: f"{name}.of_two_depths" for name in ("centre", "lengths")}  # beside the weights of their encoder
 _KEYS = {"format", "encoder", "info", "checksum"}
 
 
@@ -56,7 +57,7 @@ def save_encoder(
     if bits not in _BITS:
         raise ConfigError(f"Weights are stored in 8 or 16 bits, not in {bits!r}.")
     tensors: dict[str, torch.Tensor] = {}
-    weights = encoder.state_dict() | ({} if deep is None else {_DEEP_CENTRE: deep.centre})
+    weights = encoder.state_dict() | {key: getattr(deep, name) for name, key in _DEPTHS.items() if deep is not None}
     for key, tensor in weights.items():
         tensor = tensor.detach().cpu()
         large = tensor.is_floating_point() and tensor.ndim > 1
@@ -79,7 +80,9 @@ def save_encoder(
         plain = json.dumps({} if info is None else dict(info))
     except (TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"The info for {path} is more than JSON can hold ({reason(error)}).") from error
-    metadata = {"format": FORMAT if bits == 16 else _FORMAT_OF_CODES, "encoder": json.dumps(design), "info": plain}
+    plainest = FORMAT if bits == 16 else _FORMAT_OF_CODES
+    form = plainest if deep is None else _FORMAT_OF_DEPTHS
+    metadata = {"format": form, "encoder": json.dumps(design), "info": plain}
     metadata["checksum"] = _checksum(metadata, tensors)
     try:
         with atomic_path(path) as temporary:
@@ -147,7 +150,10 @@ def load_encoder(path: str | Path, device: str = "cpu") -> ImageEncoder:
 
 def _of_name(name: str) -> ImageEncoder:
     path = stored_checkpoint(name)
-    return named_encoder(name) if path is None else _of_file(path)
+    encoder = named_encoder(name) if path is None else _of_file(path)
+    if name == PHOTOS:
+        encoder.note = PHOTOS_NOTE
+    return encoder
 
 
 def _of_file(path: Path) -> Encoder | TwoDepths:
@@ -173,11 +179,11 @@ def _of_file(path: Path) -> Encoder | TwoDepths:
     loaded: Encoder | TwoDepths = encoder
     try:
         weights = _decoded(tensors)
-        centre = weights.pop(_DEEP_CENTRE, None)
+        depths = {name: weights.pop(key) for name, key in _DEPTHS.items() if metadata["format"] == _FORMAT_OF_DEPTHS}
         encoder.load_state_dict(weights)
-        if centre is not None:
-            loaded = TwoDepths.of_centre(encoder.eval(), centre)
-    except (RuntimeError, ValueError) as error:
+        if depths:
+            loaded = TwoDepths.of_parts(encoder.eval(), **depths)
+    except (KeyError, RuntimeError, ValueError) as error:
         raise _misfit(path, design["name"]) from error
     if not all(tensor.isfinite().all() for tensor in loaded.state_dict().values() if tensor.is_floating_point()):
         raise CheckpointError(f"{path} holds weights that are not finite numbers; fetch or train it again.")
@@ -251,6 +257,6 @@ def _read(path: Path, with_tensors: bool = True) -> tuple[dict[str, str], dict[s
             f"{path} is damaged or not a safetensors file (pickled checkpoints are refused, since opening one can "
             "run code); fetch it again."
         ) from error
-    if metadata.get("format") not in (FORMAT, _FORMAT_OF_CODES):
+    if metadata.get("format") not in (FORMAT, _FORMAT_OF_CODES, _FORMAT_OF_DEPTHS):
         raise CheckpointError(f"{path} was not written by siamese_utils.save_encoder; use one of its checkpoints.")
     return metadata, tensors

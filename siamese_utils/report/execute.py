@@ -216,8 +216,8 @@ def execute_notebooks(
     profiles that retrain.
 
     Raises:
-        ReportError: a cell failed. It is told at once, and raised when the other notebooks have been executed: hours of
-            training are not left undone for it.
+        ReportError: a cell failed, or a notebook could not be executed. It is told when its turn comes, and raised when
+            the other notebooks have been executed: hours of training are not left undone for it.
     """
     kept = paths[0].resolve().parent.parent / "build" / "executed" if paths else Path()
     ground = _ground(kept.parent.parent, profile) + " in place" * in_place if paths else ""
@@ -245,14 +245,13 @@ def execute_notebooks(
         failures: list[str] = []
         try:
             for future in running:
-                try:
-                    ended = future.result()
-                except ReportError as error:
-                    failures.append(str(error))
-                    if future is not running[-1]:
-                        print(f"{error} The others go on.", file=sys.stderr, flush=True)
-                else:
-                    yield ended
+                if (error := future.exception()) is None:
+                    yield future.result()
+                    continue
+                told = str(error) if isinstance(error, ReportError) else f"A notebook failed with {error!r}."
+                failures.append(told)
+                if future is not running[-1]:
+                    print(f"{told} The others go on.", file=sys.stderr, flush=True)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
     if failures:

@@ -38,9 +38,9 @@ LITE = "efficientnet-lite0"
 SPLIT, LONGER = "90-10", "muon-manifold"
 OF_A_CLASS = 50  # training images of each learned class that two depths are centred by
 STEPS = {
-    "report": f"the report's {SPLIT} network, 32 pixels",
-    "longer": f"its longer recipe `{LONGER}`, 32 pixels",
-    "photos": f"the same network asked at two depths: `{PHOTOS}`",
+    "report": f"the report's network of {SPLIT}, 32 pixels",
+    "longer": f"that of an hour, by `{LONGER}`, 32 pixels",
+    "photos": f"`{PHOTOS}`: the latter at two depths",
     "plain": f"{LITE}, plain means, cosine",
     "mirrored": "with mirror images",
     "pooled": "strong positions count more",
@@ -49,10 +49,10 @@ STEPS = {
 }
 """What is done: two networks of the report's and one of these at two depths; then, step by step, another network."""
 EXPECTATIONS = {
-    "longer": "Three and a half points more at one example and two at five, which it brings on the choosing half.",
-    "photos": "One point more at one example and one and a half at five, as on the choosing half, where both were tried.",
+    "longer": "Three and a half points more at one example and two at five, as in a first look at the choosing half.",
+    "photos": "One point more at one example and one and a half at five, as in a first look at the choosing half.",
 }
-"""Of the steps that were added when the choosing half had been looked at."""
+"""Of the steps that were added after that look."""
 HALVES = ("choosing", "reporting")
 SHOTS = (1, 2, 5, 10)
 WAYS = (5, 0)
@@ -71,7 +71,8 @@ def _run(step: str) -> Run:
     if step == "photos":
         settings |= {"share": SHARE, "images": OF_A_CLASS}
     path = _longer_path()
-    missing = 0 if path.is_file() else _longer_run().images
+    # What is trained for the first step is there for the second.
+    missing = 0 if path.is_file() or step == "photos" else _longer_run().images
     return Run({"step": step}, settings, EXPECTATIONS[step], missing, (path,))
 
 
@@ -221,7 +222,5 @@ OWN_IMAGES = Study(
     metrics=METRICS,
     columns=("step", "half", "ways", "shots", "metric", "value", "ci95", "n"),
     tables=("own_images_reliability",),
-    checkpoint=lambda run: (
-        results_dir() / "checkpoints" / f"{PHOTOS}.safetensors" if run.key["step"] == "photos" else None
-    ),
+    checkpoint=_checkpoint_path,
 )
