@@ -139,7 +139,7 @@ def test_findings_and_figures_are_told_from_what_is_stored(photos: Photos, no_we
         run = Run({"step": step}, SETTINGS)
         keep(study.OWN_IMAGES, run, study.carry_out(run, bench), {})
     accuracy = f"{findings.value('head', 'acc').value:.1f}"
-    assert accuracy in findings.accuracy_sentence() and "five new classes" in findings.accuracy_sentence()
+    assert accuracy in findings.accuracy_sentence() and "five classes of" in findings.accuracy_sentence()
     one, five, unknown = (
         findings.value("photos", metric, shots=shots, half="choosing").value
         for metric, shots in (("acc", 1), ("acc", 5), ("auroc", 5))

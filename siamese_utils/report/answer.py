@@ -391,7 +391,7 @@ def own_photographs() -> str:
     one, five = (own_images.value("head", "acc", shots=shots).value for shots in (1, 5))
     own = own_images.value("photos", "acc").value
     return (
-        f"Of five new classes of photographs, **{one:.1f}%** are recognised from one example and {five:.1f}% from five "
+        f"Of five classes of photographs, **{one:.1f}%** are recognised from one example and {five:.1f}% from five "
         f"by features that ImageNet taught; by the report's own encoder for photographs {own:.1f}% from one."
     )
 

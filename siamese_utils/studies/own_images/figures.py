@@ -19,7 +19,7 @@ _LINES = {
 
 
 def shots_figure() -> Illustration:
-    """Accuracy on new classes by examples a class, for the encoders.
+    """Accuracy on classes of photographs by examples a class, for the encoders.
 
     Raises:
         ResultsError: nothing is stored.
@@ -44,7 +44,7 @@ def shots_figure() -> Illustration:
     return Illustration(
         figure,
         "10_shots",
-        f"Accuracy on new classes of photographs by the number of examples a class. Five classes at a time: {told}.",
+        f"Accuracy on classes of photographs by the number of examples a class. Five classes at a time: {told}.",
     )
 
 
@@ -69,7 +69,7 @@ def reliability_figure() -> Illustration:
     return Illustration(
         figure,
         "10_reliability",
-        "Share of answers that are right by the probability that was given, five new classes of photographs at a time: "
+        "Share of answers that are right by the probability that was given, five classes of photographs at a time: "
         f"on average they differ by {one:.1f} points with one example a class and by {five:.1f} with five.",
     )
 

@@ -65,7 +65,7 @@ def accuracy_sentence() -> str:
     plain = value("plain", "acc"), value("plain", "acc", shots=5)
     own, longer = ([value(step, "acc", shots=shots) for shots in (1, 5)] for step in ("report", "photos"))
     return (
-        f"Of five new classes of photographs, **{_told(one)}** percent are recognised from one example each and "
+        f"Of five classes of photographs, **{_told(one)}** percent are recognised from one example each and "
         f"**{_told(five)}** from five; plain features of the same network give {_told(plain[0])} and "
         f"{_told(plain[1])}, the report's network of 90-10 {_told(own[0])} and {_told(own[1])}, and its own for "
         f"photographs, `{PHOTOS}`, {_told(longer[0])} and {_told(longer[1])}."
@@ -80,7 +80,7 @@ def readme_text() -> str:
         "plain": "EfficientNet-Lite0, plain cosine",
         "head": "`OneShotClassifier`",
     }
-    lines = ["| percent on new classes of photographs | 1 of 5, from 1 | 1 of 5, from 5 | 1 of 15, from 1 |"]
+    lines = ["| percent on photographs, from few examples | 1 of 5, from 1 | 1 of 5, from 5 | 1 of 15, from 1 |"]
     lines.append("|---|---|---|---|")
     for step, label in rows.items():
         cells = (value(step, "acc", ways, shots) for ways, shots in ((5, 1), (5, 5), (0, 1)))
