@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-ENCODERS = ("cifar100-90-10-draw0", "faces", "drawing")
+ENCODERS = ("siamese-photos", "cifar100-90-10-draw0", "faces", "drawing")
 
 
 class BuildWithEncoders(build_py):

@@ -115,13 +115,14 @@ def test_classify_as_csv(run: Run, folders: tuple[Path, Path], checkpoint: Path)
 def test_classify_takes_the_best_encoder_and_names_it(
     run: Run, folders: tuple[Path, Path], checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(own_images, "best_encoder", lambda: "90-10")
-    check_error(run("classify", *folders), "No checkpoint of the split '90-10'")
-    checkpoint_path("90-10", 0).parent.mkdir()
-    checkpoint.rename(checkpoint_path("90-10", 0))
+    monkeypatch.setattr(own_images, "best_encoder", lambda: "siamese-photos")
+    check_error(run("classify", *folders), "No checkpoint of the name 'siamese-photos'")
+    place = checkpoint_path("90-10", 0).with_name("siamese-photos.safetensors")
+    place.parent.mkdir()
+    checkpoint.rename(place)
     code, out, err = run("classify", *folders)
-    assert code == 0 and out.count("\n") == 3 and err.startswith("Encoder: ") and err.endswith(".\n")
-    assert run("classify", *folders, "--encoder", "90-10") == (0, out, "")
+    assert code == 0 and out.count("\n") == 3 and err.startswith("Encoder: siamese-photos. It has learned 90 classes")
+    assert run("classify", *folders, "--encoder", "siamese-photos") == (0, out, "")
 
 
 def test_classify_errors(run: Run, folders: tuple[Path, Path], checkpoint: Path, project: Path) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import pickle
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from safetensors import safe_open
 from tiny import TINY
 from torch.nn import functional as F
 
@@ -16,11 +20,11 @@ from siamese_utils.data.images import ImageSet
 from siamese_utils.data.pixels import to_float
 from siamese_utils.data.splits import class_split, fewshot_split_cifar_fs
 from siamese_utils.encoders.backbones import ENCODERS
-from siamese_utils.encoders.checkpoints import load_encoder
+from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder, save_encoder
 from siamese_utils.encoders.depths import SHARE, TwoDepths
 from siamese_utils.encoders.encoder import Encoder, Ensemble
 from siamese_utils.encoders.views import embed_by_views
-from siamese_utils.errors import ConfigError, ResultsError, ShapeError
+from siamese_utils.errors import CheckpointError, ConfigError, ResultsError, ShapeError
 from siamese_utils.experiments.study import Bench, complete, select, stored
 from siamese_utils.studies.ensembles import cifar_fs, depths, depths_findings, draws, findings
 from siamese_utils.studies.ensembles.depths import ALL, DEEP, LONG_AND_SHORT, OWN, TOGETHER, TWO_DEPTHS
@@ -87,7 +91,6 @@ def test_it_is_an_encoder_like_others(images: torch.Tensor) -> None:
     encoder = trained("resnet9-16", images)
     deep = TwoDepths(encoder, images[:40])
     assert deep.name == "resnet9-16 at two depths" and deep.views == "mirror" and deep.image_size == 32
-    assert not encoder.body[7]._forward_pre_hooks and not encoder.body[-2]._forward_pre_hooks
     assert deep.fingerprint == TwoDepths(encoder, images[:40]).fingerprint
     assert deep.fingerprint != TwoDepths(encoder, images[:30]).fingerprint
     both = Ensemble([deep, TwoDepths(trained("airbench", images), images[:40])])
@@ -100,6 +103,79 @@ def test_a_network_without_such_stages_is_refused(images: torch.Tensor, name: st
     assert name in ENCODERS
     with pytest.raises(ConfigError, match=f"sequence of stages.*not {name}"):
         TwoDepths(Encoder(name), images)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize(("name", "dim"), [("resnet9-16", 24), ("airbench", None)])
+def test_a_checkpoint_keeps_both_depths(
+    images: torch.Tensor, tmp_path: Path, name: str, dim: int | None, bits: int
+) -> None:
+    path = tmp_path / "deep.safetensors"
+    deep = TwoDepths(trained(name, images, dim), images[:40])
+    save_encoder(deep, path, {"split": "90-10"}, bits=bits)
+    again = load_encoder(path)
+    assert isinstance(again, TwoDepths) and not again.training
+    assert (again.name, again.sizes, again.source) == (deep.name, deep.sizes, str(path))
+    assert checkpoint_info(path) == {"split": "90-10"}
+    assert torch.equal(again.centre, deep.centre)  # not rounded, unlike the weights
+    with safe_open(path, framework="pt") as file:  # versions that know no depths refuse it by this
+        assert file.metadata()["format"] == "siamese_utils.encoder/3"
+    # The network is what it is without depths, whatever its bits.
+    save_encoder(deep.encoder, tmp_path / "plain.safetensors", bits=bits)
+    plain = load_encoder(tmp_path / "plain.safetensors")
+    assert torch.equal(again.embed(images), TwoDepths.of_parts(plain, deep.centre, deep.lengths).embed(images))
+    if bits == 16:
+        torch.testing.assert_close(again.embed(images), deep.embed(images), atol=0.01, rtol=0)
+    assert torch.equal(again.own(again.embed(images)), F.normalize(again.embed(images)[:, : again.sizes[0]]))
+    # What was loaded is what is saved again, to the last bit.
+    save_encoder(again, tmp_path / "twice.safetensors", {"split": "90-10"}, bits=bits)
+    assert load_encoder(tmp_path / "twice.safetensors").fingerprint == again.fingerprint
+
+
+def test_the_share_of_the_parts_is_kept_with_the_encoder(
+    images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "deep.safetensors"
+    deep = TwoDepths(trained("resnet9-16", images), images[:40])
+    save_encoder(deep, path)
+    before = load_encoder(path)
+    monkeypatch.setattr("siamese_utils.encoders.depths.SHARE", 0.25)
+    assert load_encoder(path).fingerprint == before.fingerprint
+    assert torch.equal(load_encoder(path).embed(images), before.embed(images))
+    assert TwoDepths(trained("resnet9-16", images), images[:40]).fingerprint != deep.fingerprint
+
+
+def test_several_threads_may_ask_it(images: torch.Tensor) -> None:
+    deep = TwoDepths(trained("resnet9-16", images), images[:40])
+    given = [images[number : number + 3] for number in range(0, 57, 3)] * 4
+    expected = [deep.embed(some) for some in given]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(deep.embed, given))
+    for z, again in zip(expected, found, strict=True):
+        torch.testing.assert_close(again, z, atol=1e-5, rtol=0)
+
+
+def test_copies_embed_alike(images: torch.Tensor) -> None:
+    deep = TwoDepths(trained("airbench", images), images[:40])
+    for copied in (copy.deepcopy(deep), pickle.loads(pickle.dumps(deep))):
+        assert copied.fingerprint == deep.fingerprint and torch.equal(copied.embed(images), deep.embed(images))
+
+
+def test_a_centre_of_another_network_is_refused(images: torch.Tensor, tmp_path: Path) -> None:
+    encoder = trained("resnet9-16", images)
+    deep = TwoDepths(encoder, images[:40])
+    with pytest.raises(ShapeError, match="resnet9-16 at two depths has a centre of"):
+        TwoDepths.of_parts(encoder, deep.centre[:-1], deep.lengths)
+    with pytest.raises(ShapeError, match="and 4 parts"):
+        TwoDepths.of_parts(encoder, deep.centre, deep.lengths[:-1])
+    path = tmp_path / "deep.safetensors"
+    deep.register_buffer("centre", deep.centre[:-1])
+    save_encoder(deep, path)
+    with pytest.raises(CheckpointError, match="do not fit the encoder 'resnet9-16'"):
+        load_encoder(path)
+    deep.register_buffer("centre", torch.full((deep.embedding_dim,), float("nan")))
+    with pytest.raises(CheckpointError, match="not finite"):
+        save_encoder(deep, path)
 
 
 def test_examples_are_needed(images: torch.Tensor) -> None:

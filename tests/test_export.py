@@ -12,6 +12,7 @@ from torch import nn
 
 from siamese_utils.encoders import export
 from siamese_utils.encoders.checkpoints import load_encoder, save_encoder
+from siamese_utils.encoders.depths import TwoDepths
 from siamese_utils.encoders.encoder import Encoder, Ensemble
 from siamese_utils.encoders.export import export_onnx
 from siamese_utils.errors import CheckpointError, ConfigError, MissingPackageError, UnknownNameError
@@ -56,6 +57,19 @@ def test_onnxruntime_embeds_as_the_encoder_does(written: Path, encoder: Encoder)
         (z,) = session.run(None, {"images": images})
         np.testing.assert_allclose(z, encoder.embed(images, views=facts["views"]), atol=1e-4)
     assert [file.name for file in written.parent.iterdir()] == ["encoder.onnx"]
+
+
+@pytest.mark.parametrize("views", ["none", "shifts"])
+def test_two_depths_are_exported_with_their_parts(views: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    encoder = Encoder("resnet9-16", image_size=16)
+    encoder.set_pixel_statistics(some_images(20, 16))
+    encoder.set_centre(some_images(20, 16))
+    deep = TwoDepths(encoder.eval(), some_images(20, 16))
+    session = onnxruntime.InferenceSession(export_onnx(deep, tmp_path / "deep.onnx", views))
+    images = some_images(5, deep.input_side(views))
+    (z,) = session.run(None, {"images": images})
+    np.testing.assert_allclose(z, deep.embed(images, views=views), atol=1e-4)
 
 
 def test_the_encoder_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

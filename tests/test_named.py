@@ -24,11 +24,14 @@ import siamese_utils
 from siamese_utils.data.image_files import load_image
 from siamese_utils.encoders import libraries, named
 from siamese_utils.encoders.checkpoints import load_encoder, save_encoder
+from siamese_utils.encoders.depths import TwoDepths
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.encoders.libraries import NamedEncoder, torchvision_encoder, without_classifier
 from siamese_utils.encoders.named import best_encoder
 from siamese_utils.errors import CheckpointError, MissingPackageError, SiameseError, UnknownNameError
+from siamese_utils.studies.splits.study import SPLIT_SWEEP, split_run
 from siamese_utils.system import project
+from siamese_utils.training.recipes import DEFAULT_RECIPE
 
 MEAN, STD = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
 
@@ -57,8 +60,8 @@ def test_the_best_encoder_is_an_installed_one(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     assert siamese_utils.best_encoder() == "efficientnet-lite0"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name.endswith("_model") else object())
-    assert best_encoder() == "90-10"
-    assert load_encoder(best_encoder()).note == ""
+    assert best_encoder() == "siamese-photos"
+    assert isinstance(load_encoder(best_encoder()), TwoDepths)
 
 
 def store(folder: Path, split: str, draw: int) -> Encoder:
@@ -82,6 +85,37 @@ def test_checkpoints_of_the_report_are_one_word_away(tmp_path: Path, monkeypatch
         again = project.results_dir() / "checkpoints" / "cifar100-50-50-draw0.safetensors"
         save_encoder(Encoder("conv3", 9), again)
         assert [load_encoder(name).embedding_dim for name in ("90-10", "90-10:draw1", "50-50:draw0")] == [3, 4, 9]
+
+
+def test_checkpoints_of_other_recipes_and_that_for_photographs_are_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "siamese_utils").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for dim, stem in enumerate(
+        ("cifar100-90-10-draw0-seed0-muon-manifold", "cifar100-90-10-draw1-seed0-muon-manifold", "siamese-photos"), 3
+    ):
+        save_encoder(Encoder("conv3", dim), tmp_path / "results" / "checkpoints" / f"{stem}.safetensors")
+    names = ("90-10:muon-manifold", "90-10:draw1:muon-manifold", "siamese-photos")
+    assert [load_encoder(name).embedding_dim for name in names] == [3, 4, 5]
+    with pytest.raises(CheckpointError, match=r"'90-10:muon-rotation'.*90-10:muon-manifold, 90-10:draw1:"):
+        load_encoder("90-10:muon-rotation")
+    (tmp_path / "results" / "checkpoints" / "siamese-photos.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"'siamese-photos'.*fetch the project again"):
+        load_encoder("siamese-photos")
+
+
+def test_the_encoder_for_photographs_is_what_its_table_says() -> None:
+    """The network of an hour, and a word on what it has learned."""
+    deep = load_encoder("siamese-photos")
+    assert isinstance(deep, TwoDepths) and deep.note.startswith("It has learned 90 classes of CIFAR-100")
+    assert deep.encoder.fingerprint == load_encoder("90-10:muon-manifold").fingerprint
+
+
+def test_names_of_checkpoints_are_those_of_the_sweep() -> None:
+    for name, draw, recipe in (("50-50", 2, DEFAULT_RECIPE), ("90-10", 1, "muon-manifold")):
+        spoken = f"{name}:draw{draw}" + ("" if recipe == DEFAULT_RECIPE else f":{recipe}")
+        assert named.stored_checkpoint(spoken) == SPLIT_SWEEP.checkpoint_path(split_run(name, draw, recipe=recipe))
 
 
 def test_a_file_or_folder_of_the_name_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

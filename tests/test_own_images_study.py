@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -9,14 +10,24 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny import TINY
 from torch.nn import functional as F
 
+from siamese_utils.data.cifar import load_cifar100
+from siamese_utils.data.images import ImageSet
 from siamese_utils.data.photos import UNKNOWN, Photos, find_photos
 from siamese_utils.data.sampling import sample_episodes
+from siamese_utils.data.splits import class_split
+from siamese_utils.encoders.checkpoints import checkpoint_info, load_encoder
+from siamese_utils.encoders.depths import TwoDepths
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.errors import ResultsError
-from siamese_utils.experiments.study import Bench, Run, keep
+from siamese_utils.experiments.study import Bench, Run, complete, keep, select, stored
 from siamese_utils.studies.own_images import figures, findings, study
+from siamese_utils.studies.own_images.study import OWN_IMAGES
+from siamese_utils.studies.splits.study import split_run
+from siamese_utils.system.project import results_dir
+from siamese_utils.training import recipes
 
 SETTINGS = {"episodes": 4, "queries": 2, "shots": list(study.SHOTS), "ways": [5, 0]}
 
@@ -44,7 +55,7 @@ def photos(tmp_path: Path) -> Photos:
 def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     encoder = Encoder("conv3", 16, 32).eval()
-    monkeypatch.setattr(study, "eyes_of", lambda step: (encoder, "none"))
+    monkeypatch.setattr(study, "eyes_of", lambda step, bench: study.Eyes(encoder, "none"))
 
 
 def test_each_step_is_measured_on_both_halves(photos: Photos, no_weights: None) -> None:
@@ -57,6 +68,35 @@ def test_each_step_is_measured_on_both_halves(photos: Photos, no_weights: None) 
     bins = outcome.tables["own_images_reliability"]
     # five classes, or the six of a half, in both halves
     assert bins["count"].sum() == 4 * 2 * (5 + 6) * 2 * len(study.SHOTS)
+
+
+def test_the_encoder_for_photographs_is_two_depths_of_a_network_of_the_report(
+    photos: Photos, hundred: tuple[ImageSet, ImageSet], project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(recipes.RECIPES, "tiny", dataclasses.replace(TINY, encoder="resnet9-16", embedding_dim=None))
+    monkeypatch.setattr(study, "LONGER", "tiny")
+    planned = {run.key["step"]: run.images for run in OWN_IMAGES.runs()}
+    assert planned["longer"] == split_run("90-10", recipe="tiny").images > 0 == planned["photos"]  # once
+    given = {(find_photos,): photos, (load_cifar100, "train"): hundred[0], (load_cifar100, "test"): hundred[1]}
+    bench = Bench("cpu", progress=False, given=given)
+    runs = [dataclasses.replace(run, settings=run.settings | SETTINGS) for run in select(OWN_IMAGES, only=["photos"])]
+    complete(OWN_IMAGES, bench, runs)
+    assert [stored(OWN_IMAGES, run) for run in runs] == ["yes"]
+    kept = load_encoder("siamese-photos")
+    assert isinstance(kept, TwoDepths) and kept.source == "siamese-photos"
+    assert kept.encoder.fingerprint == load_encoder("90-10:tiny").fingerprint
+    # Its parts are centred by images of learned classes, of which the tiny set has eight each.
+    seen = hundred[0].images[hundred[0].indices_of(class_split("90-10").seen)]
+    assert len(seen) == 90 * 8
+    expected = TwoDepths(load_encoder("90-10:tiny"), seen)
+    torch.testing.assert_close(kept.embed(seen[:20]), expected.embed(seen[:20]), atol=1e-3, rtol=0)
+    info = checkpoint_info(results_dir() / "checkpoints" / "siamese-photos.safetensors")
+    assert (info["split"], info["recipe"], len(info["classes"])) == ("90-10", "tiny", 90)
+
+
+def test_the_other_steps_make_no_checkpoint() -> None:
+    kept = {run.key["step"] for run in OWN_IMAGES.runs() if OWN_IMAGES.checkpoint_path(run) is not None}
+    assert kept == {"photos"}
 
 
 def test_classes_far_apart_are_told_and_others_are_not() -> None:
@@ -84,6 +124,7 @@ def test_findings_and_figures_are_told_from_what_is_stored(photos: Photos, no_we
         findings.steps_table,
         findings.unknown_table,
         findings.accuracy_sentence,
+        findings.own_sentence,
         findings.unknown_sentence,
         findings.calibration_sentence,
         figures.shots_figure,
@@ -98,7 +139,15 @@ def test_findings_and_figures_are_told_from_what_is_stored(photos: Photos, no_we
         run = Run({"step": step}, SETTINGS)
         keep(study.OWN_IMAGES, run, study.carry_out(run, bench), {})
     accuracy = f"{findings.value('head', 'acc').value:.1f}"
-    assert accuracy in findings.accuracy_sentence() and "five new classes" in findings.accuracy_sentence()
+    assert accuracy in findings.accuracy_sentence() and "five classes of" in findings.accuracy_sentence()
+    one, five, unknown = (
+        findings.value("photos", metric, shots=shots, half="choosing").value
+        for metric, shots in (("acc", 1), ("acc", 5), ("auroc", 5))
+    )
+    own = findings.own_sentence()
+    assert own.index("by the recipe") < own.index(
+        f"{one:.1f}, {five:.1f} and {unknown:.1f} at two depths. On the repor"
+    )
     assert len(findings.steps_table().frame) == len(study.STEPS) and len(findings.unknown_table().frame) == 4
     for finding in told[-3:]:
         shown = finding()

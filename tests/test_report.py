@@ -210,11 +210,32 @@ def test_failing_cell_is_named_in_one_sentence(executed: tuple[Path, ReportError
     assert "\n" not in text and len(text) < 300
 
 
-def test_pages_before_the_failing_notebook_stay(executed: tuple[Path, ReportError, str]) -> None:
+def test_a_failing_notebook_stops_no_other(executed: tuple[Path, ReportError, str]) -> None:
     site, error, _ = executed
-    assert {path.name for path in site.iterdir()} == {"index.html", "01_first.html"}
+    assert {path.name for path in site.iterdir()} == {"index.html", "01_first.html", "03_third.html"}
     assert str(error) in soup_of(site / "index.html").get_text()
     assert report.check_site(site) == []
+
+
+def test_all_that_failed_is_told_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["01_a", "02_b", "03_c", "04_d"]
+    for name in names:
+        write(tmp_path / "notebooks" / f"{name}.ipynb", f"# {name}")
+
+    def execute(path: Path, *_: Any) -> tuple[NotebookNode, float]:
+        if path.stem in ("01_a", "04_d"):
+            raise ReportError(f"{path.stem} failed.")
+        return execution.read(path), 1.0
+
+    monkeypatch.setattr(execution, "execute_notebook", execute)
+    monkeypatch.setattr(report, "tidy_notebook", lambda notebook, _: notebook.metadata.update(tidy="yes"))
+    with pytest.raises(ReportError, match=r"^01_a failed\. 04_d failed\.$"):
+        report.execute_in_place(tmp_path / "notebooks", "full")
+    stored = [execution.read(tmp_path / "notebooks" / f"{name}.ipynb").metadata.get("tidy", "no") for name in names]
+    assert stored == ["no", "yes", "yes", "no"]
+    assert capsys.readouterr().err.splitlines() == ["01_a failed. The others go on."]
 
 
 def test_synthetic_data_is_announced_on_every_page(executed: tuple[Path, ReportError, str]) -> None:
@@ -225,7 +246,8 @@ def test_synthetic_data_is_announced_on_every_page(executed: tuple[Path, ReportE
 
 def test_index_lists_the_pages(executed: tuple[Path, ReportError, str]) -> None:
     soup = soup_of(executed[0] / "index.html")
-    (card,) = soup.select(".cards > li")
+    card, third = soup.select(".cards > li")
+    assert third.a["href"] == "03_third.html"
     assert (card.a["href"], card.a.text.strip(), card.p.text) == (
         "01_first.html",
         "First page",

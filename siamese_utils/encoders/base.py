@@ -97,7 +97,7 @@ class ImageEncoder(nn.Module):
             ImageError: a file cannot be read.
             UnknownNameError: no such views.
         """
-        return self._unit(self._directions(images, batch_size, views) - self.centre.cpu())
+        return self.unit(self._directions(images, batch_size, views) - self.centre.cpu())
 
     def _directions(self, images: Any, batch_size: int | None = None, views: str | None = None) -> torch.Tensor:
         """Unit-length features of each image, averaged over its views, before centring."""
@@ -105,14 +105,14 @@ class ImageEncoder(nn.Module):
 
         def direction(batch: torch.Tensor) -> torch.Tensor:
             seen = views_of(to_float(batch, self.pixel_mean, self.pixel_std), self.image_size, views)
-            directions = [self._unit(self(view).float()) for view in seen]
-            return directions[0] if len(directions) == 1 else self._unit(sum(directions[1:], directions[0]))
+            directions = [self.unit(self(view).float()) for view in seen]
+            return directions[0] if len(directions) == 1 else self.unit(sum(directions[1:], directions[0]))
 
         size = self.batch_size if batch_size is None else batch_size
         return self._rows(direction, square_batches(images, self.input_side(views), size))
 
-    def _unit(self, features: torch.Tensor) -> torch.Tensor:
-        """Features float (N, D) at unit length."""
+    def unit(self, features: torch.Tensor) -> torch.Tensor:
+        """Features float (N, D) scaled as embeddings are, to unit length."""
         return F.normalize(features, dim=1)
 
     def _rows(self, compute: Callable[[torch.Tensor], torch.Tensor], batches: Iterable[torch.Tensor]) -> torch.Tensor:

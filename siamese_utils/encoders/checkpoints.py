@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 
 from siamese_utils.encoders.backbones import ENCODERS
 from siamese_utils.encoders.base import ImageEncoder
+from siamese_utils.encoders.depths import TwoDepths
 from siamese_utils.encoders.encoder import Encoder, checked_encoder
-from siamese_utils.encoders.named import is_name, named_encoder, stored_checkpoint
+from siamese_utils.encoders.named import PHOTOS, PHOTOS_NOTE, is_name, named_encoder, stored_checkpoint
 from siamese_utils.errors import CheckpointError, ConfigError, reason
 from siamese_utils.system.devices import pick_device
 from siamese_utils.system.files import as_path, atomic_path
@@ -25,17 +26,21 @@ FORMAT = "siamese_utils.encoder/1"
 _FORMAT_OF_CODES = "siamese_utils.encoder/2"  # which versions that know whole numbers for no weights refuse by name
 _BITS = (8, 16)
 _SCALE = ".scale_of_codes"  # stands behind the name of the weights that it is for
+_FORMAT_OF_DEPTHS = "siamese_utils.encoder/3"  # the same of versions that know no depths
+_DEPTHS = {name: f"{name}.of_two_depths" for name in ("centre", "lengths")}  # beside the weights of their encoder
 _KEYS = {"format", "encoder", "info", "checksum"}
 
 
-def save_encoder(encoder: Encoder, path: str | Path, info: Mapping[str, Any] | None = None, bits: int = 16) -> None:
+def save_encoder(
+    encoder: Encoder | TwoDepths, path: str | Path, info: Mapping[str, Any] | None = None, bits: int = 16
+) -> None:
     """Write an encoder as one safetensors file.
 
     Matrices and kernels are stored in half precision, which halves the file and moves no published metric
     beyond its interval; statistics, biases and scales stay float32.
 
     Args:
-        encoder: what to save.
+        encoder: what to save; of two depths of an encoder, this one and the centre of its parts.
         path: ends in ``.safetensors``; missing folders are made.
         info: anything that JSON can hold, for example the training configuration; see ``checkpoint_info``.
         bits: of each number of a matrix or kernel: 16, or 8 for whole numbers from -127 to 127 and one scale an output
@@ -46,12 +51,14 @@ def save_encoder(encoder: Encoder, path: str | Path, info: Mapping[str, Any] | N
         ConfigError: another number of bits.
     """
     path = as_path(path, CheckpointError)
-    if not isinstance(encoder, Encoder):
+    if not isinstance(encoder, Encoder | TwoDepths):
         raise CheckpointError(f"An Encoder can be saved, but not a {type(encoder).__name__}.")
+    deep, encoder = (encoder, encoder.encoder) if isinstance(encoder, TwoDepths) else (None, encoder)
     if bits not in _BITS:
         raise ConfigError(f"Weights are stored in 8 or 16 bits, not in {bits!r}.")
     tensors: dict[str, torch.Tensor] = {}
-    for key, tensor in encoder.state_dict().items():
+    weights = encoder.state_dict() | {key: getattr(deep, name) for name, key in _DEPTHS.items() if deep is not None}
+    for key, tensor in weights.items():
         tensor = tensor.detach().cpu()
         large = tensor.is_floating_point() and tensor.ndim > 1
         if tensor.is_floating_point() and not (tensor.half() if large else tensor).isfinite().all():
@@ -73,7 +80,9 @@ def save_encoder(encoder: Encoder, path: str | Path, info: Mapping[str, Any] | N
         plain = json.dumps({} if info is None else dict(info))
     except (TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"The info for {path} is more than JSON can hold ({reason(error)}).") from error
-    metadata = {"format": FORMAT if bits == 16 else _FORMAT_OF_CODES, "encoder": json.dumps(design), "info": plain}
+    plainest = FORMAT if bits == 16 else _FORMAT_OF_CODES
+    form = plainest if deep is None else _FORMAT_OF_DEPTHS
+    metadata = {"format": form, "encoder": json.dumps(design), "info": plain}
     metadata["checksum"] = _checksum(metadata, tensors)
     try:
         with atomic_path(path) as temporary:
@@ -118,8 +127,9 @@ def load_encoder(path: str | Path, device: str = "cpu") -> ImageEncoder:
     Args:
         path: a ``.safetensors`` file; or a name: ``"efficientnet-lite0"``, with weights that a package brings;
             ``"torchvision:resnet50"`` or another network of torchvision or of timm (``"timm:..."``), with their
-            published weights; ``"90-10"`` (``"90-10:draw1"``) for a checkpoint of the report. ``best_encoder()`` gives
-            the best name for photographs that needs no download.
+            published weights; ``"siamese-photos"``, the report's own for images of one's own; ``"90-10"``
+            (``"90-10:draw1"``, ``"90-10:muon-manifold"``) for a checkpoint of the report, of the recipe or of another.
+            ``best_encoder()`` gives the best name for photographs that needs no download.
         device: where to put it: ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``.
 
     Returns:
@@ -140,10 +150,13 @@ def load_encoder(path: str | Path, device: str = "cpu") -> ImageEncoder:
 
 def _of_name(name: str) -> ImageEncoder:
     path = stored_checkpoint(name)
-    return named_encoder(name) if path is None else _of_file(path)
+    encoder = named_encoder(name) if path is None else _of_file(path)
+    if name == PHOTOS:
+        encoder.note = PHOTOS_NOTE
+    return encoder
 
 
-def _of_file(path: Path) -> Encoder:
+def _of_file(path: Path) -> Encoder | TwoDepths:
     metadata, tensors = _read(path)
     try:
         design = json.loads(metadata["encoder"])
@@ -163,17 +176,22 @@ def _of_file(path: Path) -> Encoder:
         raise CheckpointError(
             f"{path} has unreadable encoder metadata; fetch or train the checkpoint again."
         ) from error
+    loaded: Encoder | TwoDepths = encoder
     try:
-        encoder.load_state_dict(_decoded(tensors))
-    except (RuntimeError, ValueError) as error:
+        weights = _decoded(tensors)
+        depths = {name: weights.pop(key) for name, key in _DEPTHS.items() if metadata["format"] == _FORMAT_OF_DEPTHS}
+        encoder.load_state_dict(weights)
+        if depths:
+            loaded = TwoDepths.of_parts(encoder.eval(), **depths)
+    except (KeyError, RuntimeError, ValueError) as error:
         raise _misfit(path, design["name"]) from error
-    if not all(tensor.isfinite().all() for tensor in encoder.state_dict().values() if tensor.is_floating_point()):
+    if not all(tensor.isfinite().all() for tensor in loaded.state_dict().values() if tensor.is_floating_point()):
         raise CheckpointError(f"{path} holds weights that are not finite numbers; fetch or train it again.")
     # A disk error would otherwise become a wrong answer. Older checkpoints carry no checksum, but a key that is not
     # known may be the damaged name of one.
     if set(metadata) - _KEYS or metadata.get("checksum") not in (None, _checksum(metadata, tensors)):
         raise CheckpointError(f"{path} is damaged (its checksum is another); fetch or train the checkpoint again.")
-    return encoder
+    return loaded
 
 
 def as_encoder(given: Any) -> Any:
@@ -239,6 +257,6 @@ def _read(path: Path, with_tensors: bool = True) -> tuple[dict[str, str], dict[s
             f"{path} is damaged or not a safetensors file (pickled checkpoints are refused, since opening one can "
             "run code); fetch it again."
         ) from error
-    if metadata.get("format") not in (FORMAT, _FORMAT_OF_CODES):
+    if metadata.get("format") not in (FORMAT, _FORMAT_OF_CODES, _FORMAT_OF_DEPTHS):
         raise CheckpointError(f"{path} was not written by siamese_utils.save_encoder; use one of its checkpoints.")
     return metadata, tensors

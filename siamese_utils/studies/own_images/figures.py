@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 
+from siamese_utils.encoders.named import PHOTOS
 from siamese_utils.experiments import plotting
 from siamese_utils.experiments.findings import Illustration
 from siamese_utils.studies.own_images.findings import reliability, value
@@ -11,13 +12,14 @@ from siamese_utils.studies.own_images.study import SHOTS
 
 _LINES = {
     "report": ("the report's 90-10 network", plotting.SEED),
+    "photos": (f"{PHOTOS}, an hour, two depths", plotting.GREEN),
     "plain": ("efficientnet-lite0, plain", plotting.SEEN),
     "head": ("efficientnet-lite0, all steps", plotting.UNSEEN),
 }
 
 
 def shots_figure() -> Illustration:
-    """Accuracy on new classes by examples a class, for the encoders.
+    """Accuracy on classes of photographs by examples a class, for the encoders.
 
     Raises:
         ResultsError: nothing is stored.
@@ -42,7 +44,7 @@ def shots_figure() -> Illustration:
     return Illustration(
         figure,
         "10_shots",
-        f"Accuracy on new classes of photographs by the number of examples a class. Five classes at a time: {told}.",
+        f"Accuracy on classes of photographs by the number of examples a class. Five classes at a time: {told}.",
     )
 
 
@@ -67,7 +69,7 @@ def reliability_figure() -> Illustration:
     return Illustration(
         figure,
         "10_reliability",
-        "Share of answers that are right by the probability that was given, five new classes of photographs at a time: "
+        "Share of answers that are right by the probability that was given, five classes of photographs at a time: "
         f"on average they differ by {one:.1f} points with one example a class and by {five:.1f} with five.",
     )
 
@@ -78,7 +80,7 @@ def unknown_figure() -> Illustration:
     Raises:
         ResultsError: nothing is stored.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.8))
+    figure, axes = plt.subplots(1, 2, figsize=(9, 4.5))
     for step, (label, colour) in _LINES.items():
         rows = [value(step, "auroc", shots=shots) for shots in SHOTS]
         heights, bars = [row.value for row in rows], [row.ci95 for row in rows]
@@ -94,8 +96,9 @@ def unknown_figure() -> Illustration:
         axis.set(xscale="log", xlabel="examples a class")
         axis.set_xticks(SHOTS, [str(shots) for shots in SHOTS])
         axis.minorticks_off()
-        axis.legend()
-    figure.tight_layout()
+    axes[1].legend()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=2)  # there is no room among the lines
+    figure.tight_layout(rect=(0, 0.16, 1, 1))
     auroc = value("head", "auroc", shots=5)
     return Illustration(
         figure,

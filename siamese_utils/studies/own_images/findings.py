@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
+from siamese_utils.encoders.named import PHOTOS
 from siamese_utils.experiments import store
 from siamese_utils.experiments.findings import Table
-from siamese_utils.studies.own_images.study import OWN_IMAGES, SHOTS, STEPS
+from siamese_utils.studies.own_images.study import HALVES, LONGER, OWN_IMAGES, SHOTS, STEPS
 
 
 def value(step: str, metric: str, ways: int = 5, shots: int = 1, half: str = "reporting") -> pd.Series:
@@ -33,7 +34,7 @@ def steps_table(half: str = "reporting") -> Table:
     return Table(
         pd.DataFrame(rows),
         f"Photographs of the {half} half of the classes: accuracy in percent by classes and examples of each, with 95% "
-        "intervals over episodes; each step from the second on with those before it",
+        "intervals over episodes; each step of EfficientNet-Lite0 with those before it",
         1,
     )
 
@@ -59,25 +60,27 @@ def unknown_table() -> Table:
 
 
 def accuracy_sentence() -> str:
-    """What the best way gains over plain features and over the report's network; Markdown."""
+    """What the best way gains over plain features and over the report's networks; Markdown."""
     one, five = value("head", "acc"), value("head", "acc", shots=5)
     plain = value("plain", "acc"), value("plain", "acc", shots=5)
-    own = value("report", "acc"), value("report", "acc", shots=5)
+    own, longer = ([value(step, "acc", shots=shots) for shots in (1, 5)] for step in ("report", "photos"))
     return (
-        f"Of five new classes of photographs, **{_told(one)}** percent are recognised from one example each and "
+        f"Of five classes of photographs, **{_told(one)}** percent are recognised from one example each and "
         f"**{_told(five)}** from five; plain features of the same network give {_told(plain[0])} and "
-        f"{_told(plain[1])}, the report's own network {_told(own[0])} and {_told(own[1])}."
+        f"{_told(plain[1])}, the report's network of 90-10 {_told(own[0])} and {_told(own[1])}, and its own for "
+        f"photographs, `{PHOTOS}`, {_told(longer[0])} and {_told(longer[1])}."
     )
 
 
 def readme_text() -> str:
     """A row an encoder for the README, and what it says of images of none of the classes; Markdown."""
     rows = {
-        "report": "the report's own network",
+        "report": "`90-10`, the network of the table above",
+        "photos": f"`{PHOTOS}`, an hour's at two depths",
         "plain": "EfficientNet-Lite0, plain cosine",
         "head": "`OneShotClassifier`",
     }
-    lines = ["| percent on new classes of photographs | 1 of 5, from 1 | 1 of 5, from 5 | 1 of 15, from 1 |"]
+    lines = ["| percent on photographs, from few examples | 1 of 5, from 1 | 1 of 5, from 5 | 1 of 15, from 1 |"]
     lines.append("|---|---|---|---|")
     for step, label in rows.items():
         cells = (value(step, "acc", ways, shots) for ways, shots in ((5, 1), (5, 5), (0, 1)))
@@ -89,6 +92,22 @@ def readme_text() -> str:
         f"{_told(auroc)} at five examples.",
     ]
     return "\n".join(lines)
+
+
+def own_sentence() -> str:
+    """What a longer training and two depths bring the report's own network on photographs, on either half; Markdown."""
+    told = []
+    for half in HALVES:
+        reached = []
+        for step, by in (("report", "by the recipe"), ("longer", f"by `{LONGER}`"), ("photos", "at two depths")):
+            one, five = (value(step, "acc", shots=shots, half=half).value for shots in (1, 5))
+            unknown = value(step, "auroc", shots=5, half=half).value
+            reached.append(f"{one:.1f}, {five:.1f} and {unknown:.1f} {by}")
+        told.append(f"on the {half} half {'; '.join(reached)}")
+    return (
+        "Networks that know CIFAR-100 alone: accuracy with one example and with five, and AUROC against photographs of "
+        f"none of the classes with five, percent. {'. '.join(text[0].upper() + text[1:] for text in told)}."
+    )
 
 
 def unknown_sentence() -> str:

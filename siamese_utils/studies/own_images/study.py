@@ -7,33 +7,52 @@ found without them.
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from sklearn.metrics import roc_auc_score
 
+from siamese_utils.data.images import ImageSet
 from siamese_utils.data.photos import Photos, find_photos
 from siamese_utils.data.sampling import Episodes, named_rng, sample_episodes
+from siamese_utils.data.splits import class_split
+from siamese_utils.encoders.base import ImageEncoder
 from siamese_utils.encoders.checkpoints import load_encoder
+from siamese_utils.encoders.depths import SHARE, TwoDepths
+from siamese_utils.encoders.encoder import Encoder
+from siamese_utils.encoders.named import PHOTOS
 from siamese_utils.evaluation.estimates import Estimate, mean_estimate
 from siamese_utils.experiments.store import metric_rows
-from siamese_utils.experiments.study import Bench, Outcome, Run, Study
+from siamese_utils.experiments.study import Bench, Outcome, Run, Study, as_stored, complete
 from siamese_utils.recognition.embedding import embed_files
 from siamese_utils.recognition.heads import fit_head
 from siamese_utils.recognition.unknown import fit_reading
+from siamese_utils.studies.splits.study import SPLIT_SWEEP, split_run
+from siamese_utils.system.project import results_dir
+from siamese_utils.training.task import first_of_each_class
 
 LITE = "efficientnet-lite0"
+SPLIT, LONGER = "90-10", "muon-manifold"
+OF_A_CLASS = 50  # training images of each learned class that two depths are centred by
 STEPS = {
-    "report": "the report's 90-10 network, 32 pixels",
+    "report": f"the report's network of {SPLIT}, 32 pixels",
+    "longer": f"that of an hour, by `{LONGER}`, 32 pixels",
+    "photos": f"`{PHOTOS}`: the latter at two depths",
     "plain": f"{LITE}, plain means, cosine",
     "mirrored": "with mirror images",
     "pooled": "strong positions count more",
     "centred": "what all images share is taken away",
     "head": "the head that leave-one-out chooses",
 }
-"""What is done, each step with those before it, from the second on."""
+"""What is done: two networks of the report's and one of these at two depths; then, step by step, another network."""
+EXPECTATIONS = {
+    "longer": "Three and a half points more at one example and two at five, as in a first look at the choosing half.",
+    "photos": "One point more at one example and one and a half at five, as in a first look at the choosing half.",
+}
+"""Of the steps that were added after that look."""
 HALVES = ("choosing", "reporting")
 SHOTS = (1, 2, 5, 10)
 WAYS = (5, 0)
@@ -42,36 +61,86 @@ EPISODES, QUERIES, BINS = 600, 6, 10
 
 
 def _runs() -> list[Run]:
-    settings = {"episodes": EPISODES, "queries": QUERIES, "shots": list(SHOTS), "ways": list(WAYS)}
-    return [
-        Run({"step": step}, settings, f"Each step is as good as the one before, or better: {told}.")
-        for step, told in STEPS.items()
-    ]
+    return [_run(step) for step in STEPS]
 
 
-def eyes_of(step: str) -> tuple[Any, str]:
-    """The encoder of a step, and its views."""
+def _run(step: str) -> Run:
+    settings: dict[str, Any] = {"episodes": EPISODES, "queries": QUERIES, "shots": list(SHOTS), "ways": list(WAYS)}
+    if step not in EXPECTATIONS:
+        return Run({"step": step}, settings, f"Each step is as good as the one before, or better: {STEPS[step]}.")
+    if step == "photos":
+        settings |= {"share": SHARE, "images": OF_A_CLASS}
+    path = _longer_path()
+    # What is trained for the first step is there for the second.
+    missing = 0 if path.is_file() or step == "photos" else _longer_run().images
+    return Run({"step": step}, settings, EXPECTATIONS[step], missing, (path,))
+
+
+def _longer_run() -> Run:
+    return split_run(SPLIT, recipe=LONGER)
+
+
+def _longer_path() -> Path:
+    path = SPLIT_SWEEP.checkpoint_path(_longer_run())
+    assert path is not None
+    return path
+
+
+class Eyes(NamedTuple):
+    """What a step sees with.
+
+    Attributes:
+        encoder: that embeds.
+        views: of an image.
+        checkpoint: content of the encoder's file, where the step makes one.
+    """
+
+    encoder: ImageEncoder
+    views: str
+    checkpoint: bytes | None = None
+
+
+def eyes_of(step: str, bench: Bench) -> Eyes:
+    """The encoder of a step, and its views; a network of the report that is not stored is trained first."""
     if step == "report":
-        return load_encoder("90-10"), "mirror"
+        return Eyes(load_encoder(SPLIT), "mirror")
+    if step in EXPECTATIONS:
+        complete(SPLIT_SWEEP, bench, [_longer_run()])
+        encoder = load_encoder(_longer_path())
+        return Eyes(encoder, "mirror") if step == "longer" else Eyes(*photos_encoder(encoder, bench.train_set))
     encoder = load_encoder(LITE)
     if step in ("plain", "mirrored"):
         encoder.body.power = 1
     if step not in ("centred", "head"):
         encoder.centre.zero_()
-    return encoder, "none" if step == "plain" else "mirror"
+    return Eyes(encoder, "none" if step == "plain" else "mirror")
 
 
-def embedded(photos: Photos, step: str) -> tuple[torch.Tensor, torch.Tensor]:
+def photos_encoder(encoder: Encoder, train_set: ImageSet) -> tuple[ImageEncoder, str, bytes]:
+    """Two depths of a network of the split, centred by images of the classes that it has learned.
+
+    Returns:
+        what is stored, as it is loaded again; its views; and the content of its file.
+    """
+    seen = class_split(SPLIT, num_classes=train_set.num_classes).seen
+    known = train_set.indices_of(seen)
+    examples = train_set.images[known[first_of_each_class(train_set.labels[known], OF_A_CLASS)]]
+    source = {"split": SPLIT, "draw": 0, "seed": 0, "recipe": LONGER, "data": train_set.name, "classes": list(seen)}
+    stored, content = as_stored(TwoDepths(encoder, examples), source)
+    return stored, stored.views, content
+
+
+def embedded(photos: Photos, eyes: Eyes) -> tuple[torch.Tensor, torch.Tensor]:
     """Embeddings of the images of all classes, and of those of none."""
-    encoder, views = eyes_of(step)
-    z = embed_files(encoder, [*photos.files, *photos.unknown], views=views, cache=False).z
+    z = embed_files(eyes.encoder, [*photos.files, *photos.unknown], views=eyes.views, cache=False).z
     return z[: len(photos.files)], z[len(photos.files) :]
 
 
 def carry_out(run: Run, bench: Bench) -> Outcome:
     """Measure one step on both halves of the classes."""
     photos, step, settings = bench.load(find_photos), str(run.key["step"]), run.settings
-    z, strange = embedded(photos, step)
+    eyes = eyes_of(step, bench)
+    z, strange = embedded(photos, eyes)
     rows, reliability = [], []
     for name in HALVES:
         half = photos.half(name)
@@ -87,7 +156,7 @@ def carry_out(run: Run, bench: Bench) -> Outcome:
                 reliability.append(binned(sure, right).assign(**place))
     columns = ["half", "ways", "shots", "metric", "value", "ci95", "n"]
     tables = {"own_images_reliability": pd.concat(reliability, ignore_index=True).assign(step=step)}
-    return Outcome(pd.concat(rows, ignore_index=True)[columns], tables=tables)
+    return Outcome(pd.concat(rows, ignore_index=True)[columns], eyes.checkpoint, tables=tables)
 
 
 def judged(
@@ -133,6 +202,10 @@ def binned(sure: np.ndarray, right: np.ndarray) -> pd.DataFrame:
     return means.assign(count=table.groupby("bin").size()).round(3).reset_index()
 
 
+def _checkpoint_path(run: Run) -> Path | None:
+    return results_dir() / "checkpoints" / f"{PHOTOS}.safetensors" if run.key["step"] == "photos" else None
+
+
 METRICS = {
     "acc": "accuracy, mean over episodes",
     "auroc": "AUROC of images of the classes against images of none",
@@ -149,4 +222,5 @@ OWN_IMAGES = Study(
     metrics=METRICS,
     columns=("step", "half", "ways", "shots", "metric", "value", "ci95", "n"),
     tables=("own_images_reliability",),
+    checkpoint=_checkpoint_path,
 )
