@@ -208,7 +208,7 @@ def test_the_study_judges_both_in_the_same_episodes(
     assert set(table.metric) == set(TWO_DEPTHS.metrics)
     values = table.set_index(["task", "views", "networks", "features", "metric"]).value.sort_index()
     alone = ["tiny-plain, seed 0", "tiny, seed 0", "tiny-long, seed 0", "tiny-long, seed 1"]
-    names = [*alone, *depths.groups_together()]
+    names = [*alone, TOGETHER, LONG_AND_SHORT, ALL]
     record = TWO_DEPTHS.read_record(runs[0])["networks"]
     assert [len(record[name]) for name in names] == [1, 1, 1, 1, 2, 3, 4]
     for view in SHIFTS:
@@ -254,7 +254,8 @@ def put(tasks: Sequence[str]) -> None:
         names = {"muon-rotation, seed 0": 0.0, TOGETHER: -0.25}
         if task in depths.PARTS:
             names |= {"muon-rotation, seed 1": 0.5 * sign, "muon-manifold-short, seed 0": -1.0}
-            names |= {LONG_AND_SHORT: 0.25 * sign, ALL: -0.5}
+        if task == "validation":
+            names |= {LONG_AND_SHORT: 0.25, ALL: -0.5, "muon-manifold-short, seed 2": -1.0}
         for view, more in zip(SHIFTS, (0.0, 0.25 * sign), strict=True):
             for networks, change in names.items():
                 for shots in (1, 5):
@@ -291,7 +292,7 @@ def test_gains_are_told_by_classes_and_views(project: Path) -> None:
         "one long network +1.0 and +1.5 on validation, +0.0 and +0.5 on test, +1.8 and +2.2 on 90-10; the long" in told
     )
     shown = depths_findings.depths_table().frame
-    assert len(shown) == (5 + 5 + 2) * 2
+    assert len(shown) == (5 + 3 + 2) * 2
     rows = shown.set_index(["classes", "networks", "views"])
     assert shown["mean of"].unique().tolist() == ["2 seeds", "", "3 draws"]
     one = rows.loc[("test", "muon-rotation", "shifted")]
@@ -309,7 +310,7 @@ def test_two_depths_stand_in_the_field_by_what_is_best_on_validation(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     members = {"muon-rotation, seed 0": (0,), "muon-rotation, seed 1": (1,), "muon-manifold-short, seed 0": (0,)}
-    members |= {TOGETHER: (0, 1), LONG_AND_SHORT: (0, 1, 2), ALL: (0, 1, 2, 0)}
+    members[TOGETHER] = (0, 1)
     monkeypatch.setattr(findings, "_members_of", lambda name, _: [("muon-rotation", seed) for seed in members[name]])
     monkeypatch.setattr(findings, "cost", lambda seed, name: findings.Cost(30.0 + seed, 1e6, 2e15))
     for task in (*depths.PARTS, "90-10-draw1"):  # one part alone chooses nothing
@@ -326,18 +327,17 @@ def test_two_depths_stand_in_the_field_by_what_is_best_on_validation(
     assert (first["5-way 1-shot"], first["5-way 5-shot"]) == ("61.0 ± 0.3", "65.5 ± 0.3")
     assert (first["core-minutes"], first["images"], first["operations"]) == ("30", "1.00", "2.00")
     assert short["method"] == "one muon-manifold-short, two depths, shifted, one seed"
-    # More networks, each group by its own views: these gain by shifts on the validation classes, and lose on the test.
-    told = {way.name: (way.count, way.one_shot[0], way.took.core_minutes) for way in findings.ways_together()}
-    assert told == {
-        "the four long ones, two depths, shifted": (2, 61.0, 61.0),
-        "these and those of half an hour (3), two depths, shifted": (3, 61.0, 93.0),
-        "all networks of CIFAR-FS (4), two depths, shifted": (4, 60.75, 123.0),
-    }
-    assert findings._of_way(findings.ways_together()[1])["images"] == "3.00"
-    assert findings.together_sentence() == (
-        "On the test classes, with one shot and with five: *the four long ones, two depths, shifted* **61.0 ± 0.3** "
-        "and **65.5 ± 0.3**, from trainings of 61 core-minutes. *these and those of half an hour (3), two depths, "
-        "shifted* **61.0 ± 0.3** and **65.5 ± 0.3**, from trainings of 93 core-minutes. *all networks of CIFAR-FS "
-        "(4), two depths, shifted* **60.8 ± 0.3** and **65.2 ± 0.3**, from trainings of 123 core-minutes. Best on the "
-        "validation: *muon-rotation, seed 1, two depths, shifted*."
+
+
+def test_more_networks_are_told_on_the_validation_classes_alone(project: Path) -> None:
+    put(["test", "90-10-draw0"])
+    with pytest.raises(ResultsError, match="study two_depths"):
+        depths_findings.more_sentence()
+    put(depths.PARTS)
+    assert depths_findings.more_sentence() == (
+        "Together on the validation classes, at two depths over shifted views, with one example and with five: the "
+        "long ones (4) **61.5 ± 0.3** and **66.0 ± 0.3**, these and the short ones (7) **62.0 ± 0.3** and "
+        "**66.5 ± 0.3**, all networks of CIFAR-FS (10) **61.2 ± 0.3** and **65.8 ± 0.3**."
     )
+    tested = set(depths.groups("test"))
+    assert {LONG_AND_SHORT, ALL, "muon-manifold-short, seed 2"}.isdisjoint(tested) and TOGETHER in tested

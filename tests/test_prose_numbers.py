@@ -218,6 +218,7 @@ SOURCED: tuple[Sourced, ...] = (
             "three quarters at five was expected of one network",
             "Half a point at one shot and",
             "level at one shot and half a point ahead at five",
+            "Of the former half a point",
         )
     ),
     Sourced("04_split_sweep.ipynb", "about two points everywhere", "what was expected beforehand"),

@@ -20,6 +20,7 @@ from siamese_utils.studies.ensembles.depths import (
     PARTS,
     TOGETHER,
     TWO_DEPTHS,
+    groups,
     recipes_alone,
 )
 from siamese_utils.studies.ensembles.draws import DRAWS, SPLIT
@@ -27,7 +28,7 @@ from siamese_utils.studies.ensembles.draws_findings import SHIFTED, mean_of
 from siamese_utils.training.recipes import DEFAULT_RECIPE, HALF_HOUR_RECIPE, LONG_RECIPES
 
 _CLASSES = (*PARTS, SPLIT)
-CALLED = {LONG_AND_SHORT: "these and those of half an hour", ALL: "all networks of CIFAR-FS"}
+CALLED = {LONG_AND_SHORT: "these and the short ones", ALL: "all networks of CIFAR-FS"}
 """What tables call those that are more than the long ones."""
 _METRICS = {
     f"{what}, {shots}-shot": (features, f"{metric}_5w{shots}s")
@@ -102,6 +103,23 @@ def depths_sentence() -> str:
         if clauses:
             told.append(f"{networks} {', '.join(clauses)}")
     return f"Points that two depths bring over shifted views, at one and at five shots: **{'; '.join(told)}**."
+
+
+def more_sentence() -> str:
+    """What more networks beside the four long ones bring on the validation classes, over shifted views; Markdown."""
+    table = _rows().query("task == @PARTS[0] and views == @SHIFTED and features == @DEEP")
+    told = []
+    for networks, called in {TOGETHER: "the long ones", **CALLED}.items():
+        rows = table[table.networks == networks].set_index("metric")
+        if "acc_5w1s" in rows.index:
+            one, five = (cell(row.value, row.ci95) for row in rows.loc[["acc_5w1s", "acc_5w5s"]].itertuples())
+            told.append(f"{called} ({len(groups(PARTS[0])[networks])}) **{one}** and **{five}**")
+    if len(told) < 2:
+        raise ResultsError(f"No more networks are judged; run `python -m siamese_utils study {TWO_DEPTHS.name}`.")
+    return (
+        "Together on the validation classes, at two depths over shifted views, with one example and with five: "
+        f"{', '.join(told)}."
+    )
 
 
 def draw_gains_sentence() -> str:

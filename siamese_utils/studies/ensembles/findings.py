@@ -18,9 +18,8 @@ from siamese_utils.experiments.seeds import cell, seeds_told, signed
 from siamese_utils.experiments.study import recorded_core_minutes
 from siamese_utils.studies.ensembles import cifar_fs
 from siamese_utils.studies.ensembles.cifar_fs import CIFAR_FS
-from siamese_utils.studies.ensembles.depths import DEEP, OWN, PARTS, TWO_DEPTHS, groups_together, recipes_alone
+from siamese_utils.studies.ensembles.depths import DEEP, OWN, PARTS, TWO_DEPTHS, recipes_alone
 from siamese_utils.studies.ensembles.depths import TOGETHER as TOGETHER_LONG
-from siamese_utils.studies.ensembles.depths_findings import CALLED
 from siamese_utils.studies.ensembles.study import ENSEMBLES, MEMBERS, TOGETHER, record_name
 from siamese_utils.studies.ensembles.test_time import (
     ALL_LONG,
@@ -92,8 +91,8 @@ def gain_sentence(task: str) -> str:
 def field_table() -> Table:
     """CIFAR-FS: this project's networks beside published ones, by 1-shot accuracy; 5-way, percent.
 
-    Of all ways to judge several networks by their own features, the one that is best on the validation classes is
-    among them; at two depths, each recipe's network alone and all that are judged together, by the views that are.
+    Of all ways to judge several networks by their own features, and at two depths, the one that is best on the
+    validation classes is among them.
     """
     rows = [
         {
@@ -111,10 +110,10 @@ def field_table() -> Table:
     for _, ours in CIFAR_FS.table().groupby("recipe", sort=False):
         rows += _ours(ours)
     kinds = _kinds_stored()
-    if OWN in kinds:
-        rows.append(_of_way(Way.best()))
+    for best in map(Way.best, kinds):
+        rows.append(_row(best.name, *best.one_shot, *best.five_shots, best.took))
     if DEEP in kinds:
-        rows += [*_at_two_depths(), *map(_of_way, ways_together())]
+        rows += _at_two_depths()
     table = pd.DataFrame(rows).sort_values("order", kind="stable").drop(columns="order")
     caption = (
         "5-way accuracy on CIFAR-FS's test classes in percent, 95% intervals over episodes; others as published. "
@@ -138,10 +137,6 @@ def _ours(table: pd.DataFrame) -> list[dict[str, object]]:
         together = one_shot.together, one_shot.ci95, five_shot.together, five_shot.ci95
         rows.append(_row(f"{len(first)} {named} together", *together, Cost.total(costs[: len(first)])))
     return rows
-
-
-def _of_way(way: Way) -> dict[str, object]:
-    return _row(way.name, *way.one_shot, *way.five_shots, way.took)
 
 
 def _at_two_depths() -> list[dict[str, object]]:
@@ -246,7 +241,7 @@ def ways_table() -> Table:
 
 @dataclass(frozen=True)
 class Way:
-    """A way to judge by the nearest mean: the best of some on the validation classes.
+    """The way to judge that is best on the validation classes, by the nearest mean.
 
     Attributes:
         networks: their name.
@@ -269,16 +264,9 @@ class Way:
     fastest: float
 
     @classmethod
-    def best(cls, features: str = OWN, networks: str | None = None) -> Way:
-        """With one kind of features, by the mean of the accuracies with one shot and with five.
-
-        Args:
-            features: which.
-            networks: the name of those whose views are compared; all are, if it is left out.
-        """
+    def best(cls, features: str = OWN) -> Way:
+        """With one kind of features, by the mean of the accuracies with one shot and with five."""
         found = _accuracies_of(features)
-        if networks is not None:
-            found = found.loc[found.index.get_level_values("networks") == networks]
         if found.empty:
             name = _WAYS_OF[features].name
             raise ResultsError(f"{name} lacks a part of CIFAR-FS; run `python -m siamese_utils study {name}`.")
@@ -292,15 +280,7 @@ class Way:
     def name(self) -> str:
         """What a table calls it; the four long ones by one name, whichever study asks them."""
         networks = next(iter(ALL_LONG)) if self.networks == TOGETHER_LONG else self.networks
-        if networks in CALLED:
-            networks = f"{CALLED[networks]} ({self.count})"
         return ", ".join([networks, *([] if self.features == OWN else [self.features]), self.views])
-
-
-def ways_together() -> list[Way]:
-    """Networks together at two depths, fewest first, each by the views that are better on the validation classes."""
-    judged = _accuracies_of(DEEP).index.unique("networks")
-    return [Way.best(DEEP, name) for name in groups_together() if name in judged]
 
 
 _WAYS_OF = {OWN: CIFAR_FS_TEST_TIME, DEEP: TWO_DEPTHS}
@@ -333,17 +313,6 @@ def ways_sentence() -> str:
         f"**{cell(*best.one_shot)}** and **{cell(*best.five_shots)}** on the test classes, from trainings of "
         f"{best.took.core_minutes:.0f} core-minutes{_unevenly(best)}."
     )
-
-
-def together_sentence() -> str:
-    """What more and more networks together reach at two depths, and what their trainings took; Markdown."""
-    told = [
-        f"*{way.name}* **{cell(*way.one_shot)}** and **{cell(*way.five_shots)}**, from trainings of "
-        f"{way.took.core_minutes:.0f} core-minutes{_unevenly(way)}"
-        for way in ways_together()
-    ]
-    text = ". ".join(told)
-    return f"On the test classes, with one shot and with five: {text}. Best on the validation: *{Way.best(DEEP).name}*."
 
 
 def _unevenly(best: Way) -> str:
