@@ -289,11 +289,11 @@ def test_a_longer_training_is_compared_split_by_split(project: Path) -> None:
     assert shown["the same ten classes, muon-manifold-short"].tolist() == ["36.0 ± 1.2", "59.0 ± 1.2"]
     assert shown["images, millions"].tolist() == ["0.13 / 0.95", "0.56 / 0.95"]
     assert two_recipes.level_or_slope_sentence() == (
-        "On each split's own unseen classes the longer training gains +2.5 points on average over 2 splits (draw 0), "
-        "+3.0 at 10 classes and +2.0 at 90: **-0.12** points with every ten classes more; on the same ten "
-        "classes for every split the longer training gains +2.5 points on average over 2 splits (draw 0), +1.0 at 10 "
-        "classes and +4.0 at 90: **+0.38** points with every ten classes more (least squares over splits, which share "
-        "classes and are no independent draws)."
+        "On each split's own unseen classes the longer training gains **+2.5 points** on average over 2 splits (draw "
+        "0), least with 90 classes learned (+2.0) and most with 10 (+3.0); along a straight line -0.12 more with every "
+        "ten classes; on the same ten classes for every split the longer training gains **+2.5 points** on average "
+        "over 2 splits (draw 0), least with 10 classes learned (+1.0) and most with 90 (+4.0); along a straight line "
+        "+0.38 more with every ten classes (least squares; splits share classes and are no independent draws)."
     )
 
 

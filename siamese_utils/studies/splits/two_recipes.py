@@ -76,16 +76,17 @@ def level_or_slope_sentence() -> str:
         for draw, part in both_recipes(metric).groupby("draw"):
             if len(part) < 2:
                 continue
-            first, last = part.iloc[0], part.iloc[-1]
+            least, most = part.loc[part.gain.idxmin()], part.loc[part.gain.idxmax()]
             told.append(
-                f"on {classes} the longer training gains {signed(part.gain.mean())} points on average over {len(part)} "
-                f"splits (draw {draw}), {signed(first.gain)} at {first.learned} classes and {signed(last.gain)} at "
-                f"{last.learned}: **{steepness(part)}** points with every ten classes more"
+                f"on {classes} the longer training gains **{signed(part.gain.mean())} points** on average over "
+                f"{len(part)} splits (draw {draw}), least with {least.learned} classes learned "
+                f"({signed(least.gain)}) and most with {most.learned} ({signed(most.gain)}); along a straight line "
+                f"{steepness(part)} more with every ten classes"
             )
     if not told:
         raise ResultsError(f"A slope takes two splits; run `{_COMMAND}`.")
     text = "; ".join(told)
-    return f"{text[0].upper()}{text[1:]} (least squares over splits, which share classes and are no independent draws)."
+    return f"{text[0].upper()}{text[1:]} (least squares; splits share classes and are no independent draws)."
 
 
 def steepness(both: pd.DataFrame) -> str:
