@@ -40,7 +40,7 @@ from siamese_utils.studies.imprinting.study import IMPRINTING_MOVED
 from siamese_utils.studies.networks.study import DISTANCES
 from siamese_utils.studies.own_images.checks import WRONG
 from siamese_utils.studies.validation import JUDGED_IMAGES, trial_runs
-from siamese_utils.training.recipes import DEFAULT_RECIPE
+from siamese_utils.training.recipes import DEFAULT_RECIPE, HALF_HOUR_RECIPE
 
 ROOT = Path(__file__).resolve().parents[1]
 SPAN = r"(?:percent|(?:percentage )?points?|hours?|minutes?|seconds?|days?|times)\b"
@@ -240,6 +240,11 @@ SOURCED: tuple[Sourced, ...] = (
     Sourced("docs/sources.md", "Science 350, 2015", "volume of a journal"),
     Sourced("docs/sources.md", "cosine triplet loss, 150 epochs", "setting of the seed project"),
     computed("README.md", "{} a class draw", lambda: about("three hours", hours_of("cifar100-*-draw0"))),
+    computed(
+        "README.md",
+        "a class draw, {} for the longer training",
+        lambda: about("three hours", hours_of(f"cifar100-*-draw0-seed0-{HALF_HOUR_RECIPE}")),
+    ),
     computed("README.md", "when it is not? | a minute | {}", lambda: about("half an hour", hours_of("*90-10-draw0"))),
     computed("README.md", "cost the old ones? | a minute | {}", lambda: about("two hours", hours_of_imprinting())),
     computed("README.md", "a page to draw on. | a minute | {}", lambda: about("half an hour", hours_of("drawing*"))),
