@@ -39,8 +39,9 @@ from siamese_utils.studies.faces import koch
 from siamese_utils.studies.imprinting.study import IMPRINTING_MOVED
 from siamese_utils.studies.networks.study import DISTANCES
 from siamese_utils.studies.own_images.checks import WRONG
+from siamese_utils.studies.own_images.study import LONGER
 from siamese_utils.studies.validation import JUDGED_IMAGES, trial_runs
-from siamese_utils.training.recipes import DEFAULT_RECIPE, HALF_HOUR_RECIPE
+from siamese_utils.training.recipes import DEFAULT_RECIPE
 
 ROOT = Path(__file__).resolve().parents[1]
 SPAN = r"(?:percent|(?:percentage )?points?|hours?|minutes?|seconds?|days?|times)\b"
@@ -223,7 +224,6 @@ SOURCED: tuple[Sourced, ...] = (
     ),
     Sourced("04_split_sweep.ipynb", "about two points everywhere", "what was expected beforehand"),
     Sourced("04_split_sweep.ipynb", "for half an hour of one core", "what the recipe is for; see notebook 03c"),
-    Sourced("04_split_sweep.ipynb", "Half an hour for every split", "what the recipe is for; see notebook 03c"),
     *(
         computed("03c_ensembles.ipynb", words, lambda: about("half an hour", hours_alone()))
         for words in (
@@ -241,9 +241,7 @@ SOURCED: tuple[Sourced, ...] = (
     Sourced("docs/sources.md", "cosine triplet loss, 150 epochs", "setting of the seed project"),
     computed("README.md", "{} a class draw", lambda: about("three hours", hours_of("cifar100-*-draw0"))),
     computed(
-        "README.md",
-        "a class draw, {} for the longer training",
-        lambda: about("three hours", hours_of(f"cifar100-*-draw0-seed0-{HALF_HOUR_RECIPE}")),
+        "README.md", "none of them? | a minute | {}", lambda: about("an hour", hours_of(f"*90-10-draw0-seed0-{LONGER}"))
     ),
     computed("README.md", "when it is not? | a minute | {}", lambda: about("half an hour", hours_of("*90-10-draw0"))),
     computed("README.md", "cost the old ones? | a minute | {}", lambda: about("two hours", hours_of_imprinting())),

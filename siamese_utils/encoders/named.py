@@ -1,7 +1,8 @@
-"""Encoders by name: published networks at their own resolution, for photographs rather than for one-shot tables.
+"""Encoders by name: checkpoints of the report, and published networks at their own resolution.
 
-Their weights were learned from pictures of a thousand kinds of object or more under labels or captions, so classes that
-are new to a user may not be new to them; ``note`` says so.
+The latter are for photographs rather than for one-shot tables. Their weights were learned from pictures of a thousand
+kinds of object or more under labels or captions, so classes that are new to a user may not be new to them; ``note``
+says so.
 """
 
 from __future__ import annotations

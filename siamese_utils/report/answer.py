@@ -387,12 +387,12 @@ def symbols_named() -> str:
 
 
 def own_photographs() -> str:
-    """What is recognised of photographs by published features, beside the report's own network."""
+    """What is recognised of photographs by published features, beside the report's own encoder."""
     one, five = (own_images.value("head", "acc", shots=shots).value for shots in (1, 5))
     own = own_images.value("photos", "acc").value
     return (
         f"Of five classes of photographs, **{one:.1f}%** are recognised from one example and {five:.1f}% from five "
-        f"by features that ImageNet taught; by the report's own encoder for photographs {own:.1f}% from one."
+        f"by features that ImageNet taught, which may know them; by the report's own encoder for them {own:.1f}%."
     )
 
 

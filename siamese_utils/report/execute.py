@@ -242,20 +242,20 @@ def execute_notebooks(
     # Trainings would take each other's time, by which they are judged too.
     with ThreadPoolExecutor(1 if profile in RETRAINING else AT_ONCE) as pool:
         running = [pool.submit(execute, path) for path in paths]
-        failures: list[str] = []
+        failures: list[tuple[str, BaseException]] = []
         try:
-            for future in running:
+            for path, future in zip(paths, running, strict=True):
                 if (error := future.exception()) is None:
                     yield future.result()
                     continue
-                told = str(error) if isinstance(error, ReportError) else f"A notebook failed with {error!r}."
-                failures.append(told)
+                told = str(error) if isinstance(error, ReportError) else f"Notebook {path.name} failed: {error!r}."
+                failures.append((told, error))
                 if future is not running[-1]:
                     print(f"{told} The others go on.", file=sys.stderr, flush=True)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
     if failures:
-        raise ReportError(" ".join(failures))
+        raise ReportError(" ".join(told for told, _ in failures)) from failures[0][1]
 
 
 def _ground(root: Path, profile: str) -> str:

@@ -99,10 +99,11 @@ def unknown_figure() -> Illustration:
     axes[1].legend()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=2)  # there is no room among the lines
     figure.tight_layout(rect=(0, 0.16, 1, 1))
-    auroc = value("head", "auroc", shots=5)
+    told = ", ".join(f"{label} {value(step, 'auroc', shots=5).value:.1f}" for step, (label, _) in _LINES.items())
     return Illustration(
         figure,
         "10_unknown",
-        "How well photographs of none of the classes are told from those of five classes, by examples a class: AUROC "
-        f"{auroc.value:.1f} with five examples, and the errors of both kinds at the threshold found in the support.",
+        "How well photographs of none of the classes are told from those of five classes, by examples a class. AUROC "
+        f"with five examples: {told}. Beside it the errors of both kinds at the threshold found in the support, by "
+        f"{_LINES['head'][0]}.",
     )

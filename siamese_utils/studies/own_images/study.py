@@ -39,8 +39,8 @@ SPLIT, LONGER = "90-10", "muon-manifold"
 OF_A_CLASS = 50  # training images of each learned class that two depths are centred by
 STEPS = {
     "report": f"the report's network of {SPLIT}, 32 pixels",
-    "longer": f"that of an hour, by `{LONGER}`, 32 pixels",
-    "photos": f"`{PHOTOS}`: the latter at two depths",
+    "longer": f"that of an hour, by {LONGER}, 32 pixels",
+    "photos": f"{PHOTOS}: the latter at two depths",
     "plain": f"{LITE}, plain means, cosine",
     "mirrored": "with mirror images",
     "pooled": "strong positions count more",
@@ -118,6 +118,10 @@ def eyes_of(step: str, bench: Bench) -> Eyes:
 
 def photos_encoder(encoder: Encoder, train_set: ImageSet) -> tuple[ImageEncoder, str, bytes]:
     """Two depths of a network of the split, centred by images of the classes that it has learned.
+
+    Args:
+        encoder: the network.
+        train_set: where these images are.
 
     Returns:
         what is stored, as it is loaded again; its views; and the content of its file.

@@ -1,4 +1,4 @@
-"""Half an hour for every split: the curve of a longer training beside the report's, level or slope?
+"""A longer training for every split: its curve beside the report's, level or slope?
 
 The report's recipe shows as many passes whatever the number of classes, so few images where few classes are learned;
 the longer one shows as many images everywhere, and is another recipe too. What is not stored yet raises ResultsError.
