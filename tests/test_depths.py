@@ -194,7 +194,7 @@ def test_the_study_judges_both_in_the_same_episodes(
         monkeypatch.setitem(recipes.RECIPES, name, dataclasses.replace(TINY, recipe=name))
     for name, value in (
         ("DEFAULT_RECIPE", "tiny-plain"),
-        ("HALF_HOUR_RECIPE", "tiny"),
+        ("SHORTER", (("tiny", 0),)),
         ("LONG_RECIPES", ("tiny-long",)),
         ("LONG", (("tiny-long", 0), ("tiny-long", 1))),
     ):
