@@ -294,7 +294,7 @@ def test_gains_are_told_by_classes_and_views(project: Path) -> None:
     shown = depths_findings.depths_table().frame
     assert len(shown) == (5 + 3 + 2) * 2
     rows = shown.set_index(["classes", "networks", "views"])
-    assert shown["mean of"].unique().tolist() == ["2 seeds", "", "3 draws"]
+    assert shown["of"].unique().tolist() == ["2", "1", "3"]
     one = rows.loc[("test", "muon-rotation", "shifted")]
     assert one["its own, 1-shot"] == "61.0" and one["two depths, 5-shot"] == "65.5 ± 0.3"
     assert one["gain, 1-shot"] == "+0.0 ± 0.1"

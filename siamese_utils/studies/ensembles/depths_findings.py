@@ -67,8 +67,7 @@ def depths_table() -> Table:
     rows = []
     for (classes, recipe, views), found in _stored().groupby(["classes", "recipe", "views"], sort=False):
         many = found.task.nunique() if classes == SPLIT else found.networks.nunique()
-        of = "" if many == 1 else f"{many} {'draws' if classes == SPLIT else 'seeds'}"
-        row = {"classes": classes, "networks": CALLED.get(recipe, recipe), "mean of": of, "views": views}
+        row = {"classes": classes, "networks": CALLED.get(recipe, recipe), "of": str(many), "views": views}
         for column, (features, metric) in _METRICS.items():
             one = _over_seeds_or_draws(found[(found.features == features) & (found.metric == metric)])
             if features == OWN:
@@ -78,8 +77,8 @@ def depths_table() -> Table:
         rows.append(row)
     caption = (
         "5-way accuracy on unseen classes, percent, by the networks' own features and by two depths of them; the gain "
-        "in the same episodes. Validation and test classes are CIFAR-FS's; 95% intervals over episodes, which are as "
-        "wide for the own features"
+        f"in the same episodes; means of as many seeds, or draws of {SPLIT}. Validation and test classes are "
+        "CIFAR-FS's; 95% intervals over episodes, which are as wide for the own features"
     )
     return Table(pd.DataFrame(rows), caption)
 
