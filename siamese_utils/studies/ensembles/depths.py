@@ -8,7 +8,7 @@ episodes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 import torch
@@ -137,9 +137,15 @@ def _images(task: str, members: Members, of_a_class: int, bench: Bench) -> tuple
         learned = judged = cifar_fs.whole_set(learned, judged)
         split = fewshot_split_cifar_fs(learned.class_names)
         seen, unseen = split.train, split.val if task == PARTS[0] else split.test
-    known, new = learned.indices_of(seen), judged.indices_of(unseen)
-    examples = learned.images[known[first_of_each_class(learned.labels[known], of_a_class)]]
-    return examples, dataclasses.replace(judged, images=judged.images[new], labels=judged.labels[new])
+    new = judged.indices_of(unseen)
+    judged = dataclasses.replace(judged, images=judged.images[new], labels=judged.labels[new])
+    return examples_of(learned, seen, of_a_class), judged
+
+
+def examples_of(learned: ImageSet, classes: Iterable[int], of_a_class: int) -> torch.Tensor:
+    """The first images of each of some learned classes, by which the parts are centred: uint8 (M, H, W, 3)."""
+    known = learned.indices_of(classes)
+    return learned.images[known[first_of_each_class(learned.labels[known], of_a_class)]]
 
 
 def _episodes(task: str, labels: torch.Tensor) -> dict[int, Episodes]:

@@ -30,13 +30,14 @@ from siamese_utils.experiments.study import Bench, Outcome, Run, Study, as_store
 from siamese_utils.recognition.embedding import embed_files
 from siamese_utils.recognition.heads import fit_head
 from siamese_utils.recognition.unknown import fit_reading
+from siamese_utils.studies.ensembles import draws
+from siamese_utils.studies.ensembles.depths import OF_A_CLASS, examples_of
+from siamese_utils.studies.ensembles.draws import SPLIT
 from siamese_utils.studies.splits.study import SPLIT_SWEEP, split_run
 from siamese_utils.system.project import results_dir
-from siamese_utils.training.task import first_of_each_class
 
 LITE = "efficientnet-lite0"
-SPLIT, LONGER = "90-10", "muon-manifold"
-OF_A_CLASS = 50  # training images of each learned class that two depths are centred by
+LONGER = "muon-manifold"
 STEPS = {
     "report": f"the report's network of {SPLIT}, 32 pixels",
     "longer": f"that of an hour, by {LONGER}, 32 pixels",
@@ -70,20 +71,9 @@ def _run(step: str) -> Run:
         return Run({"step": step}, settings, f"Each step is as good as the one before, or better: {STEPS[step]}.")
     if step == "photos":
         settings |= {"share": SHARE, "images": OF_A_CLASS}
-    path = _longer_path()
     # What is trained for the first step is there for the second.
-    missing = 0 if path.is_file() or step == "photos" else _longer_run().images
-    return Run({"step": step}, settings, EXPECTATIONS[step], missing, (path,))
-
-
-def _longer_run() -> Run:
-    return split_run(SPLIT, recipe=LONGER)
-
-
-def _longer_path() -> Path:
-    path = SPLIT_SWEEP.checkpoint_path(_longer_run())
-    assert path is not None
-    return path
+    missing = 0 if step == "photos" else draws.images_missing(0, [LONGER])
+    return Run({"step": step}, settings, EXPECTATIONS[step], missing, draws.paths(0, [LONGER]))
 
 
 class Eyes(NamedTuple):
@@ -105,9 +95,9 @@ def eyes_of(step: str, bench: Bench) -> Eyes:
     if step == "report":
         return Eyes(load_encoder(SPLIT), "mirror")
     if step in EXPECTATIONS:
-        complete(SPLIT_SWEEP, bench, [_longer_run()])
-        encoder = load_encoder(_longer_path())
-        return Eyes(encoder, "mirror") if step == "longer" else Eyes(*photos_encoder(encoder, bench.train_set))
+        complete(SPLIT_SWEEP, bench, [split_run(SPLIT, recipe=LONGER)])
+        encoder = load_encoder(*draws.paths(0, [LONGER]))
+        return Eyes(encoder, "mirror") if step == "longer" else photos_eyes(encoder, bench.train_set)
     encoder = load_encoder(LITE)
     if step in ("plain", "mirrored"):
         encoder.body.power = 1
@@ -116,7 +106,7 @@ def eyes_of(step: str, bench: Bench) -> Eyes:
     return Eyes(encoder, "none" if step == "plain" else "mirror")
 
 
-def photos_encoder(encoder: Encoder, train_set: ImageSet) -> tuple[ImageEncoder, str, bytes]:
+def photos_eyes(encoder: Encoder, train_set: ImageSet) -> Eyes:
     """Two depths of a network of the split, centred by images of the classes that it has learned.
 
     Args:
@@ -124,14 +114,13 @@ def photos_encoder(encoder: Encoder, train_set: ImageSet) -> tuple[ImageEncoder,
         train_set: where these images are.
 
     Returns:
-        what is stored, as it is loaded again; its views; and the content of its file.
+        with what is stored, as it is loaded again.
     """
     seen = class_split(SPLIT, num_classes=train_set.num_classes).seen
-    known = train_set.indices_of(seen)
-    examples = train_set.images[known[first_of_each_class(train_set.labels[known], OF_A_CLASS)]]
+    examples = examples_of(train_set, seen, OF_A_CLASS)
     source = {"split": SPLIT, "draw": 0, "seed": 0, "recipe": LONGER, "data": train_set.name, "classes": list(seen)}
     stored, content = as_stored(TwoDepths(encoder, examples), source)
-    return stored, stored.views, content
+    return Eyes(stored, stored.views, content)
 
 
 def embedded(photos: Photos, eyes: Eyes) -> tuple[torch.Tensor, torch.Tensor]:
