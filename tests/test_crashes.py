@@ -47,7 +47,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_training_killed_while_it_writes_its_state(tmp_path: Path) -> None:
     finish(training, tmp_path / "whole")
     die(training, tmp_path / "killed", Death(write=2, moment="torn"))
-    assert [path.suffix for path in (tmp_path / "killed" / "run").glob(".state.pt.*")] == [".tmp"]
+    assert len(list((tmp_path / "killed" / "run").glob(".*.tmp"))) == 1
     finish(training, tmp_path / "killed")
     assert training_outcome(tmp_path / "killed") == training_outcome(tmp_path / "whole")
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import datetime
 import json
 import multiprocessing
+import os
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from siamese_utils.evaluation.estimates import Estimate
 from siamese_utils.evaluation.protocol import METRICS
 from siamese_utils.experiments import store
 from siamese_utils.experiments.store import has_rows, load_json, read_table, result, store_json, store_rows
-from siamese_utils.system.files import atomic_path, write_text_atomically
+from siamese_utils.system.files import atomic_path, write_bytes_atomically, write_text_atomically
 from siamese_utils.system.project import at, is_anew, move_to, project_root, results_dir
 from siamese_utils.system.provenance import provenance
 
@@ -279,6 +282,45 @@ def test_atomic_write(tmp_path: Path) -> None:
         temporary.write_text("half")
         raise RuntimeError
     assert target.read_text(encoding="utf-8") == "é\n" and list(target.parent.iterdir()) == [target]
+
+
+def test_threads_that_write_one_file_at_once_leave_it_whole(tmp_path: Path) -> None:
+    target, size, left = tmp_path / "file", 100_000, threading.Event()
+    write_bytes_atomically(target, b"0" * size)
+
+    def write(sign: bytes) -> None:
+        for _ in range(10):
+            write_bytes_atomically(target, sign * size)
+
+    def read() -> set[bool]:
+        whole = set()
+        while not left.is_set():
+            content = target.read_bytes()
+            whole.add(content == content[:1] * size)
+        return whole
+
+    with ThreadPoolExecutor(5) as pool:
+        reader = pool.submit(read)
+        try:
+            for done in [pool.submit(write, sign) for sign in (b"1", b"2", b"3", b"4")]:
+                done.result()
+        finally:
+            left.set()
+    assert reader.result() == {True} and list(tmp_path.iterdir()) == [target]
+
+
+def test_any_name_that_a_file_may_have_can_be_written(tmp_path: Path) -> None:
+    target = tmp_path / ("n" * 249)
+    write_text_atomically(target, "whole")
+    assert target.read_text() == "whole"
+
+
+def test_what_is_flushed_may_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl", reason="Windows itself refuses to flush another one")
+    modes = []
+    monkeypatch.setattr(os, "fsync", lambda number: modes.append(fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE))
+    write_text_atomically(tmp_path / "file", "x")
+    assert modes == [os.O_RDWR]
 
 
 # ---------------------------------------------------------------------------------------------- anew

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import stat
 import zipfile
 from collections.abc import Iterator
@@ -41,6 +42,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
     Whoever is killed in between leaves the old file as it was. The data reach the disk before the name does. Where the
     target is a link, the file that it leads to is replaced; permissions are those of the old file, or of any new one.
+    Of several who write it at once, the last one's stays.
 
     Raises:
         StorageError: the folder cannot be written to, or the disk is full; the old file stays.
@@ -50,14 +52,15 @@ def atomic_path(target: Path) -> Iterator[Path]:
         raise StorageError(f"Cannot write {target}, which names no file; choose a name in it.")
     with _storing(target):
         place = Path(os.path.realpath(target))
-        temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+        # Threads, and machines that share the folder, may write one file at once; and a long name stays a legal one.
+        temporary = place.with_name(f".{secrets.token_hex(8)}.tmp")
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
             temporary.touch()
             mode = stat.S_IMODE((place if place.is_file() else temporary).stat().st_mode)
             temporary.unlink()  # who writes nothing must not leave an empty file
             yield temporary
-            with open(temporary, "rb") as file:
+            with open(temporary, "rb+") as file:  # Windows flushes only what may be written to
                 os.fsync(file.fileno())
             temporary.chmod(mode)  # some writers make files that only their owner can read
             os.replace(temporary, place)
