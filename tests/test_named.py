@@ -118,13 +118,20 @@ def test_names_of_checkpoints_are_those_of_the_sweep() -> None:
         assert named.stored_checkpoint(spoken) == SPLIT_SWEEP.checkpoint_path(split_run(name, draw, recipe=recipe))
 
 
-def test_a_file_or_folder_of_the_name_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_the_name_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     encoder = Encoder("conv3", 5)
     save_encoder(encoder, tmp_path / "own.safetensors")
     (tmp_path / "own.safetensors").rename("efficientnet-lite0")
     assert load_encoder("efficientnet-lite0").embedding_dim == 5
     assert load_encoder(Path("efficientnet-lite0")).embedding_dim == 5
+
+
+@pytest.mark.parametrize("name", ["efficientnet-lite0", "siamese-photos", "90-10"])
+def test_a_folder_of_the_name_hides_no_encoder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    assert named.is_name(name)
 
 
 @pytest.mark.parametrize("given", ["none.safetensors", "folder/none", Path("none"), b"none"], ids=repr)
@@ -140,6 +147,7 @@ def test_a_path_is_no_name(given: str | bytes | Path) -> None:
         ("torchvision:resnet5", "did you mean resnet5"),
         ("torchvision:fasterrcnn_resnet50_fpn", "torchvision has no image classification model"),
         ("torchvision:", "look for one"),
+        ("n" * 300, "known are: efficientnet-lite0"),
     ],
 )
 def test_unknown_names_get_a_hint(name: str, hint: str) -> None:

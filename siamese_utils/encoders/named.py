@@ -8,6 +8,7 @@ says so.
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from siamese_utils.errors import CheckpointError, unknown
 from siamese_utils.system.project import published, results_dir
 
 PHOTOS = "siamese-photos"
-"""The report's own encoder for images of a user's own; a word that hardly any folder of photographs is called by."""
+"""The report's own encoder for images of a user's own."""
 PHOTOS_NOTE = "It has learned 90 classes of CIFAR-100, and yours may be among them."
 _STORED = re.compile(r"(?P<split>\d+-\d+)(:draw(?P<draw>\d+))?(:(?P<recipe>[a-z]+(-[a-z]+)*))?")
 _FILE = re.compile(r"cifar100-(?P<split>\d+-\d+)-draw(?P<draw>\d+)(-seed0)?(-(?P<recipe>[a-z]+(-[a-z]+)*))?")
@@ -91,12 +92,12 @@ def _spoken(folder: Path, split: str) -> list[str]:
 
 
 def is_name(given: object) -> bool:
-    """Whether it names an encoder rather than a file."""
+    """Whether it names an encoder rather than a file; one of that name that is there goes first, a folder does not."""
     if not isinstance(given, str):
         return False
     if given.partition(":")[0] in _LIBRARIES:
         return True
-    return not re.search(r"[/\\.]", given) and not Path(given).exists()
+    return not re.search(r"[/\\.]", given) and not os.path.isfile(given)
 
 
 def named_encoder(name: str) -> NamedEncoder:
