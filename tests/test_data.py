@@ -554,6 +554,14 @@ def _edit_shard(root: Path, edit: Callable[[list[bytes], np.ndarray, np.ndarray]
     return path
 
 
+def test_parquet_files_in_a_folder_whose_name_is_not_utf8(copy: Callable[[str], Path], tmp_path: Path) -> None:
+    try:
+        folder = copy("parquet").rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    except (OSError, UnicodeError):
+        pytest.skip("this file system takes no such names")
+    assert len(load_cifar100("test", root=folder).labels) > 0
+
+
 def test_truncated_parquet_file(copy: Callable[[str], Path]) -> None:
     root = copy("parquet")
     _truncate(root / "train-00001-of-00002.parquet")

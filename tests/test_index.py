@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -182,6 +183,30 @@ def test_saved_and_read(count: int, tmp_path: Path, coded: None) -> None:
         assert torch.equal(ours, theirs)
     again.add(units(1), ["new"]).save(tmp_path / "index.safetensors")  # over the file that is being read
     assert EmbeddingIndex.load(tmp_path / "index.safetensors").names[-1] == "new"
+
+
+def test_a_folder_whose_name_is_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9") / "index.safetensors"
+    try:
+        path.parent.mkdir()
+    except (OSError, UnicodeError):
+        pytest.skip("this file system takes no such names")
+    index = EmbeddingIndex(units(5), encoder="abc")
+    index.save(path)
+    index.save(path)  # over an index
+    again = EmbeddingIndex.load(path)
+    assert torch.equal(again.z, index.z) and (again.names, again.encoder) == (index.names, "abc")
+    check(again.search(units(2, seed=1), 3), units(2, seed=1), index.z, 3)
+
+
+def test_what_was_given_is_copied_without_its_gradient() -> None:
+    given = units(5).numpy()
+    index = EmbeddingIndex(given)
+    given[:] = 0
+    assert torch.equal(index.z, units(5))
+    index = EmbeddingIndex(units(5).requires_grad_())
+    assert not index.z.requires_grad and not index.search(units(2).requires_grad_(), 1)[0].requires_grad
+    assert not nearest(units(2).requires_grad_(), units(5).requires_grad_(), 1)[0].requires_grad
 
 
 def test_files_that_are_no_index(tmp_path: Path, encoder: Encoder) -> None:

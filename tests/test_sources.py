@@ -269,6 +269,15 @@ def test_fingerprint_sees_every_change_of_a_file_but_not_the_path(here: Path) ->
     assert Path(caught.value.filename).name == "a"
 
 
+def test_names_that_are_not_utf8_have_a_fingerprint_and_a_place(here: Path) -> None:
+    file = here / os.fsdecode(b"caf\xe9")
+    try:
+        file.write_bytes(b"1")
+    except (OSError, UnicodeError):
+        pytest.skip("this file system takes no such names")
+    assert fingerprint("", here, [file]) and sources.at_place("x", file).isascii()
+
+
 # --- no home folder, or nothing that can be written -------------------------------------------------
 
 

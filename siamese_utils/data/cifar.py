@@ -279,7 +279,8 @@ def _columns_of(file: Path) -> set[str] | None:
     except ImportError:
         return None
     try:
-        return set(parquet.read_schema(file).names)
+        with file.open("rb") as content:
+            return set(parquet.read_schema(content).names)
     except (pyarrow.ArrowException, OSError):
         return None
 
@@ -431,7 +432,8 @@ def _read_parquet(cifar: Cifar, path: Path, part: Part) -> tuple[np.ndarray, np.
     images, labels = [], []
     for file in _parquet_files(cifar, path, part):
         try:
-            table = parquet.read_table(file)
+            with file.open("rb") as content:  # pyarrow opens no path that is not UTF-8
+                table = parquet.read_table(content)
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError(
                 f"{file} is damaged or half downloaded: delete it and download it again from {cifar.mirror}."

@@ -220,13 +220,13 @@ def fingerprint(form: str, folder: Path, files: Iterable[Path]) -> str:
     for file in files:
         status = os.stat(file)
         name = str(file).removeprefix(str(folder))  # one folder may be reached by several paths
-        digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(f"{name} {status.st_size} {status.st_mtime_ns}\n"))  # names need not be UTF-8
     return digest.hexdigest()
 
 
 def at_place(name: str, place: Path) -> str:
     """Name what is made of the files in one folder, so that copies in two folders do not take turns in the cache."""
-    return f"{name}-{hashlib.blake2b(str(place.resolve()).encode(), digest_size=6).hexdigest()}"
+    return f"{name}-{hashlib.blake2b(os.fsencode(place.resolve()), digest_size=6).hexdigest()}"
 
 
 def cached(name: str, fingerprint: str, make: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

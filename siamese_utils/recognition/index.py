@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from siamese_utils.data.arrays import as_count, as_embeddings, as_list
 from siamese_utils.data.image_files import images_below, images_here
-from siamese_utils.encoders.checkpoints import as_encoder
+from siamese_utils.encoders.checkpoints import as_encoder, read_tensors
 from siamese_utils.errors import ConfigError, DataError, StorageError, printable, reason
 from siamese_utils.recognition.embedding import embed_files
 from siamese_utils.system.devices import multiplies_bytes
@@ -43,15 +43,20 @@ def nearest(z: Any, table: Any, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         ConfigError: ``k`` is no whole number above zero.
     """
     table = _checked(table, "The table that is searched")
-    return _nearest(as_embeddings(z, "Queries", table.shape[1]).float(), table, as_count("The number of answers", k))
+    return _nearest(_queries(z, table), table, as_count("The number of answers", k))
 
 
 def _checked(given: Any, what: str, columns: int | None = None) -> torch.Tensor:
-    """Embeddings as float32 (N, D); whether all are finite is asked in parts, since asking takes as much memory."""
-    table = as_embeddings(given, what, columns, finite=False)
+    """Embeddings as float32 (N, D) on the CPU; whether all are finite is asked in parts, as it takes much memory."""
+    table = as_embeddings(given, what, columns, finite=False).detach().cpu()
     for part in table.split(_AT_ONCE):
         as_embeddings(part, what)
     return table.float()
+
+
+def _queries(given: Any, table: torch.Tensor) -> torch.Tensor:
+    """Queries for a table (N, D), float32 (Q, D) on the CPU."""
+    return as_embeddings(given, "Queries", table.shape[1]).detach().cpu().float()
 
 
 def _nearest(z: torch.Tensor, table: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -75,7 +80,7 @@ class EmbeddingIndex:
     they cannot decide, within the greatest error that they can have, is compared in float32.
 
     Args:
-        z: float (N, D), rows of unit length.
+        z: float (N, D), rows of unit length, on any device; a copy on the CPU is kept.
         names: of the N images, such as their paths; their numbers if left out.
         encoder: fingerprint of the encoder, so that others are refused; not checked if left out.
         encoder_name: what to call it then.
@@ -88,7 +93,8 @@ class EmbeddingIndex:
     def __init__(
         self, z: Any, names: Sequence[str | Path] | None = None, encoder: str = "", encoder_name: str = ""
     ) -> None:
-        self.z = _checked(z, "Embeddings").contiguous()
+        # What is done later to the array that was given must not change the answers.
+        self.z = _checked(z, "Embeddings").clone(memory_format=torch.contiguous_format)
         self.names = [str(name) for name in (range(len(self.z)) if names is None else names)]
         self.encoder, self.encoder_name = encoder, encoder_name
         self._codes: _Codes | None = None
@@ -115,7 +121,10 @@ class EmbeddingIndex:
         embedded = embed_files(encoder, paths, **options)
         kept = [paths[position] for position in embedded.kept]
         name = getattr(encoder, "source", "") or getattr(encoder, "name", "")
-        return cls(embedded.z, kept, getattr(encoder, "fingerprint", ""), name)
+        z = _checked(embedded.z, "Embeddings")
+        index = cls(z[:0], (), getattr(encoder, "fingerprint", ""), name)
+        index.z, index.names = z, [str(path) for path in kept]  # nobody else has them, so they are not copied
+        return index
 
     def add(self, z: Any, names: Sequence[str | Path]) -> EmbeddingIndex:
         """Add embeddings, float (M, D), with their names.
@@ -145,7 +154,7 @@ class EmbeddingIndex:
             ShapeError: embeddings of another size.
             ConfigError: ``k`` is no whole number above zero.
         """
-        z, k = as_embeddings(z, "Queries", self.z.shape[1]).float(), as_count("The number of answers", k)
+        z, k = _queries(z, self.z), as_count("The number of answers", k)
         if len(self) < _CODED or k > len(self) // 100 or not multiplies_bytes():
             return _nearest(z, self.z, k)
         self._codes = self._codes or _Codes.of(self.z)
@@ -180,16 +189,16 @@ class EmbeddingIndex:
     def load(cls, path: str | Path) -> EmbeddingIndex:
         """Read an index; what is searched stays in the file and is read as it is needed.
 
+        So a number that a faulty disk has changed is not noticed.
+
         Raises:
-            DataError: the file is missing, damaged, or no index.
+            DataError: the file is missing, cut off, or no index.
         """
         path = as_path(path)
         if not path.is_file():
             raise DataError(f"There is no index {printable(path)}; make one first.")
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
+            metadata, tensors = read_tensors(path)
             if metadata.get("form") != _FORM:
                 raise KeyError("form")
             names = tensors["names"].numpy().tobytes().decode()
@@ -267,9 +276,8 @@ def free_path(path: str | Path) -> Path:
     path = as_path(path, StorageError)
     if path.is_file():
         try:
-            with safe_open(path, framework="pt") as file:
-                known = (file.metadata() or {}).get("form") == _FORM
-        except (SafetensorError, OSError):
+            known = read_tensors(path, with_tensors=False)[0].get("form") == _FORM
+        except (SafetensorError, OSError, TypeError):
             known = False
         if not known:
             raise StorageError(f"{printable(path)} is there already and is no index; choose another name.")
