@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 from torch.nn import functional as F
 
 from siamese_utils.encoders.backbones import ENCODERS
@@ -207,6 +208,16 @@ def test_embedding_keeps_mode_and_statistics(encoder: Encoder) -> None:
     with pytest.raises(ShapeError):
         trained.embed(some_images(1).float())
     assert trained.training
+
+
+def test_embedding_keeps_the_mode_of_every_part(encoder: Encoder) -> None:
+    trained = copy.deepcopy(encoder).train()
+    frozen = [module for module in trained.modules() if isinstance(module, nn.BatchNorm2d)]
+    for module in frozen:
+        module.eval()
+    before = [module.training for module in trained.modules()]
+    trained.embed(some_images(1))
+    assert frozen and [module.training for module in trained.modules()] == before
 
 
 def test_centre_is_the_mean_direction(encoder: Encoder) -> None:

@@ -117,12 +117,15 @@ class ImageEncoder(nn.Module):
 
     def _rows(self, compute: Callable[[torch.Tensor], torch.Tensor], batches: Iterable[torch.Tensor]) -> torch.Tensor:
         """What is computed of each batch, in evaluation mode and on the encoder's device; (N, D) on the CPU."""
-        was_training, device = self.training, self.pixel_mean.device
-        self.eval()
+        # Each by itself, since parts of a network in training may be kept in evaluation mode on purpose.
+        training, device = [module for module in self.modules() if module.training], self.pixel_mean.device
+        if training:
+            self.eval()
         try:
             rows = [compute(batch.to(device)).cpu() for batch in batches]
         finally:
-            self.train(was_training)
+            for module in training:
+                module.training = True
         return torch.cat(rows) if rows else torch.empty(0, self.embedding_dim)
 
 
