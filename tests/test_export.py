@@ -81,6 +81,15 @@ def test_the_encoder_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert encoder.training and all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
 
 
+def test_what_is_expected_is_computed_on_the_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, asked = tiny(), []
+    monkeypatch.setattr(type(encoder), "embed", lambda self, images, views: asked.append(self))
+    monkeypatch.setattr(export, "_graph", lambda network, images: (_ for _ in ()).throw(CheckpointError("no")))
+    with pytest.raises(CheckpointError):
+        export_onnx(encoder, tmp_path / "encoder.onnx")
+    assert len(asked) == 1 and asked[0] is not encoder and asked[0].pixel_mean.device.type == "cpu"
+
+
 class Other:
     """Stands in for a graph that was written wrongly: that of another encoder."""
 

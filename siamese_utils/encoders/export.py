@@ -70,9 +70,10 @@ def export_onnx(encoder: ImageEncoder, path: str | Path, views: str | None = Non
         raise ConfigError(f"The name of an ONNX file ends in .onnx, unlike {path.name!r}; choose another name.")
     views = encoder.views if views is None else views
     images = _examples(side_for(encoder.image_size, views))
+    # A copy: the encoder may lie on a device that multiplies less precisely, and be in training.
+    encoder = copy.deepcopy(encoder).cpu().eval()
     expected = encoder.embed(images, views=views)
-    # A copy: the encoder may lie on another device, and be in training.
-    graph = _graph(_RawEmbedding(copy.deepcopy(encoder).cpu(), views).eval(), images)
+    graph = _graph(_RawEmbedding(encoder, views).eval(), images)
     with atomic_path(path) as temporary:
         graph.save(str(temporary))
         _check(temporary, path, images, expected)
