@@ -938,6 +938,18 @@ def test_processors_of_one_name_are_told_apart_by_precision(monkeypatch: pytest.
     assert devices.processor_and_precision() == devices.processor_name()
 
 
+@pytest.mark.parametrize(
+    ("hip", "capability", "native"), [(None, (7, 5), False), (None, (8, 0), True), ("6.0", (0, 0), True)]
+)
+def test_graphics_cards_with_bfloat16(
+    hip: str | None, capability: tuple[int, int], native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)  # as in torch 2.2, which counts emulation too
+    assert (autocast_dtype(torch.device("cuda")) is torch.bfloat16) is native
+
+
 def test_devices() -> None:
     assert pick_device("cpu").type == "cpu"
     assert pick_device().type in ("cpu", "cuda", "mps")

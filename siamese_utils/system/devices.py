@@ -50,7 +50,10 @@ def autocast_dtype(device: torch.device, precision: str = "auto") -> torch.dtype
     if precision != "auto":
         return None if precision == "float32" else torch.bfloat16
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
+        # ROCm counts its devices otherwise, and all that torch runs on have bfloat16. Asking torch whether a device
+        # has it leaves emulation out in some versions only.
+        native = torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
+        return torch.bfloat16 if native else None
     if device.type == "cpu":
         capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
         if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"):
