@@ -95,6 +95,11 @@ def test_any_size_becomes_a_square(shape: tuple[int, int], size: int, tmp_path: 
     assert load_image(tmp_path / "a.png", size).shape == (size, size, 3)
 
 
+def test_what_was_read_may_be_written_to(tmp_path: Path) -> None:
+    photo().save(tmp_path / "photo.png")
+    load_image(tmp_path / "photo.png")[:] = 0
+
+
 def test_middle_square_is_cut_out(tmp_path: Path) -> None:
     picture = Image.new("RGB", (96, 32), "blue")
     picture.paste(Image.new("RGB", (32, 32), "red"), (32, 0))

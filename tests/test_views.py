@@ -76,6 +76,11 @@ def test_an_array_of_another_size_is_cropped_and_scaled_as_files_are(encoder: En
     assert torch.equal(encoder.embed(torch.from_numpy(large)), encoder.embed(files[1]))
 
 
+@pytest.mark.parametrize("none", [[], ()])
+def test_no_images_have_no_embeddings(none: list | tuple, encoder: Encoder) -> None:
+    assert encoder.embed(none).shape == (0, 8) and Ensemble([encoder, encoder]).embed(none).shape == (0, 16)
+
+
 def test_grey_images(encoder: Encoder) -> None:
     grey = some_images(1)[0, ..., 1]
     assert torch.equal(encoder.embed([grey]), encoder.embed(np.repeat(grey[None, ..., None], 3, axis=3)))

@@ -485,7 +485,7 @@ def load_image(path: str | Path, size: int = 32) -> NDArray[np.uint8]:
 
 def fitted(image: Image.Image, size: int) -> NDArray[np.uint8]:
     """Cut out the middle square of an image of mode RGB and scale it: uint8 (size, size, 3)."""
-    return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS))
+    return np.array(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS))
 
 
 def read_image(

@@ -57,7 +57,7 @@ def _as_one_array(images: Any) -> torch.Tensor | None:
         return as_images(images)
     if isinstance(images, np.ndarray) and images.dtype.kind not in "OU":
         return as_images(images)
-    if isinstance(images, (str, bytes, os.PathLike)):
+    if isinstance(images, (str, bytes, os.PathLike, list, tuple)):  # also an empty list
         return None
     if not hasattr(images, "__len__") or isinstance(images, Image.Image) or not len(images):
         return as_images(images)
@@ -66,9 +66,9 @@ def _as_one_array(images: Any) -> torch.Tensor | None:
 
 def _square(one: Any, side: int, position: int) -> torch.Tensor:
     if isinstance(one, (str, bytes, os.PathLike)):
-        return torch.from_numpy(load_image(one, side).copy())
+        return torch.from_numpy(load_image(one, side))
     if isinstance(one, Image.Image):
-        return torch.from_numpy(fitted(on_paper(upright(one, f"Image {position} of the list")), side).copy())
+        return torch.from_numpy(fitted(on_paper(upright(one, f"Image {position} of the list")), side))
     pixels = as_tensor(f"Image {position} of the list, expected {_WANTED},", one)
     if pixels.dtype != torch.uint8 or not pixels.numel() or pixels.ndim not in (2, 3) or pixels.shape[2:] not in _DEPTH:
         raise ShapeError(
@@ -83,4 +83,4 @@ _DEPTH = (torch.Size([]), torch.Size([3]))
 
 
 def _resized(pixels: np.ndarray, side: int) -> torch.Tensor:
-    return torch.from_numpy(fitted(Image.fromarray(np.ascontiguousarray(pixels)), side).copy())
+    return torch.from_numpy(fitted(Image.fromarray(np.ascontiguousarray(pixels)), side))
