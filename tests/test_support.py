@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from folders import Eyes
 from PIL import Image
 
 from siamese_utils.errors import DataError, SamplingError
+from siamese_utils.recognition.check import check_folder
+from siamese_utils.recognition.classifier import classify_folder
 from siamese_utils.recognition.support import content_digest, read_support
 
 
@@ -27,11 +30,23 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def refusal(folder: Path, error: type[Exception] = SamplingError) -> str:
+def refusal(folder: Path | str | bytes, error: type[Exception] = SamplingError) -> str:
     with pytest.raises(error) as raised:
         read_support(folder)
     assert "\n" not in str(raised.value)
     return str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["", b""])
+def test_an_empty_name_is_not_the_folder_one_is_in(
+    name: str | bytes, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    assert len(read_support(".").files) == 3
+    assert "name of the support folder is empty" in refusal(name, DataError)
+    for ask in (check_folder, lambda support: classify_folder(Eyes(), support, ["cat/1.png"])):
+        with pytest.raises(DataError, match="name of the support folder is empty"):
+            ask(name)
 
 
 def test_classes_files_and_labels(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

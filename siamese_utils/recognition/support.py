@@ -49,9 +49,11 @@ def read_support(folder: str | Path, check_doubles: bool = True) -> Support:
         check_doubles: whether files of the same content are looked at; ``Support.contents`` tells them in any case.
 
     Raises:
-        DataError: the folder is missing or cannot be read, or one file stands in two classes.
+        DataError: the folder is not named, missing or cannot be read, or one file stands in two classes.
         SamplingError: fewer than two classes, two that are named alike, one without images or with folders of images.
     """
+    if isinstance(folder, (str, bytes)) and not folder:  # which would be the folder that one is in
+        raise DataError("The name of the support folder is empty; name the folder, or '.' for the one you are in.")
     folder = as_path(folder)
     with suppress(PermissionError):  # as listing it will say
         if not folder.is_dir():
