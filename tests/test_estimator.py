@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -21,8 +23,10 @@ from sklearn.utils.estimator_checks import check_estimator
 from siamese_utils.data.synthetic import make_synthetic
 from siamese_utils.encoders.checkpoints import load_encoder, save_encoder
 from siamese_utils.encoders.encoder import Encoder
+from siamese_utils.encoders.imprinting import CosineClassifier, Whitening, load_classifier, save_classifier
 from siamese_utils.errors import CheckpointError, SamplingError, ShapeError, UnknownNameError
 from siamese_utils.recognition import classifier as classify
+from siamese_utils.recognition import saved
 from siamese_utils.recognition.classifier import OneShotClassifier, classify_folder
 
 CLASSES, EACH = 4, 6
@@ -117,6 +121,26 @@ def test_every_form_of_images_gives_the_same_classifier(
     assert by_folder.predict([str(file) for file in files]) == expected.predict(images[support])
     numbers = OneShotClassifier(encoder).fit(images[::-1], np.arange(len(y))[::-1] // EACH)
     assert numbers.classes_.tolist() == [0, 1, 2, 3] and numbers.predict(images).dtype.kind == "i"
+
+
+def test_files_images_and_tables_of_embeddings_may_be_given(
+    encoder: Encoder, images: np.ndarray, y: np.ndarray, folder: Path
+) -> None:
+    expected = OneShotClassifier(encoder).fit(images[::EACH], y[::EACH])
+    files = [folder / "support" / name / f"{EACH * number}.png" for number, name in enumerate(np.unique(y))]
+    mixed = [files[0], *images[EACH::EACH]]
+    for X in (mixed, mixed[::-1]):
+        assert sorted(expected.predict(X)) == np.unique(y).tolist()
+    named = OneShotClassifier(encoder).fit({"ant": files[0], "bee": str(files[1]), "cat": os.fsencode(files[2])})
+    assert named.predict(files[1]) == ["bee"] and named.predict(mixed[:3]) == ["ant", "bee", "cat"]
+    table = pd.DataFrame(encoder.embed(images).numpy()).add_prefix("column ")
+    of_table = OneShotClassifier(encoder).fit(table[::EACH], y[::EACH])
+    assert of_table.predict(table).tolist() == expected.predict(images).tolist()
+
+
+def test_no_images_have_no_answers(encoder: Encoder, images: np.ndarray, y: np.ndarray) -> None:
+    fitted = OneShotClassifier(encoder).fit(images, y)
+    assert fitted.predict([]).tolist() == [] and fitted.predict_proba([]).shape == (0, CLASSES)
 
 
 def test_probabilities_go_with_the_answers(encoder: Encoder, images: np.ndarray, y: np.ndarray) -> None:
@@ -259,6 +283,30 @@ def test_files_that_are_no_classifier(kept: Path, folder: Path, encoder: Encoder
         OneShotClassifier.load(kept)
     with pytest.raises(SamplingError, match="call fit"):
         OneShotClassifier(encoder).save(kept)
+
+
+def test_a_setting_that_is_not_known_is_of_a_newer_version(kept: Path) -> None:
+    examples, known = saved.load(kept)
+    settings = {**known["settings"], "encoder": None, "sharpness": 2}
+    saved.save(kept, examples, settings, known["listed"], known["head"], known["reading"], None)
+    with pytest.raises(CheckpointError, match="newer version, with a setting 'sharpness'"):
+        OneShotClassifier.load(kept)
+
+
+def test_the_two_kinds_of_classifiers_name_their_own_loader(kept: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"read it with OneShotClassifier\.load\."):
+        load_classifier(kept)
+    z, labels = torch.eye(4).repeat(2, 1) + torch.arange(8)[:, None] / 10, torch.arange(4).repeat(2)
+    save_classifier(kept, CosineClassifier.from_means(z, labels), Whitening.fit(z, labels))
+    with pytest.raises(CheckpointError, match=r"read it with load_classifier\."):
+        OneShotClassifier.load(kept)
+
+
+def test_numbers_of_numpy_are_saved_as_settings(
+    encoder: Encoder, images: np.ndarray, y: np.ndarray, kept: Path
+) -> None:
+    OneShotClassifier(None, unknown_rate=np.float32(0.25)).fit(encoder.embed(images), y).save(kept)
+    assert OneShotClassifier.load(kept).unknown_rate == 0.25
 
 
 def test_nothing_is_half_written(kept: Path, encoder: Encoder, images: np.ndarray, y: np.ndarray) -> None:

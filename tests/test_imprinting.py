@@ -95,6 +95,17 @@ def test_bad_input_is_named(change, error, says) -> None:
         change(CosineClassifier.from_means(z, labels), z)
 
 
+def test_gradients_of_what_is_given_are_not_kept() -> None:
+    z, labels = clouds(4, 20)
+    plain = CosineClassifier.from_means(z, labels)
+    z = z.requires_grad_()
+    white, classifier = Whitening.fit(z, labels), CosineClassifier.from_means(z, labels)
+    assert torch.equal(classifier.weights, plain.weights)
+    grown = classifier.imprint(z[:2], 60)
+    for kept in (white.matrix, white(z), classifier.weights, classifier.scores(z), grown.weights):
+        assert not kept.requires_grad and kept.device.type == "cpu"
+
+
 def test_a_classifier_survives_its_file(tmp_path: Path) -> None:
     z, labels = clouds(4, 20)
     white = Whitening.fit(z, labels)

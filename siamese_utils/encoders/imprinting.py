@@ -5,6 +5,7 @@ embedding of a class at unit length is a weight vector at once: no training is n
 & Lowe, *Low-shot learning with imprinted weights*, CVPR 2018). What comes after, :func:`fine_tune`, moves the weights
 so that the new class is told from its neighbours; the encoder stays as it is.
 
+Classifiers are on the CPU; embeddings that are given to one may lie on any device, and their gradients are not kept.
 Many classifiers that start from one are tuned together, as one batch of tensors: R *replicas*, each with its own shots.
 """
 
@@ -16,7 +17,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -73,7 +74,7 @@ class Whitening:
             SamplingError: no class has two images.
             ConfigError: the shrinkage is not positive.
         """
-        z, labels = labelled("A classifier", z, labels)
+        z, labels = _labelled(z, labels)
         shrinkage = as_positive("Whitening needs a positive shrinkage: it", shrinkage)
         classes, rows, counts = labels.unique(return_inverse=True, return_counts=True)
         if int(counts.max()) < 2:
@@ -94,7 +95,7 @@ class Whitening:
         Raises:
             ShapeError: embeddings of another size.
         """
-        z = as_tensor("Embeddings", z)
+        z = as_tensor("Embeddings", z).detach().cpu()
         if not z.ndim or z.shape[-1] != len(self.matrix) or not z.is_floating_point():
             raise ShapeError(
                 f"This whitening takes float embeddings (..., {len(self.matrix)}), not {z.dtype} {tuple(z.shape)}."
@@ -127,7 +128,7 @@ class CosineClassifier:
     bias: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
-        weights = as_embeddings(self.weights, "Weights").float()
+        weights = as_embeddings(self.weights, "Weights").detach().cpu().float()
         labels = tuple(as_labels(self.labels).tolist())
         if len(weights) != len(labels) or not len(weights):
             raise ShapeError(
@@ -155,7 +156,7 @@ class CosineClassifier:
         Raises:
             ShapeError: embeddings and labels do not fit.
         """
-        z, labels = labelled("A classifier", z, labels)
+        z, labels = _labelled(z, labels)
         z, classes = z.float(), labels.unique()  # ascending
         return cls(class_means(z, torch.searchsorted(classes, labels), len(classes)), tuple(classes.tolist()), scale)
 
@@ -167,7 +168,7 @@ class CosineClassifier:
         Raises:
             ShapeError: embeddings of another size or type than the weights.
         """
-        z = as_embeddings(z, columns=self.weights.shape[1]).float()
+        z = as_embeddings(z, columns=self.weights.shape[1]).detach().cpu().float()
         return self.scale * z @ self.weights.T + self.bias
 
     def predict(self, z: torch.Tensor) -> torch.Tensor:
@@ -192,9 +193,10 @@ class CosineClassifier:
             SamplingError: the class is there already.
         """
         shots, label = (
-            as_embeddings(shots, "Shots are the embeddings of images; they", self.weights.shape[1]).float(),
+            as_embeddings(shots, "Shots are the embeddings of images; they", self.weights.shape[1]),
             as_label(label),
         )
+        shots = shots.detach().cpu().float()
         if not len(shots):
             raise ShapeError("Shots are the embeddings of one image or more, but there is none.")
         if label in self.labels:
@@ -228,7 +230,7 @@ class CosineClassifier:
         if not all(isinstance(part, (tuple, list)) and len(part) == 2 for part in (old, shots)):
             raise ShapeError("Images are given as a pair: their embeddings, and their labels.")
         for z, labels in (old, shots):
-            z, labels = labelled("A classifier", z, labels, self.weights.shape[1])
+            z, labels = _labelled(z, labels, self.weights.shape[1])
             if strange := set(labels.tolist()) - set(row_of):
                 raise SamplingError(f"The classifier has no class {min(strange)}; imprint it first.")
             parts.append((z.float(), torch.tensor([row_of[label] for label in labels.tolist()])))
@@ -270,7 +272,7 @@ class CosineClassifier:
         is_added = torch.tensor([label in wanted for label in self.labels])
         if not is_added.any() or is_added.all():
             raise SamplingError("Name some classes of the classifier as added, and leave some as old.")
-        z, labels = labelled("A classifier", z, labels, self.weights.shape[1])
+        z, labels = _labelled(z, labels, self.weights.shape[1])
         budget = as_number("The budget", budget)
         scores = self.scale * z.float() @ self.weights.T
         best_old, old_rows = scores[:, ~is_added].max(dim=1)
@@ -324,6 +326,8 @@ def load_classifier(path: str | Path) -> tuple[CosineClassifier, Whitening]:
         raise CheckpointError(f"{path} is damaged or not a safetensors file; fetch it again.") from error
     if metadata.get("format") != CLASSIFIER_FORMAT:
         raise CheckpointError(f"{path} was not written by save_classifier; use one of its files.")
+    if "content" in metadata:
+        raise CheckpointError(f"{path} was written by OneShotClassifier.save; read it with OneShotClassifier.load.")
     try:
         labels, scale = tuple(json.loads(metadata["labels"])), float(json.loads(metadata["scale"]))
         classifier = CosineClassifier(tensors["weights"], labels, scale, tensors["bias"])
@@ -333,6 +337,12 @@ def load_classifier(path: str | Path) -> tuple[CosineClassifier, Whitening]:
     except (KeyError, TypeError, ValueError, ShapeError, ConfigError) as error:
         raise CheckpointError(f"{path} does not hold a whole classifier ({error}); fetch it again.") from error
     return classifier, Whitening(matrix.float())
+
+
+def _labelled(z: Any, labels: Any, columns: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Embeddings (N, D) and their labels, int64 (N,), on the CPU, where classifiers are; see ``labelled``."""
+    z, labels = labelled("A classifier", z, labels, columns)
+    return z.detach().cpu(), labels.detach().cpu()
 
 
 def imprinted(shots: torch.Tensor) -> torch.Tensor:

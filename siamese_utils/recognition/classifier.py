@@ -18,7 +18,7 @@ from siamese_utils.data.arrays import as_count, as_embeddings, as_flag, as_list
 from siamese_utils.data.image_files import images_here
 from siamese_utils.encoders.checkpoints import as_encoder
 from siamese_utils.encoders.named import best_encoder
-from siamese_utils.errors import DataError, SamplingError, ShapeError, look_up
+from siamese_utils.errors import CheckpointError, DataError, SamplingError, ShapeError, look_up
 from siamese_utils.recognition import saved
 from siamese_utils.recognition.embedding import embed_files
 from siamese_utils.recognition.examples import (
@@ -29,6 +29,7 @@ from siamese_utils.recognition.examples import (
     embed_images,
     named_classes,
     unit_rows,
+    without_frame,
 )
 from siamese_utils.recognition.heads import HEADS, fit_head, prototypes, without_doubles
 from siamese_utils.recognition.support import content_digest, read_support
@@ -82,7 +83,7 @@ class OneShotClassifier(ClassifierMixin, BaseEstimator):
 
         Args:
             X: images: uint8 (N, H, W, 3), a list of images of any sizes, or a list of files; or embeddings of them,
-                float (N, D). Without ``y``: by class name, images (K, H, W, 3), K >= 1.
+                float (N, D), also as a DataFrame. Without ``y``: by class name, images (K, H, W, 3), K >= 1, or files.
             y: the class of each image, names or whole numbers.
 
         Returns:
@@ -195,6 +196,7 @@ class OneShotClassifier(ClassifierMixin, BaseEstimator):
 
     def _embed(self, X: Any, what: str, columns: int | None) -> torch.Tensor:
         """Embeddings of images, or those that were given, float32 (N, D)."""
+        X = without_frame(X)
         return unit_rows(X, columns) if are_embeddings(X) else embed_images(self._eyes(), X, self.views, what)
 
     # --- answering --------------------------------------------------------------------------------
@@ -340,10 +342,16 @@ class OneShotClassifier(ClassifierMixin, BaseEstimator):
             encoder: that encoder; loaded by its name or its checkpoint's path if left out.
 
         Raises:
-            CheckpointError: the file is missing, damaged or foreign, or the encoder is not to be had or another one.
+            CheckpointError: the file is missing, damaged, foreign or of a newer version, or the encoder is not to be
+                had or another one.
             ConfigError: see ``load_encoder``.
         """
         examples, known = saved.load(path)
+        if strange := sorted(known["settings"].keys() - cls._get_param_names()):
+            raise CheckpointError(
+                f"{path} was saved by a newer version, with a setting {strange[0]!r} that this one lacks; update "
+                "siamese_utils."
+            )
         eyes = saved.encoder_of(path, known["encoder"], encoder)
         classifier = cls(eyes, **known["settings"])
         if eyes is not None:

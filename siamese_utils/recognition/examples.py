@@ -88,10 +88,18 @@ def class_numbers(y: Any) -> tuple[np.ndarray, torch.Tensor]:
 
 
 def are_files(images: Any) -> bool:
-    """Whether images are given by their paths."""
+    """Whether images are given by their paths alone: one, or a list or an array of them."""
     if isinstance(images, np.ndarray):
         return images.ndim == 1 and images.dtype.kind in "OU" and are_files(images.tolist())
-    return isinstance(images, Sequence) and len(images) > 0 and isinstance(images[0], (str, bytes, os.PathLike))
+    if isinstance(images, (str, bytes, os.PathLike)):
+        return True
+    paths = isinstance(images, Sequence) and all(isinstance(one, (str, bytes, os.PathLike)) for one in images)
+    return paths and len(images) > 0
+
+
+def without_frame(X: Any) -> Any:
+    """The array of a two-dimensional table, such as pandas' DataFrame, whose own entries are its columns' names."""
+    return X.to_numpy() if hasattr(X, "to_numpy") and len(getattr(X, "shape", ())) == 2 else X
 
 
 def are_embeddings(images: Any) -> bool:
@@ -115,7 +123,7 @@ def embed_images(encoder: Any, images: Any, views: str | None, what: str) -> tor
 
     Args:
         encoder: see ``load_encoder``.
-        images: uint8 (N, H, W, 3), a list of images of any sizes, or paths.
+        images: uint8 (N, H, W, 3), a list of images of any sizes and of paths, or one path.
         views: see ``embed`` of the encoder.
         what: their name on a bar.
 

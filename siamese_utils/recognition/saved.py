@@ -49,7 +49,7 @@ def save(
             "numbers."
         )
     content = {
-        "settings": {key: value for key, value in settings.items() if key != "encoder"},
+        "settings": {key: _plain(value) for key, value in settings.items() if key != "encoder"},
         "encoder": None if eyes is None else {"name": name or None, "fingerprint": getattr(eyes, "fingerprint", "")},
         "classes": {"type": examples.names.dtype.str, "names": examples.names.tolist()},
         "files": examples.files,
@@ -87,6 +87,8 @@ def load(path: str | Path) -> tuple[Examples, dict[str, Any]]:
         metadata, tensors = read_tensors(path)
         if metadata.get("format") != FORMAT:
             raise CheckpointError(f"{path} was not written by OneShotClassifier.save; use a file that was.")
+        if {"labels", "scale"} <= metadata.keys():
+            raise CheckpointError(f"{path} was written by save_classifier; read it with load_classifier.")
         if metadata["checksum"] != _checksum(metadata["content"], tensors):
             raise CheckpointError(f"{path} is damaged (its checksum is another); save the classifier again.")
         content = json.loads(metadata["content"])
@@ -131,6 +133,11 @@ def encoder_of(path: str | Path, known: dict[str, Any] | None, given: Any) -> An
             "that time, or fit the classifier anew."
         )
     return eyes
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON has it: a number of NumPy's as Python's."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _checksum(text: str, tensors: dict[str, torch.Tensor]) -> str:
