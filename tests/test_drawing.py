@@ -521,8 +521,10 @@ def fetch(
     body: bytes | None = None,
     kind: str = "application/json",
     method: str | None = None,
+    host: str | None = None,
 ) -> tuple[int, Any, Any]:
-    request = urllib.request.Request(server.url + path, body, {"Content-Type": kind}, method=method)
+    headers = {"Content-Type": kind} | ({"Host": host} if host else {})
+    request = urllib.request.Request(server.url + path, body, headers, method=method)
     try:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as reply:
             return reply.status, reply.headers, reply.read()
@@ -621,6 +623,18 @@ def test_loopback_only_unless_told(server: DrawingServer, model: DrawingModel) -
     with DrawingServer(model, "0.0.0.0", 0) as everywhere, socket.socket() as other:
         other.connect(("127.0.0.2", everywhere.port))
         assert everywhere.url == f"http://127.0.0.1:{everywhere.port}/"
+
+
+def test_another_sites_name_is_refused_on_loopback(server: DrawingServer, model: DrawingModel) -> None:
+    own, foreign = ("127.0.0.1", "localhost:8765", "LOCALHOST", "[::1]:1"), ("elsewhere.example", "evil.test:8765")
+    for names, status in ((own, 200), (foreign, 403)):
+        for name in names:
+            assert fetch(server, "start", host=name)[0] == status
+            assert fetch(server, "compare", b"{}", host=name)[0] == status
+    assert "open the page at the address" in json.loads(fetch(server, "", host="evil.test")[2])["error"]
+    for more in ({"host": "0.0.0.0"}, {"any_name": True}):  # to be reached by other names, also by way of a proxy
+        with DrawingServer(model, port=0, **more) as open_to_all:
+            assert fetch(open_to_all, "start", host="evil.test")[0] == 200
 
 
 def test_ports(server: DrawingServer, model: DrawingModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -753,6 +767,7 @@ def test_colab_gets_a_frame_through_its_own_proxy(
     try:
         server = app_notebook.show_in_notebook(checkpoint)
         assert server is not None and framed == [(server.port, "900")] and shown == []
+        assert fetch(server, "start", host="colab.example")[0] == 200
     finally:
         app_notebook.stop_in_notebook()
 

@@ -39,7 +39,9 @@ def show_in_notebook(checkpoint: Path | None = None, height: int = 900) -> Drawi
         return None
     stop_in_notebook()
     try:
-        server = DrawingServer(DrawingModel.load(checkpoint or default_checkpoint()))
+        # Colab's own proxy stands in front, under a name of its own.
+        colab = "google.colab" in sys.modules
+        server = DrawingServer(DrawingModel.load(checkpoint or default_checkpoint()), any_name=colab)
     except MissingPackageError as error:
         _show_screenshots(str(error))
         return None

@@ -10,7 +10,7 @@ JSON, some kilobytes, and everything comes from this one server: a content secur
 anything from elsewhere.
 
 The server keeps no state but caches, so any number of pages may be open. It listens on the loopback address unless told
-otherwise.
+otherwise, and answers there only what is addressed to this machine by its own names.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import errno
+import ipaddress
 import json
 import logging
 import signal
@@ -59,6 +60,7 @@ _FILES = {
     "page.css": ("page.css", "text/css"),
     "page.js": ("page.js", "text/javascript"),
 }
+_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _HEADERS = {
     # The browser itself refuses whatever the page might ask of another host.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
@@ -70,6 +72,7 @@ _HEADERS = {
 
 _REFUSALS = {
     400: "The request is not readable; reload the page.",
+    403: "This server does not go by that name; open the page at the address that was shown when it was started.",
     404: "There is no such page here.",
     405: "This address does not take requests of this kind; questions are sent with POST, all else is read with GET.",
     413: "The request is too large; send fewer or smaller drawings.",
@@ -146,6 +149,8 @@ def start_values() -> dict[str, Any]:
 def make_application(model: DrawingModel) -> Application:
     """The page and its answers as a Tornado application.
 
+    Its setting ``names``, if there is one, has the hosts, in lower case, that requests may be addressed to.
+
     Raises:
         MissingPackageError: Tornado is not installed.
     """
@@ -164,6 +169,12 @@ def make_application(model: DrawingModel) -> Application:
             self.clear_header("Server")
             for name, value in _HEADERS.items():
                 self.set_header(name, value)
+
+        def prepare(self) -> None:
+            # A site can let its own name lead to this machine, and its page then counts as one from here.
+            names = self.settings.get("names")
+            if names is not None and self.request.host_name not in names:
+                raise web.HTTPError(403)
 
         def write_error(self, status_code: int, **_: Any) -> None:
             self.finish({"error": _REFUSALS.get(status_code, "The server has failed.")})
@@ -238,6 +249,8 @@ class DrawingServer:
         model: see ``DrawingModel``.
         host: address to listen on; the default can be reached from this machine alone.
         port: where to listen; ``None`` takes the first free one from 8765 on, 0 any free one.
+        any_name: whether requests may be addressed to a host of any name, as a proxy in front may do; if not, a server
+            that can be reached from this machine alone takes those to ``host`` and to this machine's own names.
 
     Attributes:
         url: address of the page.
@@ -248,9 +261,13 @@ class DrawingServer:
         MissingPackageError: Tornado is not installed.
     """
 
-    def __init__(self, model: DrawingModel, host: str = "127.0.0.1", port: int | None = None) -> None:
+    def __init__(
+        self, model: DrawingModel, host: str = "127.0.0.1", port: int | None = None, any_name: bool = False
+    ) -> None:
         application = make_application(model)
         listening = _listen(host, port)
+        if not any_name and ipaddress.ip_address(listening.getsockname()[0]).is_loopback:
+            application.settings["names"] = {*_LOOPBACK, host.lower(), f"[{host.lower()}]"}
         self.port: int = listening.getsockname()[1]
         shown = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
         self.url = f"http://{shown}:{self.port}/"
