@@ -11,5 +11,7 @@ seed or other classes would change a number is seen only by repeating the traini
 
 Where several classes are equally similar to a query (a collapsed network, duplicate images), the prediction
 counts as a fair random choice among them, so a network that maps everything to one point scores exactly
-chance. Where a single class has to be named (confusions, recalls by class, predictions), it is the first of them.
+chance. Triplets alone count otherwise: one is right only where the positive is strictly nearer, so such a
+network scores 0. Where a single class has to be named (confusions, recalls by class, predictions), it is the
+first of them.
 """
