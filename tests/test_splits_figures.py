@@ -297,6 +297,15 @@ def test_a_longer_training_is_compared_split_by_split(project: Path) -> None:
     )
 
 
+def test_what_is_known_of_the_learned_classes_is_told_of_both_recipes(project: Path) -> None:
+    for split, of_report, of_longer in (("10-90", 88.0, 95.25), ("90-10", 85.0, 88.0)):
+        put(split, 0, {"pair_acc_seen": Estimate(of_report, 0.2, 100)})
+        put(split, 0, {"pair_acc_seen": Estimate(of_longer, 0.2, 100)}, recipe=two_recipes.LONGER)
+    assert two_recipes.seen_sentence().endswith(
+        "percent: 88.0 and 95.2 with 10 classes learned, 85.0 and 88.0 with 90 classes learned (draw 0)."
+    )
+
+
 def test_steepness_is_that_of_least_squares() -> None:
     """Against the slope and its error by the sums."""
     rng = np.random.default_rng(2)

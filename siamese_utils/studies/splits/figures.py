@@ -181,7 +181,7 @@ def legacy_figure() -> Illustration:
         f"Over the splits the seed's published metric rises from {first['seed, published']:.0f} to "
         f"{last['seed, published']:.0f} percent while the score of always answering different falls from "
         f"{first['always “different”']:.0f} to {last['always “different”']:.0f} and stays above it throughout. "
-        "Five-way one-shot accuracy of our networks rises from far lower."
+        "Five-way one-shot accuracy of our networks starts level with it and ends below it."
     )
     return Illustration(figure, "04_legacy_metric", alt)
 

@@ -89,6 +89,16 @@ def level_or_slope_sentence() -> str:
     return f"{text[0].upper()}{text[1:]} (least squares; splits share classes and are no independent draws)."
 
 
+def seen_sentence() -> str:
+    """How well either network knows the classes that it learned: pairs of their test images; Markdown."""
+    found = both_recipes("pair_acc_seen")
+    of = [f"{row.report:.1f} and {row.longer:.1f} with {row.learned} classes learned" for row in found.itertuples()]
+    return (
+        f"Pairs of images of *learned* classes called right by the report's network and by the longer one, percent: "
+        f"{', '.join(of)} (draw {', '.join(map(str, found.draw.unique()))})."
+    )
+
+
 def steepness(both: pd.DataFrame) -> str:
     """How many points more the longer training gains with every ten classes learned, by least squares.
 
