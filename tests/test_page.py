@@ -89,8 +89,8 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report_page, "recipe", lambda name: {"smoke": small}[name])
 
 
-def start() -> Page:
-    return report_page.start("18-2")  # 90-10 of twenty classes
+def start(**options: str) -> Page:
+    return report_page.start("18-2", **options)  # 90-10 of twenty classes
 
 
 # --------------------------------------------------------------------------------- profile and banner
@@ -127,6 +127,13 @@ def test_report_is_the_default(real: None, shown: list[Any]) -> None:
     assert 'data-siamese-source="cifar100"' in banner.data and "Synthetic" not in banner.data
     assert "320 training and 400 test images of CIFAR-100" in banner.data
     assert os.environ["SIAMESE_SYNTHETIC"] == ""
+
+
+def test_a_page_about_other_data_says_so(real: None, shown: list[Any]) -> None:
+    start(about="faces & places")
+    (banner,) = shown
+    assert 'data-siamese-source="faces &amp; places"' in banner.data
+    assert banner.data.endswith("tables and figures are about faces &amp; places.</div>")
 
 
 def test_without_data_the_report_says_synthetic(project: Path, shown: list[Any]) -> None:

@@ -240,12 +240,13 @@ def _profile_told(profile: str) -> str:
     )
 
 
-def start(split: str = "90-10", draw: int = 0) -> Page:
+def start(split: str = "90-10", draw: int = 0, about: str = "CIFAR-100") -> Page:
     """Begin a notebook: choose the profile, load the data, set the look, and say what is used.
 
     Args:
         split: the class split whose encoder the notebook looks at.
         draw: class draw.
+        about: the data that the page's tables and figures are about.
 
     Raises:
         UnknownNameError: ``SIAMESE_PROFILE`` names no profile.
@@ -262,11 +263,14 @@ def start(split: str = "90-10", draw: int = 0) -> Page:
     text = (
         "CIFAR-100 is not in use here, so the live cells below show drawn shapes and a small encoder trained on them "
         "within a minute. Their numbers say nothing about CIFAR-100. Tables that are read from <code>results/</code> "
-        "are about CIFAR-100 and say so."
+        f"are about {escape(about)} and say so."
     )
+    source = test_set.name
     if not page.is_synthetic:
         text = f"{_profile_told(profile)} {len(train_set):,} training and {len(test_set):,} test images of CIFAR-100."
-    _announce(text, test_set.name, page.is_synthetic)
+        if about != "CIFAR-100":
+            source, text = about, f"{_profile_told(profile)} tables and figures are about {escape(about)}."
+    _announce(text, source, page.is_synthetic)
     return page
 
 

@@ -237,7 +237,9 @@ def headline_text() -> str:
     )
     note = (
         "Percent on unseen classes of the CIFAR-100 test set, class draw 0, with 95% intervals over episodes, supports "
-        "or images; in brackets the seed project's published weights under the same protocol. "
+        "or images; in brackets the seed project's published weights under the same protocol. All-way: among all "
+        "unseen classes at once. Pair AUC: area under the ROC curve, pairs of one class against pairs of two (chance "
+        "is 50). "
     )
     if (spread := several_draws()) is not None:
         of_draws = spread.loc[best.split]

@@ -51,8 +51,8 @@ def base_sentence() -> str:
     changed = "" if change == "–" else f" ({change})"
     return (
         f"The base network is trained by the recipe `{plain.recipe}`{changed} in {recorded_core_minutes(record):.0f} "
-        f"core-minutes and names {right:.1f}% of the test images of its 40 classes right. Stored of the trials so far: "
-        f"{len(_stored_runs())} of {planned}."
+        f"core-minutes and names {right:.1f}% of the test images of its 40 classes right. Of {planned} trials "
+        f"that were planned {len(_stored_runs())} are stored."
     )
 
 

@@ -232,8 +232,10 @@ def classes() -> Illustration:
     right.scatter(closest, part.value, s=22, color=plotting.BLUE)
     for name in dict.fromkeys([*part.index[-3:], *closest.sort_values().index[-5:]]):
         where = (closest[name], part.value[name])
-        right.annotate(plain(name), where, (5, 3), textcoords="offset points", fontsize=8)
+        at, side = ((2, -12), "right") if where[0] > 0.9 else ((5, 3), "left")  # or the name would leave the axes
+        right.annotate(plain(name), where, at, textcoords="offset points", fontsize=8, ha=side)
     right.set(
+        xlim=(None, 1.03),
         xlabel="cosine to the nearest old class",
         ylabel="accuracy on the class (%)",
         ylim=(0, 103),

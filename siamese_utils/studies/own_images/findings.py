@@ -76,7 +76,7 @@ def readme_text() -> str:
     """A row an encoder for the README, and what it says of images of none of the classes; Markdown."""
     rows = {
         "report": "`90-10`, the network of the table above",
-        "photos": f"`{PHOTOS}`, an hour's at two depths",
+        "photos": f"`{PHOTOS}`, the same classes learned for an hour, features of two stages",
         "plain": "EfficientNet-Lite0, plain cosine",
         "head": "EfficientNet-Lite0, as `OneShotClassifier` asks it",
     }
@@ -88,8 +88,8 @@ def readme_text() -> str:
     own, best = (_told(value(step, "auroc", shots=5)) for step in ("photos", "head"))
     lines += [
         "",
-        f"With 95% intervals over episodes. Photographs of none of the classes are told from them with an AUROC of "
-        f"{best} at five examples, by `{PHOTOS}` {own}.",
+        "With 95% intervals over episodes. With five examples a class, EfficientNet-Lite0 tells photographs of none of "
+        f"the classes from them with an AUROC of {best}, `{PHOTOS}` with {own} (50 is chance).",
     ]
     return "\n".join(lines)
 

@@ -74,8 +74,8 @@ def half_hour_reading() -> str:
     if gains:
         told += f" Against the plain recipe from the same seeds: {', '.join(gains)}."
     return (
-        f"{told} Stored so far: {len(values)} of {len(_half_hours())} such trainings. Seeds may differ by as much as "
-        "most of these changes do among each other; the report's recipe is as it was."
+        f"{told} Of {len(_half_hours())} such trainings that were planned {len(values)} are stored. Seeds may differ "
+        "by as much as most of these changes do among each other; the report's recipe is as it was."
     )
 
 

@@ -30,7 +30,6 @@ from siamese_utils.evaluation.pairs import pair_accuracy
 from siamese_utils.experiments import plotting
 from siamese_utils.experiments.findings import Illustration, Table
 from siamese_utils.studies.exploration.findings import plain
-from siamese_utils.studies.reference import seed_reference
 from siamese_utils.studies.splits import findings
 from siamese_utils.studies.splits.classes import class_effects, stored_class_accuracies
 from siamese_utils.studies.splits.growth import common_classes
@@ -171,14 +170,6 @@ def legacy_metric(unseen: ImageSet, z: torch.Tensor) -> tuple[Illustration, str]
         f"**{blind:.1f}**; the best threshold of all gives the seed's metric {max(legacy):.1f}."
     )
     return Illustration(figure, "05_legacy_metric", alt), told
-
-
-def blind_answers() -> Table:
-    """The seed's published numbers beside what always answering *different* scores; percent."""
-    seed = seed_reference().query("metric == 'legacy_few_shot'")
-    always = [legacy_always_different(int(split.split("-")[1])) for split in seed.split]
-    table = {"split": seed.split, "seed's metric, published": seed.value, "always “different”": always}
-    return Table(pd.DataFrame(table), "CIFAR-100: the seed's metric beside the blind answer, percent")
 
 
 def ways_and_shots(unseen: ImageSet, z: torch.Tensor) -> tuple[Illustration, str]:
@@ -419,6 +410,7 @@ def task_map(unseen: ImageSet, flat: np.ndarray, task: FewShotPredictions) -> tu
     wrong = np.isin(np.arange(len(flat)), task.query[~task.correct].numpy())
     middles = np.stack([np.median(flat[labels == label], axis=0) for label in classes.tolist()])
     figure, axis = plt.subplots(figsize=(9.5, 7.4))
+    hidden = (np.abs(supports - middles) < np.ptp(flat, axis=0) * (0.07, 0.035)).all(axis=1)
     for number, colour in enumerate(sns.color_palette("colorblind", 10)[: len(names)]):
         of_class = labels == int(classes[number])
         axis.scatter(*flat[of_class & ~wrong].T, s=13, color=colour, alpha=0.75, lw=0)
@@ -428,6 +420,8 @@ def task_map(unseen: ImageSet, flat: np.ndarray, task: FewShotPredictions) -> tu
         axis.annotate(
             names[number],
             middles[number],
+            (0, 0 if not hidden[number] else -26 if supports[number][1] > middles[number][1] else 26),
+            textcoords="offset points",
             ha="center",
             va="center",
             fontsize=10.5,
