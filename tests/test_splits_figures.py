@@ -302,7 +302,7 @@ def test_what_is_known_of_the_learned_classes_is_told_of_both_recipes(project: P
         put(split, 0, {"pair_acc_seen": Estimate(of_report, 0.2, 100)})
         put(split, 0, {"pair_acc_seen": Estimate(of_longer, 0.2, 100)}, recipe=two_recipes.LONGER)
     assert two_recipes.seen_sentence().endswith(
-        "percent: 88.0 and 95.2 with 10 classes learned, 85.0 and 88.0 with 90 classes learned (draw 0)."
+        "percent: with 10 classes 88.0 and 95.2, with 90 classes 85.0 and 88.0 (draw 0)."
     )
 
 

@@ -92,10 +92,13 @@ def level_or_slope_sentence() -> str:
 def seen_sentence() -> str:
     """How well either network knows the classes that it learned: pairs of their test images; Markdown."""
     found = both_recipes("pair_acc_seen")
-    of = [f"{row.report:.1f} and {row.longer:.1f} with {row.learned} classes learned" for row in found.itertuples()]
+    told = []
+    for draw, part in found.groupby("draw"):
+        of = [f"with {row.learned} classes {row.report:.1f} and {row.longer:.1f}" for row in part.itertuples()]
+        told.append(f"{', '.join(of)} (draw {draw})")
     return (
-        f"Pairs of images of *learned* classes called right by the report's network and by the longer one, percent: "
-        f"{', '.join(of)} (draw {', '.join(map(str, found.draw.unique()))})."
+        "Pairs of images of *learned* classes called right by the report's network and by the longer one, percent: "
+        f"{'; '.join(told)}."
     )
 
 
