@@ -422,10 +422,12 @@ def test_folder_agrees_with_arrays(encoder: Encoder, test_set: ImageSet, tmp_pat
     )
     images = torch.cat([test_set.images[test_set.indices_of([label])[2:5]] for label in UNSEEN])
     similarity = classifier.similarities(images)
-    assert table.columns.tolist() == ["query", "prediction", "similarity", "margin", *names]
+    first = ["query", "prediction", "similarity", "margin", "probability", "unknown"]
+    assert table.columns.tolist() == [*first, *names]
     assert table["query"].tolist() == [str(path) for path in queries]
     assert table["prediction"].tolist() == classifier.predict(images)
     np.testing.assert_allclose(table[names], similarity, atol=1e-5)
+    np.testing.assert_allclose(table["probability"], classifier.predict_proba(images).max(axis=1), atol=1e-5)
     best = similarity.sort(dim=1, descending=True).values
     np.testing.assert_allclose(table["similarity"], best[:, 0], atol=1e-5)
     np.testing.assert_allclose(table["margin"], best[:, 0] - best[:, 1], atol=1e-5)
@@ -480,10 +482,10 @@ def test_class_named_like_a_column(name: str, encoder: Encoder, support: Path) -
     query = images_in(support / name)[0]
     table = classify_folder(encoder, support, [query])
     assert table.iloc[0, :2].tolist() == [str(query), name]
-    assert table.iloc[0, 2] == pytest.approx(1, abs=1e-5) and table.shape == (1, 6)
+    assert table.iloc[0, 2] == pytest.approx(1, abs=1e-5) and table.shape == (1, 8)
     assert f"{name} (class)" in table.columns
     (card,) = answers_page(table).cards
-    assert card.heading == name and not card.mark and card.said.startswith("similarity 1.00")
+    assert card.heading == name and card.said.endswith("similarity 1.00, lead " + f"{table['margin'][0]:.2f}")
 
 
 def test_missing_support_folder(encoder: Encoder, tmp_path: Path) -> None:

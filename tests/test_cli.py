@@ -110,6 +110,11 @@ def test_classify_as_csv(run: Run, folders: tuple[Path, Path], checkpoint: Path)
     assert code == 0
     expected = classify_folder(load_encoder(checkpoint), support, files[:2])
     pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(out)), expected, atol=1e-4, check_dtype=False)
+    assert "unknown" in expected
+    pages = [checkpoint.with_name(f"{name}.html") for name in ("listed", "wide")]
+    for page, options in zip(pages, ((), ("--csv",))):  # a page needs the list
+        assert run("classify", support, *files[:2], "--checkpoint", checkpoint, "--out", page, *options)[0] == 0
+    assert pages[0].read_bytes() == pages[1].read_bytes()
 
 
 def test_classify_takes_the_best_encoder_and_names_it(

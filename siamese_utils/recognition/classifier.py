@@ -271,9 +271,10 @@ class OneShotClassifier(ClassifierMixin, BaseEstimator):
 
         Returns:
             one row an image: ``query`` (its path), ``prediction``, ``similarity`` (cosine, -1 to 1), ``margin``
-            (lead over the next class), then one column a class with its similarity. With ``top``, instead of these,
-            ``probability``, ``unknown``, ``class_1``, ``similarity_1`` and so on; and where the support lies in files,
-            ``in_support``, ``nearest_1``, ``nearest_1_similarity`` and so on, to 3.
+            (lead over the next class), ``probability`` (of the prediction, if the image is of one of the classes) and
+            ``unknown`` (whether it is of none), then one column a class with its similarity. With ``top``, instead of
+            these, ``class_1``, ``similarity_1`` and so on; and where the support lies in files, ``in_support``,
+            ``nearest_1``, ``nearest_1_similarity`` and so on, to 3.
 
         Raises:
             DataError: a file is missing or unreadable, or no image was given.
@@ -292,9 +293,9 @@ class OneShotClassifier(ClassifierMixin, BaseEstimator):
         files, z = [files[position] for position in embedded.kept], embedded.z
         doubles = self._doubles(files, embedded.digests)
         similarity, probability = self.compare(z), self._probabilities(z)
-        if top is None:
-            return similarity_table(files, self.class_names, similarity, probability.argmax(dim=1))
         unknown = self.reading_.is_unknown(similarity.amax(dim=1))
+        if top is None:
+            return similarity_table(files, self.class_names, similarity, probability, unknown)
         table = answer_table(files, self.class_names, similarity, probability, unknown, top)
         if self.examples_.files:
             table["in_support"] = doubles

@@ -51,7 +51,8 @@ def classify(
     """Recognise your own classes from one example each."""
     _check_output(out)
     eyes = _loaded(encoder)
-    table = classify_folder(eyes, support, queries, skip_unreadable, None if csv else _LISTED)
+    wide = csv and (out is None or out.suffix.lower() != ".html")  # a page shows what only the list has
+    table = classify_folder(eyes, support, queries, skip_unreadable, None if wide else _LISTED)
     if out is not None:
         from siamese_utils.recognition.answers import write_answers
 

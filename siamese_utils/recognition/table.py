@@ -25,18 +25,19 @@ def shown_names(names: Sequence[object]) -> list[object]:
 
 
 def similarity_table(
-    files: Sequence[Path], names: Sequence[object], similarity: torch.Tensor, said: torch.Tensor
+    files: Sequence[Path],
+    names: Sequence[object],
+    similarity: torch.Tensor,
+    probability: torch.Tensor,
+    unknown: torch.Tensor,
 ) -> pd.DataFrame:
-    """One row a query: ``query``, ``prediction``, ``similarity`` and ``margin``, then one column a class.
+    """One row a query: the first six columns of ``answer_table``, then one column a class with its similarity.
 
     Args:
-        files: the queries.
-        names: of the classes.
-        similarity: float32 (N, C).
-        said: int64 (N,), the class that each is taken for.
+        files, names, similarity, probability, unknown: see ``answer_table``.
     """
     shown = shown_names(names)
-    table = _answers(files, shown, similarity, said)
+    table = _answers(files, shown, similarity, probability, unknown)
     columns = [f"{name} (class)" if _RESERVED.fullmatch(str(name)) else name for name in shown]
     return pd.concat([table, pd.DataFrame(similarity.numpy(), columns=columns)], axis=1)
 
@@ -65,8 +66,7 @@ def answer_table(
         on, the likeliest first.
     """
     shown = shown_names(names)
-    table = _answers(files, shown, similarity, probability.argmax(dim=1))
-    table["probability"], table["unknown"] = probability.amax(dim=1).numpy(), unknown.numpy()
+    table = _answers(files, shown, similarity, probability, unknown)
     order = probability.topk(min(top, len(shown)), dim=1).indices
     for place in range(order.shape[1]):
         table[f"class_{place + 1}"] = [shown[index] for index in order[:, place].tolist()]
@@ -90,8 +90,13 @@ def add_nearest(table: pd.DataFrame, queries: torch.Tensor, support: torch.Tenso
 
 
 def _answers(
-    files: Sequence[Path], names: Sequence[object], similarity: torch.Tensor, said: torch.Tensor
+    files: Sequence[Path],
+    names: Sequence[object],
+    similarity: torch.Tensor,
+    probability: torch.Tensor,
+    unknown: torch.Tensor,
 ) -> pd.DataFrame:
+    likeliest, said = probability.max(dim=1)
     own = similarity.gather(1, said[:, None])[:, 0]
     rest = similarity.scatter(1, said[:, None], -torch.inf).amax(dim=1)
     return pd.DataFrame(
@@ -100,5 +105,7 @@ def _answers(
             "prediction": [names[index] for index in said.tolist()],
             "similarity": own.numpy(),
             "margin": (own - rest).numpy(),
+            "probability": likeliest.numpy(),
+            "unknown": unknown.numpy(),
         }
     )
