@@ -326,6 +326,9 @@ def test_a_name_of_an_encoder_is_enough(encoder: Encoder, folder: Path, tmp_path
     index = EmbeddingIndex.build(path, folder)
     assert str(folder / "within" / "deep.png") in index.names  # at any depth, as the command does
     assert search_files(index, path, asked, 1)["image"].tolist() == [str(asked)]
+    # A query that is named twice is asked once.
+    again = search_files(index, path, [asked, str(asked), folder, asked], 2)
+    assert again["query"].tolist() == [str(file) for file in sorted(folder.glob("*.png")) for _ in range(2)]
 
 
 def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,7 +99,33 @@ def test_one_file_in_two_classes(folder: Path) -> None:
     copy = folder / "dog" / "renamed.png"
     copy.write_bytes((folder / "cat" / "2.png").read_bytes())
     said = refusal(folder, DataError)
-    assert str(copy) in said and str(folder / "cat" / "2.png") in said
+    assert said == (
+        f"1 image stands in two classes: {folder / 'cat' / '2.png'} = {copy}; remove the wrong one "
+        f"(`check {folder} --out check.html` shows every double)."
+    )
+
+
+def test_many_files_in_two_classes_are_told_at_once(folder: Path) -> None:
+    for seed in range(7):
+        for name in ("cat", "dog"):
+            draw(folder / name / f"both {seed}.png", 20 + seed)
+    said = refusal(folder, DataError)
+    assert said.startswith("7 images stand in two classes") and "both 4.png" in said and "both 5.png" not in said
+    assert "; and 2 more; remove the wrong one of each (`check " in said
+
+
+def test_files_that_are_no_images_double_none(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("cat", "dog"):
+        (folder / name / "empty.png").write_bytes(b"")
+        (folder / name / "damaged.png").write_bytes(b"no image")
+    (folder / "cat" / "empty too.png").write_bytes(b"")
+    assert len(read_support(folder).files) == 8 and not caplog.records
+    assert len(classify_folder(Eyes(), folder, draw(folder / "q.png", 9), skip_unreadable=True)) == 1
+
+
+def test_a_class_of_files_that_cannot_be_read_here(folder: Path) -> None:
+    draw(folder / "dog" / "1.png", 3).rename(folder / "dog" / "1.unknown")
+    assert "dog holds no image that can be read here; add one" in refusal(folder)
 
 
 def test_one_file_twice_in_a_class(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -108,5 +134,6 @@ def test_one_file_twice_in_a_class(folder: Path, caplog: pytest.LogCaptureFixtur
     with caplog.at_level(logging.WARNING):
         assert len(read_support(folder).files) == 4
     assert [record.getMessage() for record in caplog.records] == [
-        f"The same image stands more than once in a class: {folder / 'cat' / '2.png'} = {copy}."
+        f"The same image stands more than once in a class: {folder / 'cat' / '2.png'} = {copy} "
+        f"(`check {folder} --out check.html` shows all)."
     ]

@@ -320,7 +320,7 @@ def search_files(
 
 
 def files_of(given: Any, deep: bool = False) -> list[Path]:
-    """Image files, and those in folders, of which there is at least one.
+    """Image files, and those in folders, of which there is at least one; each path once, as it was first named.
 
     Args:
         given: files and folders; one may stand alone.
@@ -331,7 +331,7 @@ def files_of(given: Any, deep: bool = False) -> list[Path]:
     """
     paths = [as_path(path) for path in as_list(given)]
     within = images_below if deep else images_here
-    files = [file for path in paths for file in (within(path) if path.is_dir() else [path])]
+    files = list(dict.fromkeys(file for path in paths for file in (within(path) if path.is_dir() else [path])))
     if not files:
         raise DataError("There is no image; name image files, or folders that hold some.")
     return files

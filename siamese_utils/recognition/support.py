@@ -7,18 +7,27 @@ import logging
 import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from siamese_utils.data.image_files import counted, folders_in, image_suffixes, images_in, is_litter, loose_images
-from siamese_utils.errors import DataError, SamplingError, printable
+from siamese_utils.data.image_files import (
+    counted,
+    folders_in,
+    image_suffixes,
+    images_in,
+    is_litter,
+    load_image,
+    loose_images,
+)
+from siamese_utils.errors import DataError, ImageError, SamplingError, printable
 from siamese_utils.system.files import as_path
 
 _BLOCK = 2**20  # bytes read at once
+_LISTED = 5  # groups of files that are alike in a message
 _log = logging.getLogger(__name__)
 
 
@@ -42,7 +51,7 @@ class Support:
 def read_support(folder: str | Path, check_doubles: bool = True) -> Support:
     """Find the classes of a support folder and their image files; the images themselves are not decoded.
 
-    Files of the same content within a class are listed in a warning.
+    Images of the same content within a class are told in a warning; files that are no images never count as such.
 
     Args:
         folder: one sub-folder a class.
@@ -75,7 +84,9 @@ def read_support(folder: str | Path, check_doubles: bool = True) -> Support:
         of_class[file.parent].append(file)
     for place, found in of_class.items():
         if not found:
-            raise SamplingError(f"The class folder {place} holds no image; add one or remove the folder.")
+            others = any(file.is_file() and not is_litter(file.name) for file in place.iterdir())
+            here = " that can be read here" * others
+            raise SamplingError(f"The class folder {place} holds no image{here}; add one or remove the folder.")
     if len(folders) < 2:
         only = f"holds only the class {folders[0].name!r}" if folders else "holds no class"
         raise SamplingError(
@@ -84,7 +95,7 @@ def read_support(folder: str | Path, check_doubles: bool = True) -> Support:
         )
     contents = tuple(map(content_digest, files))
     if check_doubles:
-        _check_doubles(files, contents)
+        _check_doubles(folder, files, contents)
     sizes = torch.tensor([len(found) for found in of_class.values()])
     labels = torch.repeat_interleave(torch.arange(len(folders)), sizes)
     return Support(tuple(printable(place.name) for place in folders), tuple(files), labels, contents)
@@ -136,18 +147,36 @@ def _nested_images(folder: Path) -> Iterator[Path]:
             )
 
 
-def _check_doubles(files: list[Path], contents: tuple[str, ...]) -> None:
-    doubled = []
+def _check_doubles(folder: Path, files: list[Path], contents: tuple[str, ...]) -> None:
+    apart, doubled = [], []
     for alike in _alike(zip(contents, files)):
-        first = alike[0]
-        other = next((file for file in alike if file.parent != first.parent), None)
-        if other:
-            raise DataError(
-                f"{printable(first)} and {printable(other)} are the same image in two classes; remove the wrong one."
-            )
-        doubled.append(" = ".join(printable(file) for file in alike))
+        if not _is_image(alike[0]):  # empty and damaged files are alike too
+            continue
+        other = next((file for file in alike if file.parent != alike[0].parent), None)
+        (apart if other else doubled).append([alike[0], other] if other else alike)
+    hint = f"check {printable(folder)} --out check.html"
+    if apart:
+        one = len(apart) == 1
+        raise DataError(
+            f"{len(apart):,} image{' stands' if one else 's stand'} in two classes: {_told(apart)}; remove the wrong "
+            f"one{'' if one else ' of each'} (`{hint}` shows every double)."
+        )
     if doubled:
-        _log.warning("The same image stands more than once in a class: %s.", "; ".join(doubled))
+        _log.warning("The same image stands more than once in a class: %s (`%s` shows all).", _told(doubled), hint)
+
+
+def _is_image(file: Path) -> bool:
+    try:
+        load_image(file)
+    except ImageError:
+        return False
+    return True
+
+
+def _told(groups: Sequence[Sequence[Path]]) -> str:
+    """Files that are alike, the first groups of them, and how many more there are."""
+    said = "; ".join(" = ".join(map(printable, alike)) for alike in groups[:_LISTED])
+    return said + (f"; and {len(groups) - _LISTED:,} more" if len(groups) > _LISTED else "")
 
 
 def _alike(keyed: Iterable[tuple[Hashable, Path]]) -> Iterator[list[Path]]:
