@@ -93,9 +93,11 @@ def test_doubtful_answers_come_first(tmp_path: Path) -> None:
     page = answers_page(answers(tmp_path), "eyes", "It has seen colours.")
     assert [card.mark for card in page.cards] == ["unknown", "doubtful", "", ""]
     assert [card.heading for card in page.cards[:2]] == ["none of these", "sky"]
-    assert page.cards[0].said.startswith("rather rust than another; probability 0.95")
+    assert page.cards[0].said.startswith("most like rust: similarity 0.90, lead")
+    assert page.cards[1].said.startswith("probability 0.65, similarity 0.90")
     assert page.lead[0] == "4 images, 1 unknown, 1 doubtful. Compared by the encoder eyes."
-    assert str(DOUBTFUL) in page.lead[1] and page.lead[2] == "It has seen colours."
+    assert str(DOUBTFUL) in page.lead[1] and "if the image is of one of the classes" in page.lead[1]
+    assert page.lead[2] == "It has seen colours."
     first = page.cards[2]
     assert [label for label, _ in first.bars] == ["moss", "rust", "sky"] and first.bars[0][1] == pytest.approx(0.9)
     assert [near.said for near in first.near] == ["moss"] * 3

@@ -93,6 +93,29 @@ def test_doubles_are_found_and_counted_once(kind: str, folder: Path) -> None:
     assert {*names([row.file, row.other])} == {"moss/2.png", f"moss/{name}"}
     assert row.kind == kind and row[3] == row.other_class == "moss"
     assert report.judged == 24, "the double would give its image away"
+    assert str(report).startswith("25 images of 4 classes (1 doubles another of its class and counts once), compared")
+
+
+def test_a_class_of_one_image_and_its_doubles(folder: Path) -> None:
+    for number in range(1, 6):
+        for kind in ("sand", "sky"):
+            (folder / kind / f"{number}.png").unlink()
+    for kind, copy in (("sand", "a"), ("sky", "a"), ("sky", "b")):
+        shutil.copy(folder / kind / "0.png", folder / kind / f"{copy}.png")
+    report = check(folder)
+    remarks = dict(zip(report.classes["class"], report.classes.remark))
+    assert remarks["sand"] == "one example besides its double: cannot be judged"
+    assert remarks["sky"] == "one example besides its doubles: cannot be judged"
+    assert str(report).startswith("17 images of 4 classes (3 double another of their class and count once), compared")
+    assert str(report).count("cannot be judged") == 2 and report.classes.images.tolist() == [6, 6, 1, 1]
+
+
+def test_an_encoder_is_called_as_it_was_asked_for(folder: Path) -> None:
+    eyes = Eyes()
+    eyes.source = "my-eyes"
+    assert check_folder(folder, eyes).encoder == "my-eyes"
+    eyes.source = str(folder / "eyes.safetensors")
+    assert check_folder(folder, eyes).encoder == "eyes"
 
 
 def test_an_image_in_two_classes_is_told_and_judged_in_both(folder: Path) -> None:

@@ -96,8 +96,10 @@ def test_classify(run: Run, folders: tuple[Path, Path], checkpoint: Path) -> Non
     table = classify_folder(load_encoder(checkpoint), support, [queries], top=5)
     assert (code, err) == (0, "")
     assert out.splitlines() == [
-        f"{row.query}: {'none of these, rather ' * row.unknown}{row.prediction} (probability {row.probability:.2f}, "
-        f"similarity {row.similarity:.2f}, lead {row.margin:.2f})"
+        f"{row.query}: "
+        + (f"none of these (most like {row.prediction}: " if row.unknown else f"{row.prediction} (probability ")
+        + f"{row.probability:.2f}, " * (not row.unknown)
+        + f"similarity {row.similarity:.2f}, lead {row.margin:.2f})"
         for row in table.itertuples()
     ]
     assert len(out.splitlines()) == 3

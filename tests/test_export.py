@@ -36,7 +36,9 @@ def tiny(seed: int = 0) -> Encoder:
 
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
-    return tiny()
+    made = tiny()
+    made.source = "own-eyes"  # as if it had been asked for by this name
+    return made
 
 
 @pytest.fixture(scope="module", params=[None, "shifts"])
@@ -51,7 +53,7 @@ def test_onnxruntime_embeds_as_the_encoder_does(written: Path, encoder: Encoder)
     side = encoder.input_side(facts["views"])
     assert (given.name, given.type, given.shape[1:]) == ("images", "tensor(uint8)", [side, side, 3])
     assert (found.name, found.type, found.shape[1:]) == ("embeddings", "tensor(float)", [8])
-    assert facts["encoder"] == "conv3" and facts["fingerprint"] == encoder.fingerprint
+    assert facts["encoder"] == "own-eyes" and facts["fingerprint"] == encoder.fingerprint
     for count in (1, 2, 7):
         images = some_images(count, side)
         (z,) = session.run(None, {"images": images})
@@ -162,6 +164,7 @@ def test_the_command_writes_the_file_and_says_what_goes_in(
     side = encoder.input_side("shifts")
     assert code == 0 and f"uint8 (N, {side}, {side}, 3), to embeddings, (N, 8)" in out
     session, images = onnxruntime.InferenceSession(tmp_path / "own.onnx"), some_images(3, side)
+    assert session.get_modelmeta().custom_metadata_map["encoder"] == "conv3"  # of a file the network's own name
     kept = load_encoder(stored).embed(images, views="shifts")
     np.testing.assert_allclose(session.run(None, {"images": images})[0], kept, atol=1e-4)
     code, _, err = command_line("export", str(tmp_path / "own.onxx"), "--encoder", str(stored))

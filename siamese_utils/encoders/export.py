@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from siamese_utils.encoders.base import ImageEncoder
+from siamese_utils.encoders.named import called
 from siamese_utils.encoders.views import side_for, views_of
 from siamese_utils.errors import CheckpointError, ConfigError, MissingPackageError, reason
 from siamese_utils.system.files import as_path, atomic_path
@@ -111,7 +112,7 @@ def _graph(network: _RawEmbedding, images: torch.Tensor) -> torch.onnx.ONNXProgr
     finally:
         exporter.setLevel(before)
     program.model.metadata_props.update(
-        {"encoder": encoder.name, "fingerprint": encoder.fingerprint, "views": network.views, "note": encoder.note}
+        {"encoder": called(encoder), "fingerprint": encoder.fingerprint, "views": network.views, "note": encoder.note}
     )
     return program
 

@@ -100,6 +100,12 @@ def is_name(given: object) -> bool:
     return not re.search(r"[/\\.]", given) and not os.path.isfile(given)
 
 
+def called(encoder: object) -> str:
+    """An encoder by the name that it was asked for by, or by that of its network; nothing if it has neither."""
+    source = getattr(encoder, "source", "")
+    return source if source and is_name(source) else getattr(encoder, "name", "")
+
+
 def named_encoder(name: str) -> NamedEncoder:
     """Make a published network with its weights, on the CPU and in evaluation mode.
 

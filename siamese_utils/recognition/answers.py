@@ -106,7 +106,11 @@ def answers_page(table: pd.DataFrame, encoder: str = "", note: str = "") -> Page
     found += "".join(f", {marks.count(mark):,} {mark}" for mark in ("unknown", "doubtful") if mark in marks)
     lead = [f"{found}." + (f" Compared by the encoder {encoder}." if encoder else "")]
     if "probability" in table:
-        lead.append(f"Doubtful are those with a probability below {DOUBTFUL}.")
+        lead.append(
+            f"Doubtful are those with a probability below {DOUBTFUL}. The probability is that of the answer, if the "
+            "image is of one of the classes; similarity is the cosine to the mean of the class's examples, at most 1; "
+            "lead is how much higher it is than for the next class."
+        )
     return Page(
         "Which of your classes is it?",
         tuple([*lead, note] if note else lead),
@@ -152,12 +156,13 @@ def _card(row: Mapping[str, Any]) -> Card:
     sure = row["margin"] if probability is None else probability
     doubtful = probability is not None and probability < DOUBTFUL
     mark = "unknown" if unknown else "doubtful" if doubtful else ""
-    measured = {"probability": probability, "similarity": row["similarity"], "lead": row["margin"]}
+    shown = None if unknown else probability  # of one that is of none of the classes it would read as the opposite
+    measured = {"probability": shown, "similarity": row["similarity"], "lead": row["margin"]}
     prediction, file = str(row["prediction"]), str(row["query"])
     return Card(
         file,
         "none of these" if unknown else prediction,
-        f"rather {prediction} than another; " * unknown
+        f"most like {prediction}: " * unknown
         + ", ".join(f"{name} {value:.2f}" for name, value in measured.items() if value is not None)
         + "; it stands among the examples" * bool(row.get("in_support", False)),
         mark,

@@ -14,7 +14,7 @@ import torch
 
 from siamese_utils.data.arrays import as_flag
 from siamese_utils.encoders.checkpoints import as_encoder
-from siamese_utils.encoders.named import best_encoder
+from siamese_utils.encoders.named import best_encoder, called
 from siamese_utils.errors import ImageError, SamplingError, printable
 from siamese_utils.recognition.doubles import Double, find_doubles
 from siamese_utils.recognition.embedding import embed_files
@@ -103,13 +103,13 @@ def judge(
     kept_once = [file for file, one in zip(files, once.tolist()) if one]
     return FolderReport(
         folder,
-        getattr(encoder, "name", ""),
+        called(encoder),
         getattr(encoder, "note", ""),
         100 * right / judged,
         wilson(right, judged),
         judged,
         _one_shot(z[once], labels[once]),
-        _class_table(names, z[once], labels[once], left),
+        _class_table(names, z[once], labels[once], left, torch.bincount(labels[~once], minlength=len(names)).numpy()),
         _mixed_table(names, labels[once], left),
         _mistake_table(names, kept_once, z[once], labels[once], left),
         _double_table(names, files, labels, doubles),
@@ -173,7 +173,10 @@ def _one_shot(z: torch.Tensor, labels: torch.Tensor) -> Estimate:
     return all_way_accuracy(z, labels, 0, min(200, max(10, supports)))
 
 
-def _class_table(names: np.ndarray, z: torch.Tensor, labels: torch.Tensor, left: _LeftOut) -> pd.DataFrame:
+def _class_table(
+    names: np.ndarray, z: torch.Tensor, labels: torch.Tensor, left: _LeftOut, doubles: np.ndarray
+) -> pd.DataFrame:
+    """A row a class; ``doubles``, int (C,), are those left out of each."""
     count = len(names)
     sums = torch.zeros(count, z.shape[1]).index_add_(0, labels, z)
     images, judged, right = (
@@ -191,10 +194,10 @@ def _class_table(names: np.ndarray, z: torch.Tensor, labels: torch.Tensor, left:
             "likeness": np.where(images > 1, likeness, np.nan),
         }
     )
-    return table.assign(remark=_remarks(table))
+    return table.assign(remark=_remarks(table, doubles))
 
 
-def _remarks(table: pd.DataFrame) -> list[str]:
+def _remarks(table: pd.DataFrame, doubles: np.ndarray) -> list[str]:
     """What is to be said of each class, or nothing."""
     from siamese_utils.evaluation.estimates import wilson
 
@@ -209,7 +212,10 @@ def _remarks(table: pd.DataFrame) -> list[str]:
         if row.images == 0:
             said.append("no image that can be read")
         elif row.images == 1:
-            said.append("one example: cannot be judged")
+            beside = (" besides its doubles" if doubles[row.Index] > 1 else " besides its double") * bool(
+                doubles[row.Index]
+            )
+            said.append(f"one example{beside}: cannot be judged")
         elif row.images < FEW:
             said.append("few examples")
         if row.images >= FEW and row.likeness < lowest:

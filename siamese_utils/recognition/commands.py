@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from siamese_utils.encoders.checkpoints import load_encoder
-from siamese_utils.encoders.named import best_encoder, is_name
+from siamese_utils.encoders.named import best_encoder, called
 from siamese_utils.errors import ConfigError, StorageError
 from siamese_utils.recognition.classifier import classify_folder
 from siamese_utils.system.text import say
@@ -56,17 +56,17 @@ def classify(
     if out is not None:
         from siamese_utils.recognition.answers import write_answers
 
-        say(f"{len(table):,} answers are in {write_answers(table, out, _called(eyes), eyes.note)}.")
+        say(f"{len(table):,} answers are in {write_answers(table, out, called(eyes), eyes.note)}.")
         return
     if csv:
         say(table.to_csv(index=False, float_format="%.4f", lineterminator="\n"), nl=False)
         return
     for row in table.itertuples():
-        said = f"none of these, rather {row.prediction}" if row.unknown else row.prediction
-        say(
-            f"{row.query}: {said} (probability {row.probability:.2f}, similarity {row.similarity:.2f}, "
-            f"lead {row.margin:.2f})"
-        )
+        measured = f"similarity {row.similarity:.2f}, lead {row.margin:.2f}"
+        if row.unknown:  # its probability, if it were of one of the classes, would read as the opposite
+            say(f"{row.query}: none of these (most like {row.prediction}: {measured})")
+        else:
+            say(f"{row.query}: {row.prediction} (probability {row.probability:.2f}, {measured})")
 
 
 def check(
@@ -113,7 +113,7 @@ def search(
         among = EmbeddingIndex.build(eyes, found, scheduler=scheduler, skip_unreadable=skip_unreadable)
     table = search_files(among, eyes, queries, top, skip_unreadable)
     if out is not None:
-        say(f"{len(table):,} answers are in {write_found(table, out, _called(eyes))}.")
+        say(f"{len(table):,} answers are in {write_found(table, out, called(eyes))}.")
     else:
         for query, rows in table.groupby("query", sort=False):
             say(f"{query}: " + ", ".join(f"{row.image} ({row.similarity:.2f})" for row in rows.itertuples()))
@@ -134,9 +134,7 @@ def export(
     eyes = _loaded(encoder)
     side = eyes.input_side(views)
     export_onnx(eyes, path, views)
-    say(
-        f"{_called(eyes)} is in {path}: images, uint8 (N, {side}, {side}, 3), to embeddings, (N, {eyes.embedding_dim})."
-    )
+    say(f"{called(eyes)} is in {path}: images, uint8 (N, {side}, {side}, 3), to embeddings, (N, {eyes.embedding_dim}).")
 
 
 def _loaded(name: str | None) -> Any:
@@ -144,13 +142,8 @@ def _loaded(name: str | None) -> Any:
     if name is not None:
         return load_encoder(name)
     encoder = load_encoder(best_encoder())
-    say(" ".join(filter(None, [f"Encoder: {_called(encoder)}.", encoder.note])), err=True)
+    say(" ".join(filter(None, [f"Encoder: {called(encoder)}.", encoder.note])), err=True)
     return encoder
-
-
-def _called(eyes: Any) -> str:
-    """An encoder by the name that it was asked for by, or by that of its network."""
-    return eyes.source if eyes.source and is_name(eyes.source) else eyes.name
 
 
 def _check_output(out: Path | None) -> None:

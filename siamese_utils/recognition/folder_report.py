@@ -34,8 +34,8 @@ class FolderReport:
         interval: 95% by Wilson's method, percent.
         judged: how many have another image of their class; doubled ones are counted once.
         one_shot: percent right with one random example of each class; the interval covers the choice of examples.
-        classes: a row a class: ``class``, ``images``, ``judged``, ``right``, ``likeness`` (mean cosine similarity among
-            its images), ``remark``.
+        classes: a row a class: ``class``, ``images`` (doubled ones are counted once), ``judged``, ``right``,
+            ``likeness`` (mean cosine similarity among its images), ``remark``.
         mixed: pairs of classes that get mixed up, the most frequent first: ``class``, ``other``, ``times``, ``of``.
         mistakes: judged images that are given to another class, the clearest first: ``file``, ``class``,
             ``looks_like``, ``lead`` (of the nearest other prototype), ``nearest`` and ``similarity`` (of the other
@@ -73,9 +73,12 @@ class FolderReport:
     def sentences(self) -> list[str]:
         """How well it works, in sentences."""
         low, high = self.interval
-        images = int(self.classes.images.sum())
+        doubled = int((self.doubles["class"] == self.doubles.other_class).sum())
+        images = int(self.classes.images.sum()) + doubled
+        once = "doubles another of its class and counts" if doubled == 1 else "double another of their class and count"
         said = [
             f"{images:,} images of {len(self.classes):,} classes"
+            + f" ({doubled:,} {once} once)" * bool(doubled)
             + (f", compared by the encoder {self.encoder}." if self.encoder else "."),
             f"Named right by the other examples: {self.accuracy:.1f}% (95% interval {low:.1f} to {high:.1f}) of "
             f"{self.judged:,} images; with one example of each class it would be "

@@ -49,7 +49,7 @@ class Support:
 
 
 def read_support(folder: str | Path, check_doubles: bool = True) -> Support:
-    """Find the classes of a support folder and their image files; the images themselves are not decoded.
+    """Find the classes of a support folder and their image files, of which none is decoded but those that stand twice.
 
     Images of the same content within a class are told in a warning; files that are no images never count as such.
 
