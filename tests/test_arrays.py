@@ -98,6 +98,8 @@ def test_objectives_take_every_form(name: str) -> None:
         (lambda: as_labels("fox"), ShapeError, "not a str"),
         (lambda: as_labels([1, None]), ShapeError, "whole numbers|list of int"),
         (lambda: as_labels([10**30]), ShapeError, "numbers"),
+        (lambda: as_labels(["ant", "bee"]), ShapeError, "a list of str; numpy.unique"),
+        (lambda: as_labels(np.array(["ant", "bee"])), ShapeError, "numpy.unique"),
         (lambda: as_labels([[0, 1], [2]]), ShapeError, "list of list"),
         (lambda: as_labels([True]), ShapeError, "whole numbers"),
         (lambda: as_embeddings({"z": Z}), ShapeError, "not a dict"),

@@ -24,7 +24,7 @@ from siamese_utils.data.synthetic import make_synthetic
 from siamese_utils.encoders.checkpoints import load_encoder, save_encoder
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.encoders.imprinting import CosineClassifier, Whitening, load_classifier, save_classifier
-from siamese_utils.errors import CheckpointError, SamplingError, ShapeError, UnknownNameError
+from siamese_utils.errors import CheckpointError, ConfigError, ImageError, SamplingError, ShapeError, UnknownNameError
 from siamese_utils.recognition import classifier as classify
 from siamese_utils.recognition import saved
 from siamese_utils.recognition.classifier import OneShotClassifier, classify_folder
@@ -165,6 +165,37 @@ def test_it_works_where_estimators_do(encoder: Encoder, images: np.ndarray, y: n
     assert search.best_params_["head"] in ("prototype", "ridge")
 
 
+def test_images_in_a_form_that_is_nearly_right(
+    encoder: Encoder, images: np.ndarray, y: np.ndarray, folder: Path
+) -> None:
+    fitted = OneShotClassifier(encoder).fit(images, y)
+    one, first, list_it = (
+        Image.fromarray(images[0]),
+        np.moveaxis(images, -1, 1),
+        r"put one image into a list: \[image\]\.$",
+    )
+    for given, says in (
+        (one, list_it),
+        (one.convert("L"), list_it),
+        (images[0], list_it),
+        (first, r"; channels come last: transpose to \(N, H, W, 3\)\.$"),
+        (first[0], r"; channels come last: transpose to \(N, H, W, 3\)\.$"),
+        ([first[0]], r"; channels come last: transpose to \(H, W, 3\)\.$"),
+        (images / 255, r"round\(\)\.astype\('uint8'\)\.$"),
+        ([images[0] / 255], r"round\(\)\.astype\('uint8'\)\.$"),
+        (first / 255, r"astype\('uint8'\), and channels come last"),
+        (images[..., :2], r"; convert to RGB"),
+    ):
+        for ask in (fitted.predict, encoder.embed):
+            with pytest.raises(ShapeError, match=says):
+                ask(given)
+    with pytest.raises(ShapeError, match="Images of the class 'a' are several"):
+        OneShotClassifier(encoder).fit({"a": one, "b": one})
+    for ask in (fitted.predict, encoder.embed):
+        with pytest.raises(ImageError, match="queries is a folder; use predict_files"):
+            ask(str(folder / "queries"))
+
+
 def test_wrong_calls(encoder: Encoder, images: np.ndarray, y: np.ndarray) -> None:
     for ask in (lambda c: c.predict(images), lambda c: c.predict_proba(images), lambda c: c.prototypes):
         with pytest.raises(SamplingError, match="call fit") as raised:
@@ -180,6 +211,16 @@ def test_wrong_calls(encoder: Encoder, images: np.ndarray, y: np.ndarray) -> Non
         OneShotClassifier(encoder).fit(images, np.linspace(0, 1, len(y)))
     with pytest.raises(UnknownNameError, match="centred"):
         OneShotClassifier(encoder, head="center").fit(images, y)
+
+
+def test_a_folder_in_the_place_of_the_encoder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    for given in ("support", folder / "support", b"support"):
+        says = r"support' is a folder, but the encoder comes first: write classify_folder\(None, '.*support', \.\.\.\)"
+        with pytest.raises(ConfigError, match=says):
+            classify_folder(given, "support/ant")
+        with pytest.raises(ConfigError, match=says):
+            OneShotClassifier(given).fit_folder("nowhere")
 
 
 # ----------------------------------------------------------------------------------------- answers

@@ -66,6 +66,11 @@ def as_labels(given: Any, count: int | None = None, error: type[SiameseError] = 
     try:
         labels = as_tensor("Labels", given)
     except ShapeError as wrong:
+        if any(isinstance(one, str) for one in as_list(given)):
+            raise error(
+                f"Labels must be whole numbers, not {_kind(given)}; numpy.unique(names, return_inverse=True) makes "
+                "them of names."
+            ) from wrong
         raise error(str(wrong)) from wrong
     if not labels.numel() and labels.ndim == 1 and not count:
         return labels.long()

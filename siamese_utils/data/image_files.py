@@ -475,9 +475,11 @@ def load_image(path: str | Path, size: int = 32) -> NDArray[np.uint8]:
     """
     path, size = as_path(path), as_count("The side of an image in pixels", size)
     try:
-        missing = not path.is_file()
+        missing, folder = not path.is_file(), path.is_dir()
     except OSError as error:
         raise ImageError(f"{printable(path)} may not be read", "change its permissions, or leave it out") from error
+    if folder:
+        raise ImageError(f"{printable(path)} is a folder", "use predict_files for the images in it, or name them")
     if missing:
         raise ImageError(f"There is no image file {printable(path)}", "check the path")
     return fitted(on_paper(read_image(path, printable(path), size)), size)

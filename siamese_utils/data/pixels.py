@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from PIL import Image
 
 from siamese_utils.data.arrays import as_tensor
 from siamese_utils.errors import ShapeError
@@ -21,6 +22,8 @@ def as_images(images: Any, side: int | None = None, what: str = "Images") -> tor
     Raises:
         ShapeError: anything else.
     """
+    if isinstance(images, Image.Image):
+        raise ShapeError(f"{what} are several, but this is one image of Pillow; put one image into a list: [image].")
     images = as_tensor(f"{what}, expected uint8 of shape (N, H, W, 3),", images)
     check_images(images)
     if side is not None and tuple(images.shape[1:3]) != (side, side):
@@ -36,8 +39,25 @@ def check_images(images: torch.Tensor) -> None:
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
         raise ShapeError(
             f"Expected uint8 images of shape (N, H, W, 3), got {images.dtype} of shape {tuple(images.shape)}; "
-            "convert to RGB with values 0 to 255 first."
+            f"{advice(images, '(N, H, W, 3)')}."
         )
+
+
+def advice(pixels: torch.Tensor, wanted: str) -> str:
+    """What to do with an array that is not what images are, as the end of a sentence.
+
+    Args:
+        pixels: of any type and shape.
+        wanted: the shape that was expected, such as ``"(N, H, W, 3)"``.
+    """
+    shape, said = tuple(pixels.shape), []
+    if pixels.is_floating_point():
+        said.append("images are uint8 from 0 to 255: for values from 0 to 1 use (255 * images).round().astype('uint8')")
+    if len(shape) in (3, 4) and shape[-3] == 3 and shape[-1] != 3:
+        said.append(f"channels come last: transpose to {wanted}")
+    elif len(shape) == 3 and shape[-1] == 3 and wanted.startswith("(N"):
+        said.append("put one image into a list: [image]")
+    return ", and ".join(said) or "convert to RGB with values 0 to 255 first"
 
 
 def to_float(images: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from siamese_utils.data.arrays import as_count, as_list, as_tensor
 from siamese_utils.data.image_files import fitted, load_image, on_paper, upright
-from siamese_utils.data.pixels import as_images
+from siamese_utils.data.pixels import advice, as_images
 from siamese_utils.errors import ShapeError
 
 _WANTED = "arrays, uint8 (H, W, 3) or grey (H, W), or paths of image files"
@@ -73,7 +73,7 @@ def _square(one: Any, side: int, position: int) -> torch.Tensor:
     if pixels.dtype != torch.uint8 or not pixels.numel() or pixels.ndim not in (2, 3) or pixels.shape[2:] not in _DEPTH:
         raise ShapeError(
             f"Expected {_WANTED}, but image {position} of the list is {pixels.dtype} of shape {tuple(pixels.shape)}; "
-            "convert it to RGB with values 0 to 255 first."
+            f"{advice(pixels, '(H, W, 3)')}."
         )
     pixels = pixels if pixels.ndim == 3 else pixels[..., None].expand(-1, -1, 3)
     return pixels.cpu() if tuple(pixels.shape[:2]) == (side, side) else _resized(pixels.cpu().numpy(), side)

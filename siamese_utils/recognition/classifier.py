@@ -18,7 +18,15 @@ from siamese_utils.data.arrays import as_count, as_embeddings, as_flag, as_list
 from siamese_utils.data.image_files import images_here
 from siamese_utils.encoders.checkpoints import as_encoder
 from siamese_utils.encoders.named import best_encoder
-from siamese_utils.errors import CheckpointError, DataError, SamplingError, ShapeError, look_up
+from siamese_utils.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    SamplingError,
+    ShapeError,
+    UnknownNameError,
+    look_up,
+)
 from siamese_utils.recognition import saved
 from siamese_utils.recognition.embedding import embed_files
 from siamese_utils.recognition.examples import (
@@ -135,9 +143,10 @@ class OneShotClassifier(ClassifierMixin, BaseEstimator):
             SamplingError: see ``read_support``; or none of a class's images can be read.
         """
         skip_unreadable = as_flag("skip_unreadable", skip_unreadable)
+        eyes = self._eyes()  # a folder in its place is told before another one is read
         support = read_support(folder)
         embedded = embed_files(
-            self._eyes(), support.files, skip_unreadable=skip_unreadable, progress="support images", views=self.views
+            eyes, support.files, skip_unreadable=skip_unreadable, progress="support images", views=self.views
         )
         kept = list(embedded.kept)
         labels = support.labels[kept]
@@ -191,7 +200,7 @@ class OneShotClassifier(ClassifierMixin, BaseEstimator):
         if held is None or held[0] is not self.encoder:
             if self.encoder is None:
                 _log.info("Using the encoder %s, the best for photographs that is installed.", best_encoder())
-            held = self._loaded = (self.encoder, as_encoder(best_encoder() if self.encoder is None else self.encoder))
+            held = self._loaded = (self.encoder, _loaded(best_encoder() if self.encoder is None else self.encoder))
         return held[1]
 
     def _embed(self, X: Any, what: str, columns: int | None) -> torch.Tensor:
@@ -361,6 +370,20 @@ class OneShotClassifier(ClassifierMixin, BaseEstimator):
         if not known["listed"]:
             classifier.n_features_in_ = examples.z.shape[1]
         return classifier
+
+
+def _loaded(given: Any) -> Any:
+    """See ``as_encoder``; a folder in its place is told."""
+    try:
+        return as_encoder(given)
+    except (CheckpointError, UnknownNameError) as error:  # not before, as a folder may be named like an encoder
+        if isinstance(given, (str, bytes, os.PathLike)) and os.path.isdir(given):
+            name = repr(os.fsdecode(given))
+            raise ConfigError(
+                f"{name} is a folder, but the encoder comes first: write classify_folder(None, {name}, ...) or "
+                f"OneShotClassifier().fit_folder({name})."
+            ) from error
+        raise
 
 
 def classify_folder(
