@@ -163,6 +163,11 @@ def make_calls(folder: Path) -> dict[str, Call]:
         "OneShotClassifier.compare": Call(fitted.compare, lambda: {"z": encoder.embed(images)}),
         "OneShotClassifier.predict": Call(fitted.predict, lambda: {"X": images}),
         "OneShotClassifier.predict_proba": Call(fitted.predict_proba, lambda: {"X": images}),
+        "OneShotClassifier.is_unknown": Call(fitted.is_unknown, lambda: {"X": images}),
+        "OneShotClassifier.add_class": Call(
+            lambda name, images: new(encoder).fit(support).add_class(name, images).prototypes,
+            lambda: {"name": "c", "images": images[:2]},
+        ),
         "OneShotClassifier.predict_files": Call(
             fitted.predict_files, lambda: {"paths": folder / "support" / "class 0", "skip_unreadable": True, "top": 2}
         ),

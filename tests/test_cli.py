@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -103,6 +104,21 @@ def test_classify(run: Run, folders: tuple[Path, Path], checkpoint: Path) -> Non
         for row in table.itertuples()
     ]
     assert len(out.splitlines()) == 3
+
+
+def test_classify_with_a_rate_of_unknown(run: Run, folders: tuple[Path, Path], checkpoint: Path) -> None:
+    support, queries = folders
+    for image in sorted(queries.iterdir()):  # two of a class, without which no rate can be told
+        shutil.copy(image, next(support.iterdir()) / image.name)
+    called = []
+    for rate in ("0.01", "0.99"):
+        code, out, _ = run("classify", *folders, "--checkpoint", checkpoint, "--unknown-rate", rate)
+        called.append(out.count("none of these"))
+        assert code == 0
+    assert called[0] < called[1]
+    check_error(
+        run("classify", *folders, "--checkpoint", checkpoint, "--unknown-rate", "2"), "between 0 and 1, not at 2"
+    )
 
 
 def test_classify_as_csv(run: Run, folders: tuple[Path, Path], checkpoint: Path) -> None:

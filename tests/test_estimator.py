@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,7 @@ def test_probabilities_go_with_the_answers(encoder: Encoder, images: np.ndarray,
     assert p.shape == (len(y), CLASSES)
     np.testing.assert_allclose(p.sum(axis=1), 1)
     assert (classifier.classes_[p.argmax(axis=1)] == classifier.predict(images)).all()
+    assert classifier.is_unknown([]).shape == (0,)
     assert classifier.score(images, y) == (classifier.predict(images) == y).mean()
 
 
@@ -196,6 +198,73 @@ def test_images_in_a_form_that_is_nearly_right(
             ask(str(folder / "queries"))
 
 
+def same(one: OneShotClassifier, other: OneShotClassifier, images: np.ndarray) -> bool:
+    """Whether two classifiers know the same and answer alike."""
+    np.testing.assert_allclose(one.predict_proba(images), other.predict_proba(images), atol=1e-4)
+    assert one.reading_.threshold == pytest.approx(other.reading_.threshold, abs=1e-4)
+    assert one.head_.name == other.head_.name and type(one.predict(images)) is type(other.predict(images))
+    return list(one.predict(images)) == list(other.predict(images)) and one.classes_.tolist() == other.classes_.tolist()
+
+
+@pytest.mark.parametrize("form", ["names", "numbers", "mapping", "embeddings"])
+def test_one_more_class_is_learned_as_if_all_were_at_once(
+    form: str, encoder: Encoder, images: np.ndarray, y: np.ndarray, tmp_path: Path
+) -> None:
+    X = encoder.embed(images).numpy() if form == "embeddings" else images
+    y = np.where(y == "bee", "bumblebee", y)  # a longer name than those of the others, and among them in order
+    y = np.unique(y, return_inverse=True)[1] if form == "numbers" else y
+    new = y[EACH]
+    if form == "mapping":
+        groups = {name: X[y == name] for name in ("ant", "cat", "dog", new)}
+        whole = OneShotClassifier(encoder).fit(groups)
+        part = OneShotClassifier(encoder).fit({name: groups[name] for name in ("ant", "cat", "dog")})
+    else:
+        whole = OneShotClassifier(encoder).fit(X, y)
+        part = OneShotClassifier(encoder).fit(X[y != new], y[y != new].tolist())
+    part.save(tmp_path / "part.safetensors") if form != "embeddings" else None
+    assert part.add_class(new, X[y == new]) is part and same(part, whole, X)
+    if form != "embeddings":
+        assert same(
+            OneShotClassifier.load(tmp_path / "part.safetensors", encoder).add_class(new, X[y == new]), whole, X
+        )
+
+
+def test_one_more_class_beside_those_of_a_folder(encoder: Encoder, images: np.ndarray, folder: Path) -> None:
+    whole, queries = OneShotClassifier(encoder).fit_folder(folder / "support"), folder / "queries" / "dog"
+    shutil.move(folder / "support" / "dog", folder / "dog")
+    part = (
+        OneShotClassifier(encoder).fit_folder(folder / "support").add_class("dog", sorted((folder / "dog").iterdir()))
+    )
+    assert same(part, whole, images) and part.examples_.contents == whole.examples_.contents
+    columns = [name for name in whole.predict_files(queries, top=4) if not name.startswith("nearest")]
+    told = [one.predict_files(queries, top=4)[columns] for one in (part, whole)]
+    pd.testing.assert_frame_equal(*told, atol=1e-4)
+    as_arrays = OneShotClassifier(encoder).fit_folder(folder / "support").add_class("dog", images[3 * EACH :])
+    assert len(as_arrays.predict_files(queries, top=1)) == EACH - 2  # some of the nearest lie in no file
+
+
+def test_a_class_that_cannot_be_added(encoder: Encoder, images: np.ndarray, y: np.ndarray) -> None:
+    fitted = OneShotClassifier(encoder).fit(images, y)
+    before = fitted.predict_proba(images)
+    with pytest.raises(SamplingError, match="call fit"):
+        OneShotClassifier(encoder).add_class("ant", images)
+    with pytest.raises(SamplingError, match="'ant' is there already"):
+        fitted.add_class("ant", images[:1])
+    with pytest.raises(SamplingError, match="'fox' has no support image"):
+        fitted.add_class("fox", [])
+    with pytest.raises(ShapeError, match="named by words"):
+        fitted.add_class(3, images[:1])
+    with pytest.raises(ShapeError, match="a word or a whole number, not by a list"):
+        fitted.add_class(["fox"], images[:1])
+    with pytest.raises(ShapeError, match="put one image into a list"):
+        fitted.add_class("fox", images[0])
+    assert (fitted.predict_proba(images) == before).all()
+    with pytest.raises(
+        ShapeError, match="5 columns"
+    ):  # it has learned from embeddings of another size than the encoder's
+        OneShotClassifier(encoder).fit(np.eye(5)[:2], ["a", "b"]).add_class("c", images[:1])
+
+
 def test_wrong_calls(encoder: Encoder, images: np.ndarray, y: np.ndarray) -> None:
     for ask in (lambda c: c.predict(images), lambda c: c.predict_proba(images), lambda c: c.prototypes):
         with pytest.raises(SamplingError, match="call fit") as raised:
@@ -226,7 +295,7 @@ def test_a_folder_in_the_place_of_the_encoder(folder: Path, monkeypatch: pytest.
 # ----------------------------------------------------------------------------------------- answers
 
 
-def test_answers_of_a_width_that_does_not_grow(encoder: Encoder, folder: Path) -> None:
+def test_answers_of_a_width_that_does_not_grow(encoder: Encoder, folder: Path, images: np.ndarray) -> None:
     table = classify_folder(encoder, folder / "support", sorted((folder / "queries").iterdir()), top=2)
     assert table.columns.tolist() == [
         *("query", "prediction", "similarity", "margin", "probability", "unknown"),
@@ -242,6 +311,9 @@ def test_answers_of_a_width_that_does_not_grow(encoder: Encoder, folder: Path) -
     assert float(z[0] @ z[1]) == pytest.approx(row["nearest_1_similarity"], abs=1e-5)
     wide = classify_folder(encoder, folder / "support", sorted((folder / "queries").iterdir()))
     pd.testing.assert_frame_equal(wide.iloc[:, :6], table.iloc[:, :6])
+    fitted = OneShotClassifier(encoder).fit_folder(folder / "support")
+    assert fitted.is_unknown(table["query"].tolist()).tolist() == table.unknown.tolist()
+    assert fitted.is_unknown(images).dtype == bool and 0 < fitted.is_unknown(images).sum() < len(images)
     assert wide.prediction.tolist() == table.prediction.tolist()
 
 

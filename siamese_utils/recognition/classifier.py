@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from siamese_utils.recognition.embedding import embed_files
 from siamese_utils.recognition.examples import (
     Examples,
     are_embeddings,
+    are_files,
+    as_class_name,
     class_numbers,
     embed_classes,
     embed_images,
@@ -157,6 +160,41 @@ class OneShotClassifier(ClassifierMixin, BaseEstimator):
         contents = tuple(support.contents[row] for row in kept)
         return self._learn(Examples(names, embedded.z, labels, files, contents))
 
+    def add_class(self, name: Any, images: Any) -> OneShotClassifier:
+        """Learn one more class beside the others, as if all had been learned at once.
+
+        The examples of the others are not needed again, as their embeddings are kept. The new class is the last one of
+        ``classes_``; where ``fit`` was given ``y``, all are sorted as by then.
+
+        Args:
+            name: of the class, a word or a number as those of the others.
+            images: its examples, one or more; see ``X`` of ``fit``.
+
+        Returns:
+            the classifier itself; after an error it is as it was.
+
+        Raises:
+            SamplingError: ``fit`` has not been called, the name is taken, or there is no image.
+            ShapeError: images of another shape or type than the encoder takes, or a name of another kind.
+            DataError: files that cannot be read.
+        """
+        self._check_fitted()
+        listed = not hasattr(self, "n_features_in_")
+        name = as_class_name(name, None if listed else self.classes_)
+        if name in self.class_names:
+            raise SamplingError(f"The class {name!r} is there already; choose another name, or fit all classes anew.")
+        columns = self.prototypes_.shape[1]
+        z = as_embeddings(self._embed(images, "support images", columns), columns=columns)
+        if not len(z):
+            raise SamplingError(f"The class {name!r} has no support image; add one.")
+        examples = self.examples_.with_class(name, z, images if are_files(images) else None)
+        if listed:
+            return self._learn(examples)
+        names, labels = class_numbers(examples.names[examples.labels.numpy()])
+        self._learn(replace(examples, names=names, labels=labels))
+        self.n_features_in_ = z.shape[1]
+        return self
+
     def _learn(self, examples: Examples) -> OneShotClassifier:
         if self.head != "auto":
             look_up("head", self.head, HEADS)
@@ -255,6 +293,20 @@ class OneShotClassifier(ClassifierMixin, BaseEstimator):
     def _probabilities(self, z: torch.Tensor) -> torch.Tensor:
         z = as_embeddings(z, columns=self.prototypes_.shape[1])
         return self.reading_.probabilities(self.head_.scores(z).double())
+
+    def is_unknown(self, X: Any) -> np.ndarray:
+        """Whether every image is of none of the classes, as ``unknown`` of ``predict_files`` says.
+
+        Args:
+            X: see ``fit``.
+
+        Returns:
+            bool (N,).
+
+        Raises:
+            SamplingError, ShapeError, DataError: see ``similarities``.
+        """
+        return self.reading_.is_unknown(self.similarities(X).amax(dim=1)).numpy()
 
     def predict(self, X: Any) -> Any:
         """The likeliest class of every image; see ``fit`` for what images may be.

@@ -11,7 +11,7 @@ import typer
 from siamese_utils.encoders.checkpoints import load_encoder
 from siamese_utils.encoders.named import best_encoder, called
 from siamese_utils.errors import ConfigError, StorageError
-from siamese_utils.recognition.classifier import classify_folder
+from siamese_utils.recognition.classifier import OneShotClassifier
 from siamese_utils.system.text import say
 
 Support = Annotated[Path, typer.Argument(help="Folder with one sub-folder a class, one image or more each.")]
@@ -47,12 +47,17 @@ def classify(
     csv: Annotated[bool, typer.Option(help="Print all similarities as CSV.")] = False,
     out: Out = None,
     skip_unreadable: SkipUnreadable = False,
+    unknown_rate: Annotated[
+        float | None,
+        typer.Option(help="Share of images of your classes that may be called none of these, such as 0.05."),
+    ] = None,
 ) -> None:
     """Recognise your own classes from one example each."""
     _check_output(out)
     eyes = _loaded(encoder)
     wide = csv and (out is None or out.suffix.lower() != ".html")  # a page shows what only the list has
-    table = classify_folder(eyes, support, queries, skip_unreadable, None if wide else _LISTED)
+    learned = OneShotClassifier(eyes, unknown_rate=unknown_rate).fit_folder(support, skip_unreadable)
+    table = learned.predict_files(queries, skip_unreadable, None if wide else _LISTED)
     if out is not None:
         from siamese_utils.recognition.answers import write_answers
 

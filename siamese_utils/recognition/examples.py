@@ -17,8 +17,9 @@ from torch.nn import functional as F
 
 from siamese_utils.data.arrays import as_embeddings, as_list
 from siamese_utils.data.pixels import as_images
-from siamese_utils.errors import SamplingError, ShapeError
+from siamese_utils.errors import SamplingError, ShapeError, shown
 from siamese_utils.recognition.embedding import BATCH, embed_files
+from siamese_utils.recognition.support import content_digest
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +48,46 @@ class Examples:
         array = np.empty(len(names), dtype=object)
         array[:] = names
         return cls(array, torch.cat([part.float() for part in parts]), labels)
+
+    def with_class(self, name: Any, z: torch.Tensor, files: Any = None) -> Examples:
+        """The same and one class more, the last.
+
+        Args:
+            name: of the class; see ``as_class_name``.
+            z: float32 (K, D), rows of unit length.
+            files: paths of its images, if they are files; kept where those of the others are.
+        """
+        names = np.array([name], dtype=object if self.names.dtype.kind == "O" else None)
+        more, contents = [""] * len(z), [""] * len(z)
+        if files is not None:
+            more = [os.fsdecode(file) for file in as_list(files)]
+            contents = [content_digest(Path(file)) for file in more]
+        return Examples(
+            np.concatenate([self.names, names]),
+            torch.cat([self.z, z]),
+            torch.cat([self.labels, torch.full((len(z),), len(self.names))]),
+            (*self.files, *more) if self.files else (),
+            (*self.contents, *contents) if self.files else (),
+        )
+
+
+def as_class_name(given: Any, beside: np.ndarray | None = None) -> Any:
+    """A name that a class can have.
+
+    Args:
+        given: a word or a number.
+        beside: array (C,), names of other classes that it must be of one kind with; any if None.
+
+    Raises:
+        ShapeError: something else, or of another kind.
+    """
+    word = isinstance(given, str)
+    if not word and (isinstance(given, bool) or not isinstance(given, (int, np.integer))):
+        raise ShapeError(f"A class is named by a word or a whole number, not by {shown(given)}.")
+    if beside is not None and any(isinstance(name, str) != word for name in beside.tolist()):
+        kind = "whole numbers" if word else "words"
+        raise ShapeError(f"The other classes are named by {kind}, so name this one likewise, not {shown(given)}.")
+    return given.item() if isinstance(given, np.generic) else given  # as it can be saved
 
 
 def named_classes(support: Any) -> Mapping[Any, Sized]:
