@@ -175,6 +175,13 @@ def test_the_page_of_a_check(opened: Callable[..., Page], page_of_a_check: Path)
     assert headings(page) == ["sky? It looks like rust"]
 
 
+def test_the_tables_of_a_check_fit_a_phone(opened: Callable[..., Page], page_of_a_check: Path) -> None:
+    page = opened(page_of_a_check, viewport={"width": 390, "height": 844})
+    widths = page.eval_on_selector_all(".scroll", "all => all.map(one => [one.scrollWidth, one.clientWidth])")
+    assert len(widths) == 3 and all(inside <= frame for inside, frame in widths)
+    assert "remark" in page.locator("thead").first.inner_text()
+
+
 def test_a_name_cannot_run_a_script(opened: Callable[..., Page], tmp_path: Path) -> None:
     """The policy holds even if markup got through: only this package's own script runs."""
     file = write_answers(answers(tmp_path, 2), tmp_path / "a.html")

@@ -216,5 +216,8 @@ def test_the_page_shows_what_is_to_be_looked_at(folder: Path, tmp_path: Path) ->
     page = report.page()
     assert [card.kinds for card in page.cards] == [("looks mislabelled",), ("doubled",)]
     assert page.cards[0].heading == "sky? It looks like rust" and page.cards[0].classes == ("sky", "rust")
+    assert page.lead[-1].startswith("Likeness is the mean cosine similarity")
+    likeness = [row[2][0] for row in page.tables[0].rows]
+    assert len(likeness) == 4 and all(len(cell.partition(".")[2]) == 2 for cell in likeness)
     text = report.save(tmp_path / "found.html").read_text()
     assert text.startswith("<!doctype html>") and "http:" not in text and "https:" not in text

@@ -170,7 +170,7 @@ class FolderReport:
         cards = sorted([*self._mistaken(), *self._doubled()], key=lambda card: card.order[0])
         return Page(
             f"How well will {printable(self.folder.name or self.folder)} work?",
-            tuple(self.sentences()),
+            (*self.sentences(), "Likeness is the mean cosine similarity among the images of a class, at most 1."),
             tuple(tables),
             "Images to look at",
             cards,

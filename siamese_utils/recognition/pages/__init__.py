@@ -219,5 +219,5 @@ def _policy_hash(text: str) -> str:
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
-        return "–" if value != value else f"{value:.2f}".rstrip("0").rstrip(".")
+        return "–" if value != value else f"{value:.2f}"
     return str(value)
