@@ -106,12 +106,13 @@ def test_one_file_in_two_classes(folder: Path) -> None:
 
 
 def test_many_files_in_two_classes_are_told_at_once(folder: Path) -> None:
+    folder = folder.rename(folder.with_name("my examples"))
     for seed in range(7):
         for name in ("cat", "dog"):
             draw(folder / name / f"both {seed}.png", 20 + seed)
     said = refusal(folder, DataError)
     assert said.startswith("7 images stand in two classes") and "both 4.png" in said and "both 5.png" not in said
-    assert "; and 2 more; remove the wrong one of each (`check " in said
+    assert "; and 2 more; remove the wrong one of each (`check '" in said
 
 
 def test_files_that_are_no_images_double_none(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import shlex
 import unicodedata
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -154,7 +155,7 @@ def _check_doubles(folder: Path, files: list[Path], contents: tuple[str, ...]) -
             continue
         other = next((file for file in alike if file.parent != alike[0].parent), None)
         (apart if other else doubled).append([alike[0], other] if other else alike)
-    hint = f"check {printable(folder)} --out check.html"
+    hint = f"check {shlex.quote(printable(folder))} --out check.html"
     if apart:
         one = len(apart) == 1
         raise DataError(
