@@ -116,6 +116,8 @@ def test_classify_with_a_rate_of_unknown(run: Run, folders: tuple[Path, Path], c
         called.append(out.count("none of these"))
         assert code == 0
     assert called[0] < called[1]
+    unknown = [line for line in out.splitlines() if "none of these (most like " in line]
+    assert len(unknown) == called[1] and not any("probability" in line for line in unknown)
     check_error(
         run("classify", *folders, "--checkpoint", checkpoint, "--unknown-rate", "2"), "between 0 and 1, not at 2"
     )
