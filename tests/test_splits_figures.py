@@ -295,6 +295,13 @@ def test_a_longer_training_is_compared_split_by_split(project: Path) -> None:
         "over 2 splits (draw 0), least with 10 classes learned (+1.0) and most with 90 (+4.0); along a straight line "
         "+0.38 more with every ten classes (least squares; splits share classes and are no independent draws)."
     )
+    longer("10-90", 43.5, 37.0, draw=1)
+    of_report = {"acc_5w1s_common": Estimate(35.0, 0.5, 10)}
+    put("10-90", 1, {"acc_5w1s": Estimate(44.0, 0.5, 100)}, growth=of_report)
+    assert two_recipes.level_or_slope_sentence().endswith(
+        "independent draws). Of another draw one split is stored: -0.5 on each split's own unseen classes with 10 "
+        "classes learned (draw 1), +2.0 on the same ten classes for every split with 10 classes learned (draw 1)."
+    )
 
 
 def test_what_is_known_of_the_learned_classes_is_told_of_both_recipes(project: Path) -> None:

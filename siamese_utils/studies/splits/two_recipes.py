@@ -71,10 +71,12 @@ def level_or_slope_table() -> Table:
 
 def level_or_slope_sentence() -> str:
     """How much the longer training gains on average, and how much more with more classes, draw by draw; Markdown."""
-    told = []
+    told, single = [], []
     for metric, classes in CURVES.items():
         for draw, part in both_recipes(metric).groupby("draw"):
             if len(part) < 2:
+                (row,) = part.itertuples()
+                single.append(f"{signed(row.gain)} on {classes} with {row.learned} classes learned (draw {draw})")
                 continue
             least, most = part.loc[part.gain.idxmin()], part.loc[part.gain.idxmax()]
             told.append(
@@ -86,7 +88,8 @@ def level_or_slope_sentence() -> str:
     if not told:
         raise ResultsError(f"A slope takes two splits; run `{_COMMAND}`.")
     text = "; ".join(told)
-    return f"{text[0].upper()}{text[1:]} (least squares; splits share classes and are no independent draws)."
+    alone = f" Of another draw one split is stored: {', '.join(single)}." if single else ""
+    return f"{text[0].upper()}{text[1:]} (least squares; splits share classes and are no independent draws).{alone}"
 
 
 def seen_sentence() -> str:
