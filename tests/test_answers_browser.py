@@ -199,9 +199,9 @@ def test_a_name_cannot_run_a_script(opened: Callable[..., Page], tmp_path: Path)
 PICTURE = "10_answers_page"
 ALT = (
     "The page of answers for photographs of ten kinds of thing, of which a class folder held five each. The answers "
-    "stand below one another, doubtful ones first: on the left the photograph, beside it the class, its probability "
-    "and bars of the similarity to five classes, on the right the three examples that are most like it. The first ones "
-    "are marked as unknown."
+    "stand below one another, doubtful ones first: on the left the photograph, beside it the class with its "
+    "probability, or that it is none of these, and bars of the similarity to five classes, on the right the three "
+    "examples that are most like it. The first ones are marked as unknown."
 )
 
 
