@@ -73,7 +73,9 @@ def test_half_hours_are_told_as_far_as_they_are_stored(project: Path) -> None:
     assert "of the same images, has 61.0 / 71.0. In the end 90% of" in told
     planned = sum(run.label.startswith("half-hour") for run in RECIPE_SEARCH.runs())
     # The other seed's jitter has nothing to be compared with yet.
-    assert f"a rotation head +1.5 / +1.5 (one seed). Stored so far: 3 of {planned} such" in told
+    assert (
+        f"a rotation head +1.5 / +1.5 (one seed). Of {planned} such trainings that were planned 3 are stored." in told
+    )
     put(RECIPE_SEARCH, "half-hour", 1, 65.0, core_minutes=exact(30.4))
     told = findings.half_hour_reading()
     assert (
