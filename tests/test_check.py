@@ -110,6 +110,14 @@ def test_a_class_of_one_image_and_its_doubles(folder: Path) -> None:
     assert str(report).count("cannot be judged") == 2 and report.classes.images.tolist() == [6, 6, 1, 1]
 
 
+def test_copies_of_an_image_of_another_class_count_once(folder: Path) -> None:
+    for copy in "ab":
+        shutil.copy(folder / "moss" / "2.png", folder / "sky" / f"{copy}.png")
+    report = check(folder)
+    assert report.doubled == 1 and report.classes.set_index("class").images["sky"] == 7
+    assert str(report).startswith("26 images of 4 classes (1 doubles another of its class and counts once), compared")
+
+
 def test_an_encoder_is_called_as_it_was_asked_for(folder: Path) -> None:
     eyes = Eyes()
     eyes.source = "my-eyes"

@@ -175,7 +175,7 @@ def test_image_can_be_embedded_without_a_warning(tmp_path: Path, encoder: Encode
 def test_missing_image(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no image file"):
         load_image(tmp_path / "none.png")
-    with pytest.raises(DataError, match="is a folder; use predict_files"):
+    with pytest.raises(DataError, match="is a folder; name the images in it, or ask predict_files"):
         load_image(tmp_path)
 
 

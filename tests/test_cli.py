@@ -106,10 +106,15 @@ def test_classify(run: Run, folders: tuple[Path, Path], checkpoint: Path) -> Non
     assert len(out.splitlines()) == 3
 
 
+@pytest.mark.parametrize("command", [("classify", "", "x.png"), ("check", "")])
+def test_an_empty_name_of_a_folder_is_refused(run: Run, command: tuple[str, ...], checkpoint: Path) -> None:
+    check_error(run(*command, "--checkpoint", checkpoint), "name of the support folder is empty")
+
+
 def test_classify_with_a_rate_of_unknown(run: Run, folders: tuple[Path, Path], checkpoint: Path) -> None:
     support, queries = folders
     for image in sorted(queries.iterdir()):  # two of a class, without which no rate can be told
-        shutil.copy(image, next(support.iterdir()) / image.name)
+        shutil.copy(image, sorted(support.iterdir())[0] / image.name)
     called = []
     for rate in ("0.01", "0.99"):
         code, out, _ = run("classify", *folders, "--checkpoint", checkpoint, "--unknown-rate", rate)

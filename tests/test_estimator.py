@@ -25,7 +25,15 @@ from siamese_utils.data.synthetic import make_synthetic
 from siamese_utils.encoders.checkpoints import load_encoder, save_encoder
 from siamese_utils.encoders.encoder import Encoder
 from siamese_utils.encoders.imprinting import CosineClassifier, Whitening, load_classifier, save_classifier
-from siamese_utils.errors import CheckpointError, ConfigError, ImageError, SamplingError, ShapeError, UnknownNameError
+from siamese_utils.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    ImageError,
+    SamplingError,
+    ShapeError,
+    UnknownNameError,
+)
 from siamese_utils.recognition import classifier as classify
 from siamese_utils.recognition import saved
 from siamese_utils.recognition.classifier import OneShotClassifier, classify_folder
@@ -181,11 +189,14 @@ def test_images_in_a_form_that_is_nearly_right(
         (one.convert("L"), list_it),
         (images[0], list_it),
         (first, r"; channels come last: transpose to \(N, H, W, 3\)\.$"),
-        (first[0], r"; channels come last: transpose to \(N, H, W, 3\)\.$"),
+        (
+            first[0],
+            r"; channels come last: transpose to \(H, W, 3\); one image, and each of several grey ones, goes into",
+        ),
         ([first[0]], r"; channels come last: transpose to \(H, W, 3\)\.$"),
-        (images / 255, r"round\(\)\.astype\('uint8'\)\.$"),
-        ([images[0] / 255], r"round\(\)\.astype\('uint8'\)\.$"),
-        (first / 255, r"astype\('uint8'\), and channels come last"),
+        (images / 255, r"round\(\), then astype\('uint8'\) of an array, to\(torch\.uint8\) of a tensor\.$"),
+        ([images[0] / 255], r"to\(torch\.uint8\) of a tensor\.$"),
+        (first / 255, r"of a tensor, and channels come last"),
         (images[..., :2], r"; convert to RGB"),
     ):
         for ask in (fitted.predict, encoder.embed):
@@ -194,7 +205,7 @@ def test_images_in_a_form_that_is_nearly_right(
     with pytest.raises(ShapeError, match="Images of the class 'a' are several"):
         OneShotClassifier(encoder).fit({"a": one, "b": one})
     for ask in (fitted.predict, encoder.embed):
-        with pytest.raises(ImageError, match="queries is a folder; use predict_files"):
+        with pytest.raises(ImageError, match="queries is a folder; name the images in it, or ask predict_files"):
             ask(str(folder / "queries"))
 
 
@@ -239,6 +250,12 @@ def test_one_more_class_beside_those_of_a_folder(encoder: Encoder, images: np.nd
     columns = [name for name in whole.predict_files(queries, top=4) if not name.startswith("nearest")]
     told = [one.predict_files(queries, top=4)[columns] for one in (part, whole)]
     pd.testing.assert_frame_equal(*told, atol=1e-4)
+    of_folder = OneShotClassifier(encoder).fit_folder(folder / "support").add_class("dog", str(folder / "dog"))
+    assert same(of_folder, whole, images) and of_folder.examples_.files == part.examples_.files
+    twice = folder / "support" / "ant" / "0.png"
+    with pytest.raises(DataError, match=r"0\.png and .*0\.png are the same image in two classes"):
+        part.add_class("fox", [twice])
+    assert same(part, whole, images)
     as_arrays = OneShotClassifier(encoder).fit_folder(folder / "support").add_class("dog", images[3 * EACH :])
     assert len(as_arrays.predict_files(queries, top=1)) == EACH - 2  # some of the nearest lie in no file
 
@@ -252,8 +269,13 @@ def test_a_class_that_cannot_be_added(encoder: Encoder, images: np.ndarray, y: n
         fitted.add_class("ant", images[:1])
     with pytest.raises(SamplingError, match="'fox' has no support image"):
         fitted.add_class("fox", [])
-    with pytest.raises(ShapeError, match="named by words"):
+    with pytest.raises(ShapeError, match="named like 'ant', 'bee', 'cat'; name this one likewise, not"):
         fitted.add_class(3, images[:1])
+    with pytest.raises(ShapeError, match="a word or a whole number, not by ''"):
+        fitted.add_class("", images[:1])
+    for numbers, strange in (([False, True], 2), (np.array([0, 1], np.uint64), -1), ([0, 1], 10**30)):
+        with pytest.raises(ShapeError, match="name this one likewise"):
+            OneShotClassifier(encoder).fit(images[:2], numbers).add_class(strange, images[2:3])
     with pytest.raises(ShapeError, match="a word or a whole number, not by a list"):
         fitted.add_class(["fox"], images[:1])
     with pytest.raises(ShapeError, match="put one image into a list"):

@@ -100,8 +100,8 @@ def test_one_file_in_two_classes(folder: Path) -> None:
     copy.write_bytes((folder / "cat" / "2.png").read_bytes())
     said = refusal(folder, DataError)
     assert said == (
-        f"1 image stands in two classes: {folder / 'cat' / '2.png'} = {copy}; remove the wrong one "
-        f"(`check {folder} --out check.html` shows every double)."
+        f"1 image stands in two classes: {folder / 'cat' / '2.png'} = {copy}; remove the wrong ones "
+        f"(`python -m siamese_utils check {folder} --out check.html` shows every double)."
     )
 
 
@@ -112,7 +112,7 @@ def test_many_files_in_two_classes_are_told_at_once(folder: Path) -> None:
             draw(folder / name / f"both {seed}.png", 20 + seed)
     said = refusal(folder, DataError)
     assert said.startswith("7 images stand in two classes") and "both 4.png" in said and "both 5.png" not in said
-    assert "; and 2 more; remove the wrong one of each (`check '" in said
+    assert "; and 2 more; remove the wrong ones (`python -m siamese_utils check '" in said
 
 
 def test_files_that_are_no_images_double_none(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -136,5 +136,5 @@ def test_one_file_twice_in_a_class(folder: Path, caplog: pytest.LogCaptureFixtur
         assert len(read_support(folder).files) == 4
     assert [record.getMessage() for record in caplog.records] == [
         f"The same image stands more than once in a class: {folder / 'cat' / '2.png'} = {copy} "
-        f"(`check {folder} --out check.html` shows all)."
+        f"(`python -m siamese_utils check {folder} --out check.html` shows all)."
     ]

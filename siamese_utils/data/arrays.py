@@ -68,7 +68,7 @@ def as_labels(given: Any, count: int | None = None, error: type[SiameseError] = 
     except ShapeError as wrong:
         if any(isinstance(one, str) for one in as_list(given)):
             raise error(
-                f"Labels must be whole numbers, not {_kind(given)}; numpy.unique(names, return_inverse=True) makes "
+                f"Labels must be whole numbers, not {_kind(given)}; numpy.unique(names, return_inverse=True)[1] makes "
                 "them of names."
             ) from wrong
         raise error(str(wrong)) from wrong

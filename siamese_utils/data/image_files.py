@@ -479,7 +479,9 @@ def load_image(path: str | Path, size: int = 32) -> NDArray[np.uint8]:
     except OSError as error:
         raise ImageError(f"{printable(path)} may not be read", "change its permissions, or leave it out") from error
     if folder:
-        raise ImageError(f"{printable(path)} is a folder", "use predict_files for the images in it, or name them")
+        raise ImageError(
+            f"{printable(path)} is a folder", "name the images in it, or ask predict_files, which takes folders"
+        )
     if missing:
         raise ImageError(f"There is no image file {printable(path)}", "check the path")
     return fitted(on_paper(read_image(path, printable(path), size)), size)

@@ -52,9 +52,14 @@ def advice(pixels: torch.Tensor, wanted: str) -> str:
     """
     shape, said = tuple(pixels.shape), []
     if pixels.is_floating_point():
-        said.append("images are uint8 from 0 to 255: for values from 0 to 1 use (255 * images).round().astype('uint8')")
+        said.append(
+            "images are uint8 from 0 to 255: for values from 0 to 1 take (255 * images).round(), then astype('uint8') "
+            "of an array, to(torch.uint8) of a tensor"
+        )
     if len(shape) in (3, 4) and shape[-3] == 3 and shape[-1] != 3:
-        said.append(f"channels come last: transpose to {wanted}")
+        alone = len(shape) == 3 and wanted.startswith("(N")  # which several grey images may be as well
+        more = "; one image, and each of several grey ones, goes into a list" if alone else ""
+        said.append(f"channels come last: transpose to {'(H, W, 3)' if alone else wanted}{more}")
     elif len(shape) == 3 and shape[-1] == 3 and wanted.startswith("(N"):
         said.append("put one image into a list: [image]")
     return ", and ".join(said) or "convert to RGB with values 0 to 255 first"

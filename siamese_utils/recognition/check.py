@@ -84,8 +84,7 @@ def judge(
 
     rows = list(kept)
     labels, files = support.labels[rows], [support.files[row] for row in rows]
-    once = torch.ones(len(rows), dtype=torch.bool)
-    once[[one.second for one in doubles if labels[one.first] == labels[one.second]]] = False
+    once = _once(labels, doubles)
     if len(labels.unique()) < 2:
         raise SamplingError(
             f"Only one class in {printable(folder)} has an image that can be read, and judging takes two; mend the "
@@ -116,7 +115,23 @@ def judge(
         pd.DataFrame(
             [(printable(support.files[row]), error.fault) for row, error in faults.items()], columns=["file", "fault"]
         ),
+        int((~once).sum()),
     )
+
+
+def _once(labels: torch.Tensor, doubles: Sequence[Double]) -> torch.Tensor:
+    """Whether each image is the first of its class among those that are one image; bool (M,).
+
+    Args:
+        labels: int64 (M,).
+        doubles: see ``find_doubles``; the one that an image doubles may lie in another class, as a third one may.
+    """
+    image = list(range(len(labels)))
+    for one in sorted(doubles, key=lambda one: one.second):
+        image[one.second] = image[one.first]
+    seen: set[tuple[int, int]] = set()
+    first = [pair not in seen and not seen.add(pair) for pair in zip(image, labels.tolist())]
+    return torch.tensor(first, dtype=torch.bool)
 
 
 @dataclass(frozen=True, eq=False)

@@ -164,21 +164,23 @@ class OneShotClassifier(ClassifierMixin, BaseEstimator):
         """Learn one more class beside the others, as if all had been learned at once.
 
         The examples of the others are not needed again, as their embeddings are kept. The new class is the last one of
-        ``classes_``; where ``fit`` was given ``y``, all are sorted as by then.
+        ``classes_``; where ``fit`` was given ``y``, all are sorted again, as ``fit`` sorts them.
 
         Args:
-            name: of the class, a word or a number as those of the others.
-            images: its examples, one or more; see ``X`` of ``fit``.
+            name: of the class, a word or a whole number.
+            images: its examples, one or more; see ``X`` of ``fit``. A folder stands for the images in it.
 
         Returns:
             the classifier itself; after an error it is as it was.
 
         Raises:
             SamplingError: ``fit`` has not been called, the name is taken, or there is no image.
-            ShapeError: images of another shape or type than the encoder takes, or a name of another kind.
-            DataError: files that cannot be read.
+            ShapeError: images of another shape or type than the encoder takes, or another name than ``y`` could have.
+            DataError: files that cannot be read, or that are images of another class too.
         """
         self._check_fitted()
+        if isinstance(images, (str, bytes, os.PathLike)) and os.path.isdir(images):
+            images = images_here(Path(os.fsdecode(images)))
         listed = not hasattr(self, "n_features_in_")
         name = as_class_name(name, None if listed else self.classes_)
         if name in self.class_names:

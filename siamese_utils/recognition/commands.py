@@ -14,7 +14,8 @@ from siamese_utils.errors import ConfigError, StorageError
 from siamese_utils.recognition.classifier import OneShotClassifier
 from siamese_utils.system.text import say
 
-Support = Annotated[Path, typer.Argument(help="Folder with one sub-folder a class, one image or more each.")]
+# No Path, which takes an empty name, as of a variable that is not set, for the folder one is in.
+Support = Annotated[str, typer.Argument(help="Folder with one sub-folder a class, one image or more each.")]
 EncoderName = Annotated[
     str | None,
     typer.Option(

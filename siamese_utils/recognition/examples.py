@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from siamese_utils.data.arrays import as_embeddings, as_list
 from siamese_utils.data.pixels import as_images
-from siamese_utils.errors import SamplingError, ShapeError, shown
+from siamese_utils.errors import DataError, SamplingError, ShapeError, printable, shown
 from siamese_utils.recognition.embedding import BATCH, embed_files
 from siamese_utils.recognition.support import content_digest
 
@@ -56,12 +56,22 @@ class Examples:
             name: of the class; see ``as_class_name``.
             z: float32 (K, D), rows of unit length.
             files: paths of its images, if they are files; kept where those of the others are.
+
+        Raises:
+            DataError: one of the files is an image of another class too.
         """
         names = np.array([name], dtype=object if self.names.dtype.kind == "O" else None)
         more, contents = [""] * len(z), [""] * len(z)
-        if files is not None:
+        if files is not None and self.files:
             more = [os.fsdecode(file) for file in as_list(files)]
             contents = [content_digest(Path(file)) for file in more]
+            known = dict(zip(self.contents, self.files))
+            for content, file in zip(contents, more):
+                if content and content in known:
+                    raise DataError(
+                        f"{printable(file)} and {printable(known[content])} are the same image in two classes; leave "
+                        "one out."
+                    )
         return Examples(
             np.concatenate([self.names, names]),
             torch.cat([self.z, z]),
@@ -75,18 +85,20 @@ def as_class_name(given: Any, beside: np.ndarray | None = None) -> Any:
     """A name that a class can have.
 
     Args:
-        given: a word or a number.
-        beside: array (C,), names of other classes that it must be of one kind with; any if None.
+        given: a word or a whole number.
+        beside: array (C,), names of other classes that it must be of one type with; of any if None.
 
     Raises:
-        ShapeError: something else, or of another kind.
+        ShapeError: something else, or of another type.
     """
     word = isinstance(given, str)
-    if not word and (isinstance(given, bool) or not isinstance(given, (int, np.integer))):
+    if not given if word else isinstance(given, bool) or not isinstance(given, (int, np.integer)):
         raise ShapeError(f"A class is named by a word or a whole number, not by {shown(given)}.")
-    if beside is not None and any(isinstance(name, str) != word for name in beside.tolist()):
-        kind = "whole numbers" if word else "words"
-        raise ShapeError(f"The other classes are named by {kind}, so name this one likewise, not {shown(given)}.")
+    if beside is not None:
+        mixed = any(isinstance(name, str) != word for name in beside.tolist())
+        if mixed or np.append(beside, np.array([given])).dtype.kind != beside.dtype.kind:
+            like = ", ".join(map(repr, beside[:3].tolist()))
+            raise ShapeError(f"The other classes are named like {like}; name this one likewise, not {shown(given)}.")
     return given.item() if isinstance(given, np.generic) else given  # as it can be saved
 
 

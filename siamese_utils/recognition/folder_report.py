@@ -43,6 +43,7 @@ class FolderReport:
             label may be wrong.
         doubles: ``file``, ``other``, ``class``, ``other_class``, ``kind``, ``similarity``.
         unreadable: ``file``, ``fault``.
+        doubled: how many images are left out since another of their class is the same.
     """
 
     folder: Path
@@ -57,6 +58,7 @@ class FolderReport:
     mistakes: pd.DataFrame
     doubles: pd.DataFrame
     unreadable: pd.DataFrame
+    doubled: int = 0
 
     @property
     def suspects(self) -> pd.DataFrame:
@@ -73,12 +75,13 @@ class FolderReport:
     def sentences(self) -> list[str]:
         """How well it works, in sentences."""
         low, high = self.interval
-        doubled = int((self.doubles["class"] == self.doubles.other_class).sum())
-        images = int(self.classes.images.sum()) + doubled
-        once = "doubles another of its class and counts" if doubled == 1 else "double another of their class and count"
+        images = int(self.classes.images.sum()) + self.doubled
+        once = "doubles another of its class and counts"
+        if self.doubled > 1:
+            once = "double another of their class and count"
         said = [
             f"{images:,} images of {len(self.classes):,} classes"
-            + f" ({doubled:,} {once} once)" * bool(doubled)
+            + f" ({self.doubled:,} {once} once)" * bool(self.doubled)
             + (f", compared by the encoder {self.encoder}." if self.encoder else "."),
             f"Named right by the other examples: {self.accuracy:.1f}% (95% interval {low:.1f} to {high:.1f}) of "
             f"{self.judged:,} images; with one example of each class it would be "

@@ -153,14 +153,13 @@ def _check_doubles(folder: Path, files: list[Path], contents: tuple[str, ...]) -
     for alike in _alike(zip(contents, files)):
         if not _is_image(alike[0]):  # empty and damaged files are alike too
             continue
-        other = next((file for file in alike if file.parent != alike[0].parent), None)
-        (apart if other else doubled).append([alike[0], other] if other else alike)
-    hint = f"check {shlex.quote(printable(folder))} --out check.html"
+        (apart if len({file.parent for file in alike}) > 1 else doubled).append(alike)
+    hint = f"python -m siamese_utils check {shlex.quote(printable(folder))} --out check.html"
     if apart:
         one = len(apart) == 1
         raise DataError(
             f"{len(apart):,} image{' stands' if one else 's stand'} in two classes: {_told(apart)}; remove the wrong "
-            f"one{'' if one else ' of each'} (`{hint}` shows every double)."
+            f"ones (`{hint}` shows every double)."
         )
     if doubled:
         _log.warning("The same image stands more than once in a class: %s (`%s` shows all).", _told(doubled), hint)
