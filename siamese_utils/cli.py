@@ -185,11 +185,14 @@ def draw(
     port: Annotated[int | None, typer.Option(help="Port to listen on; a free one is found if left out.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; this machine alone if left out.")] = "127.0.0.1",
     browser: Annotated[bool, typer.Option(help="Open a browser at the page.")] = True,
+    any_name: Annotated[
+        bool, typer.Option("--any-name", help="Answer requests to a host of any name, as behind a proxy (JupyterHub).")
+    ] = False,
 ) -> None:
     """Draw symbols in the browser: are they the same, and which of your own is it?"""
     from siamese_utils.app.server import run  # the web server is needed here alone
 
-    run(checkpoint, host, port, browser, say=say)
+    run(checkpoint, host, port, browser, any_name, say)
 
 
 @app.command()

@@ -626,7 +626,10 @@ def test_loopback_only_unless_told(server: DrawingServer, model: DrawingModel) -
 
 
 def test_another_sites_name_is_refused_on_loopback(server: DrawingServer, model: DrawingModel) -> None:
-    own, foreign = ("127.0.0.1", "localhost:8765", "LOCALHOST", "[::1]:1"), ("elsewhere.example", "evil.test:8765")
+    own, foreign = (
+        ("127.0.0.1", "localhost:8765", "LOCALHOST", "[::1]:1", "localhost.", "my.localhost:1"),
+        ("elsewhere.example", "evil.test:8765"),
+    )
     for names, status in ((own, 200), (foreign, 403)):
         for name in names:
             assert fetch(server, "start", host=name)[0] == status
@@ -683,7 +686,7 @@ def test_the_command(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drawing_app.webbrowser, "open", opened.append)
     threads, terminate = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
     try:
-        drawing_app.run(checkpoint, port=0, say=said.append)
+        drawing_app.run(checkpoint, port=0, any_name=True, say=said.append)
         assert signal.getsignal(signal.SIGTERM) is terminate
         assert re.fullmatch(r"The drawing page is at (http://127\.0\.0\.1:\d+/) \(stop with Ctrl\+C\)\.", said[0])
         assert said[0].split()[5] == opened[0] and said[1:] == ["Stopped."]

@@ -72,7 +72,8 @@ _HEADERS = {
 
 _REFUSALS = {
     400: "The request is not readable; reload the page.",
-    403: "This server does not go by that name; open the page at the address that was shown when it was started.",
+    403: "This server does not go by that name; open the page at the address that was shown when it was started, or, "
+    "behind a proxy, start it with --any-name.",
     404: "There is no such page here.",
     405: "This address does not take requests of this kind; questions are sent with POST, all else is read with GET.",
     413: "The request is too large; send fewer or smaller drawings.",
@@ -172,8 +173,8 @@ def make_application(model: DrawingModel) -> Application:
 
         def prepare(self) -> None:
             # A site can let its own name lead to this machine, and its page then counts as one from here.
-            names = self.settings.get("names")
-            if names is not None and self.request.host_name not in names:
+            names, asked = self.settings.get("names"), self.request.host_name.rstrip(".")
+            if names is not None and asked not in names and not asked.endswith(".localhost"):
                 raise web.HTTPError(403)
 
         def write_error(self, status_code: int, **_: Any) -> None:
@@ -345,6 +346,7 @@ def run(
     host: str = "127.0.0.1",
     port: int | None = None,
     browser: bool = True,
+    any_name: bool = False,
     say: Callable[[str], None] = print,
 ) -> None:
     """Serve the page until Ctrl+C (or SIGTERM) and open a browser at it: the command ``draw``.
@@ -353,6 +355,7 @@ def run(
         checkpoint: the encoder to use; ``None`` takes the stored one.
         host, port: see ``DrawingServer``.
         browser: whether to open a browser.
+        any_name: see ``DrawingServer``.
         say: where messages go.
 
     Raises:
@@ -363,7 +366,7 @@ def run(
 
     torch.set_num_threads(1)  # one small image at a time: a second thread would only cost
     model = DrawingModel.load(checkpoint or default_checkpoint())
-    with DrawingServer(model, host, port) as server:
+    with DrawingServer(model, host, port, any_name) as server:
         say(f"The drawing page is at {server.url} (stop with Ctrl+C).")
         if host not in ("127.0.0.1", "localhost", "::1"):
             say("Everyone who reaches this machine can use it; leave --host out to keep it to yourself.")
