@@ -383,7 +383,8 @@ def test_anew_trains_again_in_ones_own_folder_what_is_published(
 
     monkeypatch.setattr(report_page, "run_study", retrain)
     monkeypatch.setenv("SIAMESE_PROFILE", "anew")
-    page = start()
+    page = start(about="places")
+    assert "is published. Tables and figures are about places." in shown[0].data
     assert page.full and page.config == recipe("smoke") and not trained  # to show a setting, nothing is trained
     assert report_page.start("18-2").history.loss.tolist() == [7.0]
     assert trained == [places.own_folder() / published.relative_to(project)]

@@ -85,7 +85,7 @@ def test_half_hours_are_told_as_far_as_they_are_stored(project: Path) -> None:
     for trial in named - {"half-hour"}:
         put(RECIPE_SEARCH, trial, 0, 60.0, core_minutes=exact(29.6))
     # Every trial that is stored is told of: as many gains as there are trials.
-    gains = findings.half_hour_reading().split("same seeds: ")[1].split(". Stored so far")[0]
+    gains = findings.half_hour_reading().split("same seeds: ")[1].split(". Of ")[0]
     assert gains.count(" / ") == len(named) - 1
 
 

@@ -299,7 +299,7 @@ def test_a_longer_training_is_compared_split_by_split(project: Path) -> None:
     of_report = {"acc_5w1s_common": Estimate(35.0, 0.5, 10)}
     put("10-90", 1, {"acc_5w1s": Estimate(44.0, 0.5, 100)}, growth=of_report)
     assert two_recipes.level_or_slope_sentence().endswith(
-        "independent draws). Of another draw one split is stored: -0.5 on each split's own unseen classes with 10 "
+        "independent draws). One split alone is stored of these: -0.5 on each split's own unseen classes with 10 "
         "classes learned (draw 1), +2.0 on the same ten classes for every split with 10 classes learned (draw 1)."
     )
 

@@ -254,7 +254,7 @@ def not_the_best() -> str:
     return (
         "**Not the best that is known.** On CIFAR-FS larger networks that train longer reach up to "
         f"{best.acc_5w1s:.1f}% ({best.source.split(', arXiv')[0]}); {in_words(ours.members)} networks of the report's "
-        f"recipe together reach {ours.together:.1f}%, and {in_words(longer.count)} that learned for longer, asked for "
+        f"recipe together reach {ours.together:.1f}%, and {in_words(longer.count)} that learned for longer, with "
         f"features of two stages, {longer.one_shot[0]:.1f}%."
     )
 

@@ -273,8 +273,9 @@ def _ground(root: Path, profile: str) -> str:
         f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}"
         for folder, _ in search_folders(None)
         for path in sorted([*folder.glob("*"), *folder.glob("*/*")])
+        if not path.name.startswith(".")  # such as what a killed run has left
     ]
-    figures = sorted(path.name for path in (root / "figures").glob("*"))
+    figures = sorted(path.name for path in (root / "figures").glob("[!.]*"))
     settings = {name: value for name, value in os.environ.items() if name.startswith("SIAMESE_")}
     versions = [sys.version, *map(package_version, _VERSIONS)]
     return json.dumps([profile, digest.hexdigest(), data, figures, sorted(settings.items()), versions])

@@ -269,7 +269,9 @@ def start(split: str = "90-10", draw: int = 0, about: str = "CIFAR-100") -> Page
     if not page.is_synthetic:
         text = f"{_profile_told(profile)} {len(train_set):,} training and {len(test_set):,} test images of CIFAR-100."
         if about != "CIFAR-100":
-            source, text = about, f"{_profile_told(profile)} tables and figures are about {escape(about)}."
+            told = _profile_told(profile)
+            tables = "Tables" if told.endswith(".") else "tables"
+            source, text = about, f"{told} {tables} and figures are about {escape(about)}."
     _announce(text, source, page.is_synthetic)
     return page
 

@@ -88,7 +88,7 @@ def level_or_slope_sentence() -> str:
     if not told:
         raise ResultsError(f"A slope takes two splits; run `{_COMMAND}`.")
     text = "; ".join(told)
-    alone = f" Of another draw one split is stored: {', '.join(single)}." if single else ""
+    alone = f" One split alone is stored of these: {', '.join(single)}." if single else ""
     return f"{text[0].upper()}{text[1:]} (least squares; splits share classes and are no independent draws).{alone}"
 
 
