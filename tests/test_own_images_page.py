@@ -64,6 +64,9 @@ def test_answers_and_the_check_are_shown_without_a_path_of_the_machine(example: 
     ]
     assert f"Of {len(right)} queries of the 6 classes, **{sum(right)}** are named right" in told
     assert len(figure.figure.axes) == 16
+    shown = answers.sort_values("probability").head(8)
+    titles = [axis.get_title() for axis in figure.figure.axes[:8]]
+    assert ["%" in title for title in titles] == [not unknown for unknown in shown.unknown]
     plt.close(figure.figure)
     said, *tables = demonstrations.report_shown(check_folder(example.spoilt, encoder))
     everything = [figure.alt, told, said, *(table.frame.to_string() for table in tables if isinstance(table, Table))]

@@ -148,17 +148,18 @@ def _answers_figure(answers: pd.DataFrame, truth: Sequence[str], example: Exampl
         for axis, file in zip(axes[:, column], (row.query, row.nearest_1), strict=True):
             axis.imshow(load_image(file, _SIDE))
             axis.set_axis_off()
-        said = "unknown" if row.unknown else _wrapped(row.prediction)
+        # The probability is that of the nearest class: beside "unknown" it would read as the opposite.
+        said = "unknown" if row.unknown else f"{_wrapped(row.prediction)}\n{row.probability:.0%}"
         sound = row.unknown if truth[column] == "none of them" else row.prediction == truth[column] and not row.unknown
         colour = plotting.GREEN if sound else plotting.RED
-        axes[0, column].set_title(f"{said}\n{row.probability:.0%}", color=colour, fontsize=10)
+        axes[0, column].set_title(said, color=colour, fontsize=10)
         axes[1, column].set_title(f"{row.nearest_1_similarity:.2f}", fontsize=10, color=plotting.GREY)
     for axis, words in zip(axes[:, 0], ("query", "nearest\nexample"), strict=True):
         axis.text(-0.12, 0.5, words, transform=axis.transAxes, ha="right", va="center", fontsize=11)
     figure.tight_layout()
     alt = (
-        f"The {len(shown)} most doubtful answers on {example.what}: above the query with the answer and its "
-        "probability, green where it is right, below the most similar example with its similarity. "
+        f"The {len(shown)} most doubtful answers on {example.what}: above the query with the answer and, if it is a "
+        "class, its probability, green where it is right, below the most similar example with its similarity. "
         + " ".join(
             f"{name}: {'unknown' if row.unknown else row.prediction}." for name, row in zip(truth, shown.itertuples())
         )
