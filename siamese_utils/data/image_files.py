@@ -475,7 +475,8 @@ def load_image(path: str | Path, size: int = 32) -> NDArray[np.uint8]:
     """
     path, size = as_path(path), as_count("The side of an image in pixels", size)
     try:
-        missing, folder = not path.is_file(), path.is_dir()
+        missing = not path.is_file()
+        folder = missing and path.is_dir()
     except OSError as error:
         raise ImageError(f"{printable(path)} may not be read", "change its permissions, or leave it out") from error
     if folder:

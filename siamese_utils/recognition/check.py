@@ -129,9 +129,8 @@ def _once(labels: torch.Tensor, doubles: Sequence[Double]) -> torch.Tensor:
     image = list(range(len(labels)))
     for one in sorted(doubles, key=lambda one: one.second):
         image[one.second] = image[one.first]
-    seen: set[tuple[int, int]] = set()
-    first = [pair not in seen and not seen.add(pair) for pair in zip(image, labels.tolist())]
-    return torch.tensor(first, dtype=torch.bool)
+    doubled = pd.DataFrame({"image": image, "label": labels.numpy()}).duplicated()
+    return torch.tensor(~doubled.to_numpy())
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,9 +226,7 @@ def _remarks(table: pd.DataFrame, doubles: np.ndarray) -> list[str]:
         if row.images == 0:
             said.append("no image that can be read")
         elif row.images == 1:
-            beside = (" besides its doubles" if doubles[row.Index] > 1 else " besides its double") * bool(
-                doubles[row.Index]
-            )
+            beside = ("", " besides its double", " besides its doubles")[min(doubles[row.Index], 2)]
             said.append(f"one example{beside}: cannot be judged")
         elif row.images < FEW:
             said.append("few examples")

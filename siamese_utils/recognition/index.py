@@ -122,8 +122,15 @@ class EmbeddingIndex:
         kept = [paths[position] for position in embedded.kept]
         name = getattr(encoder, "source", "") or getattr(encoder, "name", "")
         z = _checked(embedded.z, "Embeddings")
-        index = cls(z[:0], (), getattr(encoder, "fingerprint", ""), name)
-        index.z, index.names = z, [str(path) for path in kept]  # nobody else has them, so they are not copied
+        return cls._of(z, [str(path) for path in kept], getattr(encoder, "fingerprint", ""), name)
+
+    @classmethod
+    def _of(
+        cls, z: torch.Tensor, names: list[str], encoder: str, encoder_name: str, codes: _Codes | None = None
+    ) -> EmbeddingIndex:
+        """An index of embeddings that nobody else changes, float32 (N, D), which are therefore not copied."""
+        index = cls.__new__(cls)
+        index.z, index.names, index.encoder, index.encoder_name, index._codes = z, names, encoder, encoder_name, codes
         return index
 
     def add(self, z: Any, names: Sequence[str | Path]) -> EmbeddingIndex:
@@ -202,12 +209,14 @@ class EmbeddingIndex:
             if metadata.get("form") != _FORM:
                 raise KeyError("form")
             names = tensors["names"].numpy().tobytes().decode()
-            index = cls.__new__(cls)
-            index.z, index.encoder = tensors["z"], metadata["encoder"]
-            index.encoder_name = metadata.get("encoder_name", "")
-            index.names = names.split("\n") if len(index.z) else []
             coded = [tensors[name] for name in ("codes", "scales", "errors") if name in tensors]
-            index._codes = _Codes(*coded, float(metadata["longest"])) if coded else None
+            index = cls._of(
+                tensors["z"],
+                names.split("\n") if len(tensors["z"]) else [],
+                metadata["encoder"],
+                metadata.get("encoder_name", ""),
+                _Codes(*coded, float(metadata["longest"])) if coded else None,
+            )
         except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
             raise DataError(f"{printable(path)} is no index, or a damaged one; make it again.") from error
         if index.z.ndim != 2 or len(index.z) != len(index.names):

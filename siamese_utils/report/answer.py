@@ -279,7 +279,7 @@ def encoders() -> str:
     """Who leads at equal time and from equal images."""
     time, images = networks.ranking(ENCODERS_EQUAL_TIME), networks.ranking(ENCODERS_EQUAL_IMAGES)
     most = f"it is `{images.best}`"
-    if images.lead < images.spread:
+    if images.is_level:
         most = f"`{images.best}` and `{images.second}` do, with nothing to choose between them"
     reached = networks.by_trial(ENCODERS_EQUAL_TIME).set_index("trial")["mean"]
     return (

@@ -233,6 +233,11 @@ class Ranking:
     by_macs: float
     encoders: int
 
+    @property
+    def is_level(self) -> bool:
+        """Whether the lead is no wider than the seeds of an encoder lie apart; not where one seed is stored."""
+        return self.lead <= self.spread
+
 
 def ranking(study: Study) -> Ranking:
     """Order the encoders of a comparison, and say what the order goes with."""
@@ -381,7 +386,7 @@ def ranking_sentence(study: Study) -> str:
     if math.isnan(found.spread):
         told += "One seed is stored, so how far the seeds of an encoder lie apart is not known. "
     else:
-        verdict = "no wider than that" if found.lead <= found.spread else "wider"
+        verdict = "no wider than that" if found.is_level else "wider"
         told += (
             f"The lowest and the highest seed of an encoder lie {found.spread:.1f} points apart (the median over "
             f"encoders); the lead is {verdict}. "
